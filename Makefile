@@ -1,0 +1,75 @@
+# Everything a person runs in this checkout. `make help` lists it.
+#
+#   PYTHON=python3.12   the interpreter to build the environment with (3.11 or newer)
+#   UV=                 set up with venv and pip although uv is on the PATH
+#   TESTS=tests/agent   which tests;  ARGS='-k guard'  more arguments for pytest or the demo
+
+PYTHON ?= python3
+UV ?= $(shell command -v uv 2>/dev/null)
+TESTS ?=
+ARGS ?=
+
+VENV := .venv
+STAMP := $(VENV)/.set-up
+RUN := $(VENV)/bin/
+EXTRAS := .[dev]
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check format venv clean
+.DELETE_ON_ERROR:
+
+help:
+	@echo 'make demo    a broker, a manager and thirty devices on loopback, upgraded before your eyes (ARGS=...)'
+	@echo 'make test    run the tests (TESTS=tests/agent, ARGS="-k guard")'
+	@echo 'make check   ruff, mypy --strict, import contracts'
+	@echo 'make format  let ruff put the sources in order'
+	@echo 'make venv    set up .venv only; PYTHON=... and UV= choose with what'
+	@echo 'make clean   remove .venv and everything that was generated'
+
+demo: $(STAMP)
+	@$(RUN)fleetfoot demo $(ARGS)
+
+test: $(STAMP)
+	@$(RUN)pytest --cov $(TESTS) $(ARGS)
+
+check: $(STAMP)
+	$(RUN)ruff check .
+	$(RUN)ruff format --check .
+	$(RUN)mypy
+	$(RUN)lint-imports
+
+format: $(STAMP)
+	$(RUN)ruff check --fix .
+	$(RUN)ruff format .
+
+venv: $(STAMP)
+
+# Set up again only when what is installed may have changed. An environment whose interpreter is
+# gone (moved checkout, upgraded system) is built anew.
+$(STAMP): pyproject.toml constraints.txt
+	@command -v '$(PYTHON)' >/dev/null || { \
+		echo "No '$(PYTHON)' here. On Debian, as root: apt-get install python3 python3-venv" >&2; exit 1; }
+	@'$(PYTHON)' -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "Fleetfoot needs Python 3.11 or newer; '$(PYTHON)' is older. Name another: make venv PYTHON=python3.12" >&2; exit 1; }
+	@test -z '$(UV)' || test -x '$(UV)' || command -v '$(UV)' >/dev/null || { \
+		echo "UV names no program: '$(UV)'. To set up with pip: make venv UV=" >&2; exit 1; }
+	@test -n '$(UV)' || '$(PYTHON)' -c 'import ensurepip, venv' 2>/dev/null || { \
+		echo "'$(PYTHON)' comes without venv. On Debian, as root: apt-get install python3-venv" >&2; exit 1; }
+	@$(RUN)python -c '' 2>/dev/null || rm -rf $(VENV)
+	@if test -n '$(UV)'; then \
+		echo 'Setting up $(VENV) with uv'; \
+		{ test -x $(RUN)python || '$(UV)' venv --quiet --python '$(PYTHON)' $(VENV); } && \
+		'$(UV)' pip install --quiet --python $(RUN)python --constraint constraints.txt \
+			--build-constraint constraints.txt --editable '$(EXTRAS)' || { \
+		echo 'uv could not set up $(VENV). An index that only pip knows? make venv UV=' >&2; exit 1; }; \
+	else \
+		echo 'Setting up $(VENV) with venv and pip'; \
+		{ $(RUN)python -m pip --version >/dev/null 2>&1 || '$(PYTHON)' -m venv $(VENV); } && \
+		PIP_CONSTRAINT=constraints.txt $(RUN)python -m pip install --quiet --disable-pip-version-check \
+			--editable '$(EXTRAS)'; \
+	fi
+	@touch $@
+
+clean:
+	rm -rf $(VENV) dist build htmlcov .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

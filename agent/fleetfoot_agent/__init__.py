@@ -1,0 +1,1 @@
+"""What runs on a device: the courier carries bytes, the worker decides and installs."""

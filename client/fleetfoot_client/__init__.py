@@ -1,0 +1,1 @@
+"""The operators' SDK, the release and key tools, and the ``fleetfoot`` command."""

@@ -1,0 +1,1 @@
+"""The manager: release catalogue, rollout engine, store, audit, embedded broker and artifact server."""
