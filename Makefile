@@ -15,7 +15,7 @@ RUN := $(VENV)/bin/
 EXTRAS := .[dev]
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format venv clean
+.PHONY: help demo test check format pins venv clean
 .DELETE_ON_ERROR:
 
 help:
@@ -24,6 +24,7 @@ help:
 	@echo 'make check   ruff, mypy --strict, import contracts'
 	@echo 'make format  let ruff put the sources in order'
 	@echo 'make venv    set up .venv only; PYTHON=... and UV= choose with what'
+	@echo 'make pins    resolve pyproject.toml anew and write constraints.txt'
 	@echo 'make clean   remove .venv and everything that was generated'
 
 demo: $(STAMP)
@@ -70,6 +71,23 @@ $(STAMP): pyproject.toml constraints.txt
 	fi
 	@touch $@
 
+# Resolved without the old pins, in an environment of its own: what it holds then is what is written.
+pins:
+	'$(PYTHON)' -m venv --clear $(VENV)-pins
+	$(VENV)-pins/bin/python -m pip install --quiet --disable-pip-version-check --editable '$(EXTRAS)'
+	{ sed -n '/^#/p' constraints.txt; $(VENV)-pins/bin/python -c "$$PINS"; } > $(VENV)-pins/constraints.txt
+	mv $(VENV)-pins/constraints.txt constraints.txt
+	rm -rf $(VENV)-pins
+
+define PINS
+import re
+from importlib.metadata import distributions
+found = {re.sub('[-_.]+', '-', d.metadata['Name']).lower(): d.version for d in distributions()}
+for name in sorted(found.keys() - {'fleetfoot', 'pip', 'setuptools', 'wheel'}):
+    print(f'{name}=={found[name]}')
+endef
+export PINS
+
 clean:
-	rm -rf $(VENV) dist build htmlcov .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(VENV)-pins dist build htmlcov .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

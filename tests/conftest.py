@@ -1,0 +1,108 @@
+"""What a machine lacks is never passed over in silence.
+
+A test that needs more than any machine has says so: ``@pytest.mark.needs("root")``. Where the capability
+is missing, the test is left out and the end of the run lists it under "omitted", with what would help.
+``FLEETFOOT_REQUIRE=root,systemd`` names capabilities that this run must have: a test that would be
+omitted for want of one of them fails instead. A capability that nobody knows is an error of usage.
+"""
+
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+
+@dataclass(frozen=True)
+class Capability:
+    present: Callable[[], bool]
+    remedy: str
+
+
+def on_path(program: str) -> Callable[[], bool]:
+    return lambda: shutil.which(program) is not None
+
+
+CAPABILITIES: dict[str, Capability] = {
+    "root": Capability(lambda: os.geteuid() == 0, "run the tests as root"),
+    "systemd": Capability(
+        lambda: Path("/run/systemd/system").is_dir(), "run on a machine that systemd has booted"
+    ),
+    "git": Capability(on_path("git"), "apt-get install git"),
+    "mosquitto": Capability(on_path("mosquitto"), "apt-get install mosquitto"),
+    "dash": Capability(on_path("dash"), "apt-get install dash"),
+    "busybox": Capability(on_path("busybox"), "apt-get install busybox"),
+    "shellcheck": Capability(on_path("shellcheck"), "apt-get install shellcheck"),
+}
+
+
+@dataclass(frozen=True)
+class Omission:
+    test: str
+    missing: tuple[str, ...]
+
+    def __str__(self) -> str:
+        reasons = "; ".join(f"{name}: {CAPABILITIES[name].remedy}" for name in self.missing)
+        return f"{self.test} needs {reasons}"
+
+
+REQUIRED = pytest.StashKey[frozenset[str]]()
+OMITTED = pytest.StashKey[list[Omission]]()
+UNMET = pytest.StashKey[Omission]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    named = os.environ.get("FLEETFOOT_REQUIRE", "").split(",")
+    required = frozenset(name.strip() for name in named if name.strip())
+    refuse_unknown(required, "FLEETFOOT_REQUIRE")
+    config.stash[REQUIRED] = required
+    config.stash[OMITTED] = []
+
+
+# Last, so that what -k and -m left out is not called omitted.
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    present: dict[str, bool] = {}
+    kept: list[pytest.Item] = []
+    left_out: list[pytest.Item] = []
+    for item in items:
+        needed = [str(name) for mark in item.iter_markers("needs") for name in mark.args]
+        refuse_unknown(needed, item.nodeid)
+        for name in needed:
+            if name not in present:
+                present[name] = CAPABILITIES[name].present()
+        omission = Omission(item.nodeid, tuple(name for name in needed if not present[name]))
+        if not omission.missing:
+            kept.append(item)
+        elif config.stash[REQUIRED].isdisjoint(omission.missing):
+            config.stash[OMITTED].append(omission)
+            left_out.append(item)
+        else:
+            item.stash[UNMET] = omission
+            kept.append(item)
+    items[:] = kept
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if UNMET in item.stash:
+        pytest.fail(f"FLEETFOOT_REQUIRE forbids this omission: {item.stash[UNMET]}", pytrace=False)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    if config.stash[OMITTED]:
+        terminalreporter.section("omitted")
+        for omission in config.stash[OMITTED]:
+            terminalreporter.line(str(omission))
+
+
+def refuse_unknown(names: frozenset[str] | list[str], where: str) -> None:
+    unknown = sorted(set(names) - CAPABILITIES.keys())
+    if unknown:
+        raise pytest.UsageError(
+            f"{where} names unknown capabilities: {', '.join(unknown)} (known: {', '.join(CAPABILITIES)})"
+        )
