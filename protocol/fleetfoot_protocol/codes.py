@@ -267,7 +267,10 @@ TABLE: dict[Code, CodeInfo] = {
         _X, _E, "a source or a redirect leads where downloads may not go", "correct the release's sources"
     ),
     Code.UPGRADE_TLS_FAILED: CodeInfo(
-        _X, _E, "the artifact server's certificate was not accepted", "check certificate, host name and CA file"
+        _X,
+        _E,
+        "the artifact server's certificate was not accepted",
+        "check certificate, host name and CA file",
     ),
     Code.UPGRADE_LENGTH_MISMATCH: CodeInfo(
         _X, _E, "the artifact has another length than signed", "upload the artifact again from its bundle"
@@ -304,9 +307,14 @@ TABLE: dict[Code, CodeInfo] = {
         "look at 'current' and 'versions' by hand; nothing was deleted",
     ),
     Code.UPGRADE_JOURNAL_REBUILT: CodeInfo(
-        _D, _WARN, "the journal was unreadable and was rebuilt from disk", "check the disk and its power supply"
+        _D,
+        _WARN,
+        "the journal was unreadable and was rebuilt from disk",
+        "check the disk and its power supply",
     ),
-    Code.UPGRADE_HOOK_FAILED: CodeInfo(_A, _E, "a hook of the device's owner failed", "look at the hook's log"),
+    Code.UPGRADE_HOOK_FAILED: CodeInfo(
+        _A, _E, "a hook of the device's owner failed", "look at the hook's log"
+    ),
     Code.UPGRADE_BOOT_FAILED: CodeInfo(
         _A,
         _E,
@@ -332,7 +340,9 @@ TABLE: dict[Code, CodeInfo] = {
         "look at the device's surroundings: configuration, network, disk; then order any good release",
     ),
     Code.UPGRADE_SUPERSEDED: CodeInfo(_C, _I, "a newer order replaced this one", "nothing to do"),
-    Code.UPGRADE_CANCELED: CodeInfo(_C, _I, "the rollout was canceled before the device began", "nothing to do"),
+    Code.UPGRADE_CANCELED: CodeInfo(
+        _C, _I, "the rollout was canceled before the device began", "nothing to do"
+    ),
     Code.UPGRADE_NO_WAY_BACK: CodeInfo(
         _C,
         _CRIT,

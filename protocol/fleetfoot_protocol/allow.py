@@ -1,0 +1,146 @@
+"""Whether the device permits a plan: local policy and fit, after `resolve`, never inside it (section 4).
+
+Local policy outranks the device document, which outranks the group. Pure: the caller measures.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from fleetfoot_protocol import versions
+from fleetfoot_protocol.codes import Code
+from fleetfoot_protocol.documents import Artifact, Release
+from fleetfoot_protocol.fields import CHANNELS_ADMITTED
+from fleetfoot_protocol.reports import Installed, Platform
+from fleetfoot_protocol.resolve import Act, Plan
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """Local policy as the owner of the device set it. `disk_reserve` in bytes; pins: component -> version."""
+
+    enabled: bool = False
+    allowed_channels: tuple[str, ...] = ("stable",)
+    min_version: str | None = None
+    pins: Mapping[str, str] = field(default_factory=dict)
+    disk_reserve: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Environment:
+    """What is the case on the device now.
+
+    free: bytes free where the component is installed; staged: whether the release already lies unpacked;
+    window_open, splay_over: whether the owner's maintenance window is open and the waiting time over (true
+    where there is none); consent: the owner's answer (`accept` where nobody is asked).
+    """
+
+    platform: Platform
+    agent: str
+    run: Installed | None
+    free: int
+    staged: bool = False
+    window_open: bool = True
+    consent: Literal["accept", "refuse", "defer"] = "accept"
+    splay_over: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Permission:
+    """The answer. `code` is None for proceed; `artifact` is the one that fits, where one was looked for."""
+
+    verdict: Literal["proceed", "defer", "reject"]
+    code: Code | None = None
+    reason: str = ""
+    artifact: Artifact | None = None
+
+
+def _reject(code: Code, reason: str) -> Permission:
+    return Permission("reject", code, reason)
+
+
+def find_artifact(release: Release, platform: Platform) -> Artifact | Permission:
+    """The artifact for this platform, or the rejection: none for os/arch, or none for this hardware."""
+    fit = [a for a in release.artifacts if (a.os, a.arch) == (platform.os, platform.arch)]
+    fit = [a for a in fit if a.libc is None or a.libc == platform.libc]
+    if not fit:
+        return _reject(
+            Code.UPGRADE_NO_MATCHING_ARTIFACT,
+            f"no matching release artifact for agent platform {platform.os}/{platform.arch}",
+        )
+    for artifact in fit:
+        if not artifact.hw or platform.hw in artifact.hw:
+            return artifact
+    return _reject(Code.UPGRADE_INCOMPATIBLE, f"no artifact for hardware {platform.hw!a}")
+
+
+def needed_bytes(artifact: Artifact, *, staged: bool) -> int:
+    """Bytes of disk that installing takes: blob, index and unpacked tree; none once it is staged."""
+    return 0 if staged else artifact.length + artifact.index_length + artifact.unpacked_size
+
+
+def _local(component: str, goal_version: str, rules: Rules) -> Permission | None:
+    if not rules.enabled:
+        return _reject(Code.UPGRADE_DISABLED, "upgrades are disabled on this device")
+    pin = rules.pins.get(component)
+    if pin is not None and pin != goal_version:
+        return _reject(Code.UPGRADE_PINNED, f"{component} is pinned to {pin} on this device")
+    return None
+
+
+def _policy(release: Release, rules: Rules, environment: Environment) -> Permission | None:
+    admitted = {c for listed in rules.allowed_channels for c in CHANNELS_ADMITTED.get(listed, ())}
+    if release.channel not in admitted:
+        return _reject(
+            Code.UPGRADE_CHANNEL_NOT_ALLOWED,
+            f"channel {release.channel} is not allowed here (allowed: {', '.join(rules.allowed_channels)})",
+        )
+    run = environment.run
+    if run is not None:
+        hop = versions.major(release.version) - versions.major(run.version)
+        if abs(hop) > 1:
+            through = versions.major(run.version) + (1 if hop > 0 else -1)
+            return _reject(Code.UPGRADE_HOP_REQUIRED, f"requires {through}.x first")
+    if rules.min_version is not None and versions.key(release.version) < versions.key(rules.min_version):
+        return _reject(
+            Code.UPGRADE_VERSION_TOO_OLD, f"{release.version} is older than min_version {rules.min_version}"
+        )
+    return None
+
+
+def _now(environment: Environment) -> Permission | None:
+    if not environment.window_open:
+        return Permission("defer", Code.UPGRADE_WINDOW_CLOSED, "outside the maintenance window")
+    if environment.consent == "refuse":
+        return _reject(Code.UPGRADE_CONSENT_REFUSED, "the owner refused")
+    if environment.consent == "defer":
+        return Permission("defer", Code.UPGRADE_CONSENT_PENDING, "the owner has not agreed yet")
+    if not environment.splay_over:
+        return Permission("defer", Code.UPGRADE_SPLAY, "waiting its turn")
+    return None
+
+
+def allow(plan: Plan, release: Release, rules: Rules, environment: Environment) -> Permission:
+    """Whether to proceed with a plan that INSTALLs, STAGEs or RETURNs to `release`.
+
+    In this order: enabled, pin; platform, agent; channel, hop, min_version; disk; window, consent, splay.
+    A RETURN is stopped only by `enabled = false`, a pin, a platform that does not fit and a full disk.
+    """
+    if refusal := _local(release.component, release.version, rules):
+        return refusal
+    artifact = find_artifact(release, environment.platform)
+    if isinstance(artifact, Permission):
+        return artifact
+    returning = plan.act is Act.RETURN
+    if versions.key(release.min_agent) > versions.key(environment.agent):
+        return _reject(
+            Code.UPGRADE_AGENT_TOO_OLD, f"needs agent {release.min_agent}, this is {environment.agent}"
+        )
+    if not returning and (refusal := _policy(release, rules, environment)):
+        return refusal
+    needed = needed_bytes(artifact, staged=environment.staged) + rules.disk_reserve
+    if environment.free < needed:
+        return _reject(Code.UPGRADE_DISK_FULL, f"needs {needed} bytes free, there are {environment.free}")
+    if not returning and (later := _now(environment)):
+        return later
+    return Permission("proceed", artifact=artifact)

@@ -1,0 +1,24 @@
+"""Versions: SemVer 2.0.0 without build metadata, at most 64 characters (contract section 2)."""
+
+import semver
+
+MAX_LENGTH = 64
+
+
+def check(text: str) -> str:
+    """Return `text` if it is a version of the contract, else raise ValueError."""
+    if len(text) > MAX_LENGTH or not text.isascii():
+        raise ValueError("not a SemVer version")
+    if semver.Version.parse(text).build is not None:
+        raise ValueError("a version with build metadata")
+    return text
+
+
+def key(text: str) -> semver.Version:
+    """Something that orders versions by SemVer precedence (section 11)."""
+    return semver.Version.parse(text)
+
+
+def major(text: str) -> int:
+    """The major number of a version."""
+    return int(semver.Version.parse(text).major)
