@@ -1,4 +1,4 @@
-"""Events: names, severities and the CloudEvents 1.0.2 structured form (section 3.1). Standard library only."""
+"""Events: names, severities and the CloudEvents 1.0.2 structured form (section 3.1).
 
 Standard library only.
 """
