@@ -14,6 +14,15 @@ STAMP := $(VENV)/.set-up
 RUN := $(VENV)/bin/
 EXTRAS := .[dev]
 
+# An interpreter that was asked for by name replaces an environment that was built with another.
+WHICH := import sys; print(sys.version_info[:3], sys.base_prefix)
+ifneq ($(origin PYTHON),file)
+ifneq ($(shell '$(PYTHON)' -c '$(WHICH)' 2>&1),$(shell $(RUN)python -c '$(WHICH)' 2>&1))
+ANOTHER := yes
+.PHONY: $(STAMP)
+endif
+endif
+
 .DEFAULT_GOAL := help
 .PHONY: help demo test check format pins venv clean
 .DELETE_ON_ERROR:
@@ -31,7 +40,7 @@ demo: $(STAMP)
 	@$(RUN)fleetfoot demo $(ARGS)
 
 test: $(STAMP)
-	@$(RUN)pytest --cov $(TESTS) $(ARGS)
+	@$(RUN)pytest $(TESTS) $(ARGS) --cov
 
 check: $(STAMP)
 	$(RUN)ruff check .
@@ -44,6 +53,7 @@ format: $(STAMP)
 	$(RUN)ruff format .
 
 venv: $(STAMP)
+	@echo '$(VENV) is ready'
 
 # Set up again only when what is installed may have changed. An environment whose interpreter is
 # gone (moved checkout, upgraded system) is built anew.
@@ -56,7 +66,7 @@ $(STAMP): pyproject.toml constraints.txt
 		echo "UV names no program: '$(UV)'. To set up with pip: make venv UV=" >&2; exit 1; }
 	@test -n '$(UV)' || '$(PYTHON)' -c 'import ensurepip, venv' 2>/dev/null || { \
 		echo "'$(PYTHON)' comes without venv. On Debian, as root: apt-get install python3-venv" >&2; exit 1; }
-	@$(RUN)python -c '' 2>/dev/null || rm -rf $(VENV)
+	@test -z '$(ANOTHER)' && $(RUN)python -c '' 2>/dev/null || rm -rf $(VENV)
 	@if test -n '$(UV)'; then \
 		echo 'Setting up $(VENV) with uv'; \
 		{ test -x $(RUN)python || '$(UV)' venv --quiet --python '$(PYTHON)' $(VENV); } && \
