@@ -1,0 +1,1 @@
+"""The subcommands of `fleetfoot` that need the base install alone, one module for each."""

@@ -1,0 +1,130 @@
+"""Key files on disk: a secret key that only its owner can read, and its public part beside it.
+
+A secret key that others could have read is no longer one: such a file is refused, not mended.
+"""
+
+import json
+import os
+import re
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+
+from fleetfoot_client import files
+from fleetfoot_protocol import keys, strictjson
+from fleetfoot_protocol.errors import FleetfootError, FormError
+
+SECRET_KIND = "fleetfoot-key"  # noqa: S105
+PUBLIC_KIND = "fleetfoot-public-key"
+_HEX = re.compile(r"[0-9a-f]{64}")
+_MAX_BYTES = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """A key from a file: `public` always, `secret` only where the file holds it. Raw, 32 bytes each."""
+
+    public: bytes
+    secret: bytes | None
+
+    @property
+    def id(self) -> str:
+        """The key's id."""
+        return keys.key_id(self.public)
+
+
+def create(path: Path) -> Key:
+    """Make a new key: `path` (0600) and `path`.pub. FleetfootError `exists_already`, with nothing changed."""
+    public_path = path.with_name(path.name + ".pub")
+    if public_path.exists():
+        raise FleetfootError("exists_already", f"{public_path} exists and is not overwritten")
+    secret = keys.generate()
+    public = keys.public_of(secret)
+    files.write_new(
+        path, _json({"kind": SECRET_KIND, "public": public.hex(), "secret": secret.hex()}), mode=0o600
+    )
+    files.write_new(public_path, _json({"kind": PUBLIC_KIND, "public": public.hex()}))
+    return Key(public, secret)
+
+
+def load(path: Path) -> Key:
+    """The key in a secret or a public key file.
+
+    FleetfootError `key_unsafe` for a secret key that is not its owner's alone, `key_unreadable`.
+    """
+    data, facts = _read(path)
+    try:
+        value = strictjson.loads(data)
+    except FormError as error:
+        raise _unreadable(path, error.message) from error
+    if not isinstance(value, dict) or not _HEX.fullmatch(str(value.get("public"))):
+        raise _unreadable(path, "it is no key file")
+    public = bytes.fromhex(value["public"])
+    if value.get("kind") == PUBLIC_KIND and set(value) == {"kind", "public"}:
+        return Key(public, None)
+    if value.get("kind") != SECRET_KIND or not _HEX.fullmatch(str(value.get("secret"))):
+        raise _unreadable(path, "it is no key file")
+    _demand_private(path, facts)
+    secret = bytes.fromhex(value["secret"])
+    if keys.public_of(secret) != public:
+        raise _unreadable(path, "its public part does not belong to its secret part")
+    return Key(public, secret)
+
+
+def load_secret(path: Path) -> bytes:
+    """The secret key in the file at `path`. FleetfootError as for `load`."""
+    secret = load(path).secret
+    if secret is None:
+        raise _unreadable(path, "it is a public key; its secret key is needed")
+    return secret
+
+
+def load_public(text: str) -> bytes:
+    """A public key given as 64 hex digits or as the path of a public key file."""
+    if _HEX.fullmatch(text):
+        return bytes.fromhex(text)
+    key = load(Path(text))
+    if key.secret is not None:
+        # It would do, but secret keys should not become a habit where public ones are asked for.
+        raise FleetfootError(
+            "key_unreadable",
+            f"{text} is a secret key; a public key is wanted here",
+            remedy=f"name {text}.pub instead",
+        )
+    return key.public
+
+
+def _read(path: Path) -> tuple[bytes, os.stat_result]:
+    try:
+        # Nonblocking, or a fifo in the key's place would wait for ever.
+        with open(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb") as file:
+            facts = os.fstat(file.fileno())
+            if not stat.S_ISREG(facts.st_mode):
+                raise _unreadable(path, "it is no file")
+            return file.read(_MAX_BYTES), facts
+    except FileNotFoundError:
+        raise _unreadable(path, "there is no such file") from None
+    except OSError as error:
+        raise _unreadable(path, error.strerror or str(error)) from error
+
+
+def _demand_private(path: Path, facts: os.stat_result) -> None:
+    if facts.st_uid != os.geteuid():
+        raise FleetfootError(
+            "key_unsafe",
+            f"the secret key {path} belongs to user {facts.st_uid}, not to you",
+            remedy="run this as the key's owner, or use a key of your own",
+        )
+    if facts.st_mode & 0o077:
+        raise FleetfootError(
+            "key_unsafe",
+            f"the secret key {path} has mode {stat.S_IMODE(facts.st_mode):04o}: others may read or change it",
+        )
+
+
+def _unreadable(path: Path, why: str) -> FleetfootError:
+    return FleetfootError("key_unreadable", f"cannot use the key {path}: {why}")
+
+
+def _json(value: dict[str, str]) -> bytes:
+    return (json.dumps(value, indent=2) + "\n").encode()
