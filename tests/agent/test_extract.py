@@ -27,6 +27,7 @@ from tests.agent.tarbytes import (
     file,
     file_member,
     header,
+    padded,
     refusal,
     zipped,
 )
