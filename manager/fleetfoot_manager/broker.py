@@ -9,8 +9,8 @@ How amqtt 0.12.1 behaves towards a paho client, tried; tests/manager/test_broker
 - Retained, QoS 1, exact name: delivered whether published before or after the subscription (flagged
   retained only before), the newest only; an empty retained payload deletes it and is passed on to those
   who are subscribed. 64 KiB payloads pass; amqtt has no limit of its own.
-- Last Will: published and retained when a connection ends without DISCONNECT. A graceful stop of the
-  broker also publishes the Wills of all who are connected.
+- Last Will: published, then retained, when a connection ends without DISCONNECT. When the broker itself
+  is stopped, some who are still connected may see the Wills of the others.
 - Every user is anonymous, so nothing is queued for a client that is away, and its session is forgotten
   within a second, whatever it asked for. After a reconnect, subscribe again.
 - Take-over by a second connection of the same client id. Clean session: the newer one gets the messages,
