@@ -1,0 +1,259 @@
+"""The seam between the worker and whatever starts components: restart it, and say how it is.
+
+`Seam` is what the worker needs to know; `SocketSeam` reaches `fleetfoot-agent supervise` over the unix
+socket of contract section 6, rule 20, whose other end, `ControlSocket`, stands here too, so that one module
+knows how the lines look: one JSON object per connection, ``{"do": "state"}``, answered by a `UnitState` as
+JSON or by ``{"error": "..."}``. Standard library only.
+"""
+
+import json
+import selectors
+import socket
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from fleetfoot_protocol.errors import FleetfootError
+
+#: What a supervisor can be asked to do.
+VERBS = ("state", "start", "stop", "restart")
+
+#: Bytes that a unix socket's path can have on Linux, the final NUL not counted.
+SOCKET_PATH_MAX = 107
+
+_LINE_CAP = 4096
+#: A client that has not sent its line after this many seconds is dropped; more than so many are not heard.
+_CLIENT_SECONDS = 5.0
+_CLIENTS_MAX = 16
+
+
+@dataclass(frozen=True, slots=True)
+class UnitState:
+    """How a component is.
+
+    active: its process runs. ready: it has said so, or counts as ready because it never does. pid: of that
+    process. restarts: starts after the first since the last restart that was asked for. since: unix
+    seconds of the last change of `active`. target: text of `current` that was started last.
+    """
+
+    active: bool
+    ready: bool
+    pid: int | None
+    restarts: int
+    since: float
+    target: str | None
+
+
+class Seam(Protocol):
+    """What the worker needs from a supervisor or an init system. Raises `FleetfootError`."""
+
+    def restart(self) -> None:
+        """Stop the component if it runs, let the guard look, start what `current` leads to."""
+
+    def state(self) -> UnitState:
+        """How the component is now."""
+
+
+class SocketSeam:
+    """The seam to a supervisor at the unix socket `path`.
+
+    `timeout` in seconds for questions; `act_timeout` for what takes the component's time to stop and the
+    guard's to write. Everything that goes wrong is `FleetfootError` supervisor_failed.
+    """
+
+    def __init__(self, path: Path, timeout: float = 5.0, act_timeout: float = 90.0) -> None:
+        self._path = path
+        self._timeout = timeout
+        self._act_timeout = act_timeout
+
+    def state(self) -> UnitState:
+        """How the component is now."""
+        return self._ask("state", self._timeout)
+
+    def restart(self) -> None:
+        """Restart it; returns after the attempt to start, whose outcome `state` tells."""
+        self._ask("restart", self._act_timeout)
+
+    def start(self) -> None:
+        """Start it, if it does not run."""
+        self._ask("start", self._act_timeout)
+
+    def stop(self) -> None:
+        """Stop it, until `start` or `restart`."""
+        self._ask("stop", self._act_timeout)
+
+    def _ask(self, verb: str, timeout: float) -> UnitState:
+        try:
+            line = self._exchange(json.dumps({"do": verb}).encode() + b"\n", time.monotonic() + timeout)
+            return _parse_state(line)
+        except (OSError, ValueError) as error:
+            raise FleetfootError(
+                "supervisor_failed", f"the supervisor at {self._path} cannot {verb}: {error}"
+            ) from error
+
+    def _exchange(self, request: bytes, deadline: float) -> bytes:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+            connection.settimeout(max(0.001, deadline - time.monotonic()))
+            connection.connect(str(self._path))
+            connection.sendall(request)
+            answer = bytearray()
+            while not answer.endswith(b"\n"):
+                connection.settimeout(max(0.001, deadline - time.monotonic()))
+                piece = connection.recv(_LINE_CAP)
+                if not piece or len(answer) + len(piece) > _LINE_CAP:
+                    raise ValueError("it broke off" if not piece else "its answer is too long")
+                answer += piece
+            return bytes(answer)
+
+
+def _parse_state(line: bytes) -> UnitState:
+    answer = _parse_object(line)
+    if "error" in answer:
+        raise ValueError(f"{str(answer['error'])[:200]!a}")
+    kinds: dict[str, tuple[type, ...]] = {
+        "active": (bool,),
+        "ready": (bool,),
+        "pid": (int, type(None)),
+        "restarts": (int,),
+        "since": (int, float),
+        "target": (str, type(None)),
+    }
+    if answer.keys() != kinds.keys() or any(type(answer[name]) not in kinds[name] for name in kinds):
+        raise ValueError(f"its answer is no state: {line[:200]!r}")
+    return UnitState(**answer)
+
+
+def _parse_object(line: bytes) -> dict[str, Any]:
+    try:
+        value = json.loads(line)
+    except RecursionError as error:
+        raise ValueError("too deep") from error
+    if not isinstance(value, dict):
+        raise ValueError("not an object")
+    return value
+
+
+class Client:
+    """One connection to a `ControlSocket` whose request has been read and waits for its answer."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self.connection = connection
+        self.received = bytearray()
+        self.deadline = time.monotonic() + _CLIENT_SECONDS
+
+    def answer(self, value: UnitState) -> None:
+        """Send the state and close. A client that has gone away is no error."""
+        self._send(asdict(value))
+
+    def refuse(self, why: str) -> None:
+        """Send an error and close."""
+        self._send({"error": why})
+
+    def _send(self, value: dict[str, Any]) -> None:
+        # The buffer of a fresh connection holds far more than a line: this never waits.
+        with suppress(OSError):
+            self.connection.sendall(json.dumps(value).encode() + b"\n")
+        self.connection.close()
+
+
+class ControlSocket:
+    """The supervisor's end: listens at `path` (mode 0600) and calls `handle(verb, client)` per request.
+
+    It is driven by `selector`, whose keys carry a callable to call when ready, and never waits for a
+    client: silent ones are dropped by `expire`, malformed requests are refused here. Raises `OSError`.
+    """
+
+    def __init__(
+        self, path: Path, selector: selectors.BaseSelector, handle: Callable[[str, Client], None]
+    ) -> None:
+        self._path = path
+        self._selector = selector
+        self._handle = handle
+        self._clients: set[Client] = set()
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            self._listener.setblocking(False)
+            self._listener.bind(str(path))
+            path.chmod(0o600)  # nobody can connect before listen()
+            self._listener.listen(_CLIENTS_MAX)
+        except OSError:
+            self._listener.close()
+            raise
+        selector.register(self._listener, selectors.EVENT_READ, self._accept)
+
+    def expire(self) -> float | None:
+        """Drop clients that stay silent. Returns the seconds until the next one is due, or None."""
+        now = time.monotonic()
+        for client in [client for client in self._clients if client.deadline <= now]:
+            self._release(client)
+            client.refuse("no request")
+        return min((client.deadline - now for client in self._clients), default=None)
+
+    def close(self) -> None:
+        """Stop listening, drop everybody, remove the socket."""
+        self._selector.unregister(self._listener)
+        self._listener.close()
+        for client in list(self._clients):
+            self._release(client)
+            client.connection.close()
+        self._path.unlink(missing_ok=True)
+
+    def _accept(self) -> None:
+        try:
+            connection, _ = self._listener.accept()
+        except BlockingIOError:
+            return
+        except OSError:  # out of file descriptors: the client waits, and this must not spin
+            time.sleep(0.1)
+            return
+        connection.setblocking(False)
+        client = Client(connection)
+        if len(self._clients) >= _CLIENTS_MAX:
+            client.refuse("too many clients")
+            return
+        self._clients.add(client)
+        self._selector.register(connection, selectors.EVENT_READ, lambda: self._receive(client))
+
+    def _receive(self, client: Client) -> None:
+        try:
+            piece = client.connection.recv(_LINE_CAP)
+        except BlockingIOError:
+            return
+        except OSError:
+            piece = b""
+        client.received += piece
+        if piece and b"\n" not in client.received and len(client.received) < _LINE_CAP:
+            return
+        self._release(client)
+        try:
+            request = _parse_object(bytes(client.received))
+            if request.keys() != {"do"} or request["do"] not in VERBS:
+                raise ValueError("not a request")
+        except ValueError as error:
+            client.refuse(f'{error}; send one line {{"do": "{"|".join(VERBS)}"}}')
+        else:
+            self._handle(request["do"], client)
+
+    def _release(self, client: Client) -> None:
+        self._clients.discard(client)
+        self._selector.unregister(client.connection)
+
+
+def guard_path() -> Path:
+    """The guard script: packaged beside this module, else in a checkout's `systemd` folder.
+
+    Raises `FleetfootError` not_found.
+    """
+    here = Path(__file__).resolve()
+    places = (here.with_name("fleetfoot-guard"), here.parents[2] / "systemd" / "fleetfoot-guard")
+    for place in places:
+        if place.is_file():
+            return place
+    raise FleetfootError(
+        "not_found",
+        f"there is no guard script at {places[0]} nor {places[1]}",
+        remedy="install the package again: a component must not be upgraded without its guard",
+    )

@@ -1,0 +1,411 @@
+"""Stands in for systemd where there is none: containers, laptops, the demo.
+
+One `Supervisor` keeps one component running, in one thread of its own, without signals or global state, so
+that one process can host many. Before every start it runs the very guard script that systemd runs, and
+only then resolves `current`. A process that ends unasked, with whatever status, is started again.
+
+What belongs to a component is its process group: stopping sends SIGTERM to the group, and SIGKILL to what is
+left of it when the first process has ended or the grace is over. A supervisor that was killed itself cannot
+do that; the record `<component>.pid` in its run folder lets the next one find and end what was left.
+"""
+
+import atexit
+import errno
+import fcntl
+import logging
+import os
+import selectors
+import signal
+import threading
+import time
+from collections import deque
+from pathlib import Path
+
+from fleetfoot_agent import durable
+from fleetfoot_agent.child import (
+    MARK_VARIABLE,
+    Child,
+    Record,
+    boot_id,
+    bound_log,
+    end_left_over,
+    process_facts,
+)
+from fleetfoot_agent.config import AgentConfig, Component, ConfigError
+from fleetfoot_agent.layout import Layout, name_of
+from fleetfoot_agent.seam import SOCKET_PATH_MAX, Client, ControlSocket, UnitState, guard_path
+from fleetfoot_protocol.errors import FleetfootError
+
+#: Seconds: between SIGTERM and SIGKILL; for the guard, whose time is that of the disk.
+GRACE = 10.0
+GUARD_SECONDS = 60.0
+#: Seconds: the longest pause between starts, and the time up after which pauses begin small again.
+BACKOFF_MAX = 60.0
+#: Seconds: how often the log is looked at; how often a child on kernels that cannot tell of its end.
+_LOG_TICK = 2.0
+_CHILD_TICK = 0.05
+
+_log = logging.getLogger(__name__)
+
+
+def _base_environment() -> dict[str, str]:
+    kept = ("PATH", "HOME", "LANG", "TZ", "TMPDIR")
+    return {"PATH": os.defpath} | {name: os.environ[name] for name in kept if name in os.environ}
+
+
+class Supervisor:
+    """Keeps the component in `folder` running from `start` to `stop`.
+
+    guard: the guard script. log: where the output of component and guard goes, by default `<folder>/log`.
+    grace: seconds between SIGTERM and SIGKILL. run_dir: for lock and record, by default the folder of the
+    socket. wake_dir: if given, the worker is woken when a version on trial dies.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        component: Component,
+        guard: Path,
+        *,
+        log: Path | None = None,
+        grace: float = GRACE,
+        run_dir: Path | None = None,
+        wake_dir: Path | None = None,
+    ) -> None:
+        folder = folder.absolute()
+        self._layout = Layout(folder.parent, folder.name)
+        self._component = component
+        self._guard = guard
+        self._log_path = log or folder / "log"
+        self._grace = grace
+        self._run_dir = run_dir or component.socket.parent
+        self._wake_dir = wake_dir
+        self._record_path = self._run_dir / f"{component.name}.pid"
+        self._mark = os.urandom(16).hex()
+        self._thread: threading.Thread | None = None
+        self._quit = False
+        self._queue: deque[tuple[str, Client]] = deque()
+        self._child: Child | None = None
+        self._target: str | None = None
+        self._since = time.time()
+        self._starts = 0  # since the last restart that was asked for
+        self._failures = 0  # deaths in a row, which lengthen the pause
+        self._start_at: float | None = None
+
+    # -- for the host
+
+    def start(self) -> None:
+        """Begin: end what a killed supervisor left, open the socket, start the component.
+
+        Raises `ConfigError` for a socket path that cannot be, `FleetfootError` if the component is
+        supervised already, `OSError` where the run folder fails.
+        """
+        path = self._component.socket
+        if len(os.fsencode(path)) > SOCKET_PATH_MAX:
+            raise ConfigError(
+                f"components.{self._component.name}.socket is {len(os.fsencode(path))} bytes long, "
+                f"unix sockets allow {SOCKET_PATH_MAX}: {path}"
+            )
+        for needed in (self._run_dir, path.parent):
+            durable.make_folder(needed)
+        self._quit = False
+        self._lock = self._take_lock()
+        self._selector = selectors.DefaultSelector()
+        try:
+            self._clear_left_over()
+            self._control = ControlSocket(path, self._selector, self._request)
+        except BaseException:
+            self._selector.close()
+            os.close(self._lock)
+            raise
+        self._bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._selector.register(self._bell, selectors.EVENT_READ, lambda: os.eventfd_read(self._bell))
+        self._start_at = time.monotonic()
+        # Daemon and atexit: a host that ends in an error does not hang, and still leaves no process.
+        self._thread = threading.Thread(target=self._run, name=f"supervise-{path.name}", daemon=True)
+        self._thread.start()
+        atexit.register(self.stop)
+
+    def begin_stop(self) -> None:
+        """Ask it to stop, without waiting; for hosts of many."""
+        if self._thread is not None:
+            self._quit = True
+            os.eventfd_write(self._bell, 1)
+
+    def stop(self) -> None:
+        """Stop the component and everything else of this supervisor; returns when it is gone."""
+        if self._thread is None:
+            return
+        self.begin_stop()
+        self._thread.join()
+        self._thread = None
+        os.close(self._bell)
+        atexit.unregister(self.stop)
+
+    def _take_lock(self) -> int:
+        path = self._run_dir / f"{self._component.name}.lock"
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            os.close(fd)
+            raise FleetfootError(
+                "supervisor_failed",
+                f"{self._component.name} has a supervisor already, which holds {path}",
+                remedy="stop the other supervisor of this component first",
+            ) from error
+        return fd
+
+    def _clear_left_over(self) -> None:
+        """What a killed supervisor has left: its processes and its socket. Both are nobody's: we hold the
+        lock. From here on the record names us, also for a process that we had no time to record."""
+        if record := Record.read(self._record_path):
+            for pid in end_left_over(record):
+                _log.warning("%s: ended process %d of a killed supervisor", self._component.name, pid)
+        Record(boot_id(), self._mark, 0, 0).write(self._record_path)
+        if self._component.socket.is_socket():
+            self._component.socket.unlink()
+
+    # -- the thread
+
+    def _run(self) -> None:
+        while not self._quit:
+            try:
+                self._step()
+            except Exception:  # whatever it is, the component must stay supervised; and this must not spin
+                _log.exception("%s: the supervisor met an error", self._component.name)
+                time.sleep(1.0)
+        self._stop_child()
+        for _, client in self._queue:
+            client.refuse("the supervisor is stopping")
+        self._queue.clear()
+        self._control.close()
+        self._selector.close()
+        self._record_path.unlink(missing_ok=True)
+        os.close(self._lock)
+
+    def _step(self) -> None:
+        self._wait(self._pause())
+        if self._child is not None and self._child.has_ended():
+            self._died(self._child)
+        while self._queue and not self._quit:
+            self._act(*self._queue.popleft())
+        if self._start_at is not None and time.monotonic() >= self._start_at and not self._quit:
+            self._start_child()
+        bound_log(self._log_path)
+
+    def _pause(self) -> float | None:
+        """Seconds until something is due; None if nothing is."""
+        due = [] if self._start_at is None else [max(0.0, self._start_at - time.monotonic())]
+        if self._child is not None:
+            due.append(_LOG_TICK if self._child.pidfd is not None else _CHILD_TICK)
+        return min(due, default=None)
+
+    def _wait(self, seconds: float | None) -> None:
+        """Serve the socket for so long, or until something happens. Questions are answered at once, also
+        while a process is being stopped; what is to be done is queued."""
+        due = [limit for limit in (seconds, self._control.expire()) if limit is not None]
+        for key, _ in self._selector.select(min(due, default=None)):
+            key.data()
+
+    def _request(self, verb: str, client: Client) -> None:
+        if verb == "state":
+            client.answer(self._state())
+        else:
+            self._queue.append((verb, client))
+
+    def _state(self) -> UnitState:
+        active = self._child is not None
+        pid = self._child.pid if self._child else None
+        return UnitState(active, active, pid, max(0, self._starts - 1), self._since, self._target)
+
+    def _act(self, verb: str, client: Client) -> None:
+        try:
+            if verb in ("stop", "restart"):
+                self._stop_child()
+                self._start_at = None
+            if verb == "restart" or (verb == "start" and self._child is None):
+                self._starts = 0
+                self._failures = 0
+                self._start_child()
+        except BaseException:
+            client.refuse("the supervisor met an error")
+            raise
+        client.answer(self._state())
+
+    # -- one life of the component
+
+    def _start_child(self) -> None:
+        self._start_at = None
+        output = self._open_log()
+        try:
+            self._run_guard(output)
+            if not os.path.lexists(self._layout.current):
+                self._target = None
+                self._start_later()  # nothing is installed yet: no start, so none is counted
+                return
+            self._starts += 1
+            tree, program = self._resolve()
+            self._child = self._launch(program, tree, output)
+        except (OSError, ValueError, FleetfootError) as error:
+            _log.warning("%s: cannot start: %s", self._component.name, error)
+            self._start_later()
+            return
+        finally:
+            os.close(output)
+        self._since = time.time()
+        self._watch(self._child)
+        self._remember(self._child)
+        _log.info("%s: started %s as %d", self._component.name, self._target, self._child.pid)
+
+    def _resolve(self) -> tuple[Path, Path]:
+        """(tree, program) that `current` leads to. Raises `FleetfootError` or `OSError`."""
+        self._target = os.readlink(self._layout.current)
+        name = name_of(self._target)
+        if name is None or not self._layout.is_installed(name):
+            raise FleetfootError("not_found", f"current leads to {self._target[:200]!a}, which is no version")
+        entrypoint = self._layout.entrypoint(name)
+        if entrypoint is None:
+            raise FleetfootError("not_found", f"nothing usable says what to start in {self._target}")
+        tree = self._layout.tree(name)
+        program = tree / entrypoint
+        if not program.resolve().is_relative_to(tree.resolve()):
+            raise FleetfootError("not_found", f"{entrypoint} leads out of {self._target}")
+        return tree, program
+
+    def _launch(self, program: Path, tree: Path, output: int) -> Child:
+        environment = _base_environment() | self._component.environment
+        environment["FLEETFOOT_COMPONENT"] = self._component.name
+        environment["FLEETFOOT_VERSION_DIR"] = str(tree)
+        environment[MARK_VARIABLE] = self._mark
+        for _ in range(100):
+            try:
+                return Child([str(program)], tree, environment, output)
+            except OSError as error:
+                if error.errno != errno.ETXTBSY:
+                    raise
+            # Another thread of this process forked while the program was being written: its child holds
+            # the file open for writing until it execs, a few milliseconds.
+            time.sleep(0.02)
+        return Child([str(program)], tree, environment, output)
+
+    def _run_guard(self, output: int) -> None:
+        """Run the guard to its end. That it cannot run must not keep the component from starting."""
+        command = ["/bin/sh", str(self._guard), str(self._layout.folder)]
+        try:
+            guard = Child(command, Path("/"), _base_environment(), output)
+        except OSError as error:
+            _log.error("%s: the guard cannot run: %s", self._component.name, error)
+            return
+        self._watch(guard)
+        self._await_end(guard, GUARD_SECONDS)
+        if not guard.has_ended():
+            _log.error("%s: the guard did not end within %g s", self._component.name, GUARD_SECONDS)
+        self._reap(guard)
+
+    def _remember(self, child: Child) -> None:
+        facts = process_facts(child.pid)
+        try:
+            started = facts[2] if facts else 0
+            Record(boot_id(), self._mark, child.pid, started).write(self._record_path)
+        except OSError as error:
+            # The mark stands in the record since the beginning: it still finds the process.
+            _log.warning("%s: cannot record process %d: %s", self._component.name, child.pid, error)
+
+    def _open_log(self) -> int:
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        try:
+            return os.open(self._log_path, flags, 0o640)
+        except OSError as error:  # a component must start on a full or read-only disk
+            _log.warning("%s: no log at %s: %s", self._component.name, self._log_path, error.strerror)
+            return os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+
+    def _died(self, child: Child) -> None:
+        up = time.monotonic() - child.started
+        status = self._bury(child)
+        _log.warning("%s: %s ended by itself with %d", self._component.name, self._target, status)
+        if up >= BACKOFF_MAX:
+            self._failures = 0
+        self._start_later()
+        if self._wake_dir is not None and self._on_trial():
+            try:
+                now = self._wake_dir / "now"
+                os.close(os.open(now, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644))
+            except OSError as error:
+                _log.warning("%s: cannot wake the worker: %s", self._component.name, error)
+
+    def _start_later(self) -> None:
+        """Plan the next start. On trial the guard bounds the number of starts, so the pause stays what it
+        is; otherwise nothing does, so it doubles."""
+        delay = self._component.restart_delay
+        if not self._on_trial():
+            delay = min(delay * 2 ** min(self._failures, 16), max(delay, BACKOFF_MAX))
+            self._failures += 1
+        self._start_at = time.monotonic() + delay
+
+    def _on_trial(self) -> bool:
+        try:
+            return self._layout.read_trial() is not None
+        except OSError:
+            return False
+
+    def _stop_child(self) -> None:
+        if self._child is None:
+            return
+        self._child.signal(signal.SIGTERM)
+        self._await_end(self._child, self._grace)
+        self._bury(self._child)
+
+    def _bury(self, child: Child) -> int:
+        status = self._reap(child)
+        self._child = None
+        self._since = time.time()
+        return status
+
+    # -- any child, the guard too
+
+    def _watch(self, child: Child) -> None:
+        if child.pidfd is not None:
+            self._selector.register(child.pidfd, selectors.EVENT_READ, lambda: None)
+
+    def _await_end(self, child: Child, seconds: float) -> None:
+        """Serve the socket until the first process of `child` has ended, at most for `seconds`."""
+        deadline = time.monotonic() + seconds
+        while not child.has_ended() and (left := deadline - time.monotonic()) > 0:
+            self._wait(left if child.pidfd is not None else min(left, _CHILD_TICK))
+
+    def _reap(self, child: Child) -> int:
+        if child.pidfd is not None:
+            self._selector.unregister(child.pidfd)
+        return child.finish()
+
+
+def run_forever(config: AgentConfig) -> int:
+    """Supervise all components of the device until SIGTERM or SIGINT; for the main thread. Returns 0.
+
+    Raises what `Supervisor.start` raises, after stopping what was started.
+    """
+    guard = guard_path()
+    supervisors = [
+        Supervisor(config.install_root / name, component, guard, wake_dir=config.wake_dir)
+        for name, component in config.components.items()
+    ]
+    heard, told = os.pipe2(os.O_CLOEXEC)
+    before = {
+        number: signal.signal(number, lambda *_: os.write(told, b"."))
+        for number in (signal.SIGTERM, signal.SIGINT)
+    }
+    try:
+        for supervisor in supervisors:
+            supervisor.start()
+        os.read(heard, 1)
+    finally:
+        for supervisor in supervisors:
+            supervisor.begin_stop()
+        for supervisor in supervisors:
+            supervisor.stop()
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        os.close(heard)
+        os.close(told)
+    return 0
