@@ -121,7 +121,7 @@ class _Running:
     server: asyncio.Server
 
     def __init__(self) -> None:
-        self._core = CorrectedBroker(_configuration())
+        self._core = CorrectedBroker(configuration())
         self._connections: dict[asyncio.StreamWriter, asyncio.Future[None]] = {}
 
     async def listen(self, host: str, port: int) -> None:
@@ -155,7 +155,7 @@ class _Running:
             ended.set_result(None)
 
 
-def _configuration() -> dict[str, Any]:
+def configuration() -> dict[str, Any]:
     """amqtt's configuration. The plugins are named because its default ones log every packet."""
     return {
         "listeners": {_LISTENER: {"type": "external"}},

@@ -9,15 +9,20 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Self
 
 import pytest
+from amqtt.contexts import BrokerConfig
+from amqtt.utils import read_yaml_config
 from paho.mqtt.client import Client, MQTTMessage
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
-from fleetfoot_manager.broker import CANNOT, EmbeddedBroker
+from fleetfoot_manager.broker import CANNOT, EmbeddedBroker, configuration
 from fleetfoot_protocol.errors import GENERAL_REMEDIES, FleetfootError
+
+SHIPPED = Path(__file__).parents[2] / "broker_conf"
 
 Address = tuple[str, int]
 
@@ -338,6 +343,18 @@ def test_it_says_at_start_what_it_cannot_be_trusted_with(caplog: pytest.LogCaptu
     assert said.levelname == "WARNING"
     assert CANNOT
     assert all(flaw in said.getMessage() for flaw in CANNOT)
+
+
+def test_the_shipped_configuration_of_amqtt_is_that_of_the_embedded_broker() -> None:
+    shipped = read_yaml_config(SHIPPED / "amqtt.yaml")
+    assert shipped is not None
+    assert shipped["plugins"] == configuration()["plugins"]
+    assert BrokerConfig.from_dict(shipped).listeners["default"].bind == "127.0.0.1:1883"
+
+
+def test_the_readme_names_every_flaw() -> None:
+    named = (SHIPPED / "README.md").read_text()
+    assert [flaw for flaw in CANNOT if f"- it {flaw}" not in named] == []
 
 
 @contextmanager
