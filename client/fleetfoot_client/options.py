@@ -99,6 +99,13 @@ def natural(text: str) -> int:
     return 0 if text == "0" else positive(text)
 
 
+def days(text: str) -> int:
+    """A number of days, at most a hundred years."""
+    if positive(text) > 36_500:
+        raise argparse.ArgumentTypeError(f"{text[:80]!a} days are more than a hundred years")
+    return int(text)
+
+
 def label(text: str) -> tuple[str, str]:
     """A label, `KEY=VALUE`."""
     key, equals, value = text.partition("=")

@@ -1,0 +1,194 @@
+"""`fleetfoot trust`: making, extending, signing and showing the trust root of a fleet."""
+
+import argparse
+import time
+from pathlib import Path
+from typing import Any
+
+from fleetfoot_client import files, keyfiles, options, roots, terminal
+from fleetfoot_client.commands import trust_arguments
+from fleetfoot_client.commands.trust_arguments import OperatorSpec
+from fleetfoot_client.exits import Exit
+from fleetfoot_protocol import dsse, times, trust
+from fleetfoot_protocol.codes import Code
+from fleetfoot_protocol.documents import expired
+from fleetfoot_protocol.dsse import Envelope, PayloadType
+from fleetfoot_protocol.errors import FleetfootError, TrustError
+from fleetfoot_protocol.trust import TrustRoot
+
+
+def register(subparsers: options.Subparsers) -> None:
+    """Add `trust` and its subcommands."""
+    group = options.add_group(subparsers, "trust", "make and change the trust root: who may sign what")
+    trust_arguments.add_init(group, _init)
+    trust_arguments.add_add(group, _add)
+    trust_arguments.add_sign(group, _sign)
+    trust_arguments.add_show(group, _show)
+
+
+def _init(args: argparse.Namespace) -> int:
+    fleet, director, members = _request(args.request) if args.request else (None, None, {})
+    if args.fleet and fleet and args.fleet != fleet:
+        raise FleetfootError("usage", f"the request is for the fleet {fleet}, not {args.fleet}")
+    fleet = args.fleet or fleet
+    if not fleet or (director is None and args.director is None):
+        raise FleetfootError("usage", "give --request, or both --fleet and --director")
+    if director is not None and args.director is not None:
+        raise FleetfootError("usage", "give the director by --request or by --director, not by both")
+    members.update(_members(args.operator, members))
+    if not members:
+        raise FleetfootError("usage", "give at least one --operator, or a --request that names some")
+    root_keys = [keyfiles.load(path) for path in args.root_key]
+    document = roots.build(
+        fleet,
+        times.to_text(time.time() + args.expires * 86400),
+        root=([key.public for key in root_keys], args.root_threshold),
+        release=([keyfiles.load_public(text) for text in args.release_key], args.release_threshold),
+        director=director if director is not None else keyfiles.load_public(args.director),
+        operators=members,
+    )
+    secrets = [key.secret for key in root_keys if key.secret is not None]
+    envelope = dsse.sign(PayloadType.ROOT, document.payload(), *secrets)
+    files.write_new(args.out, dsse.encode(envelope))
+    return _report(args, args.out, envelope, document, None)
+
+
+def _request(path: Path) -> tuple[str, bytes, dict[str, roots.Member]]:
+    """Fleet, director and operators from the file that `manager init` wrote; they become admins."""
+    request = trust_arguments.read_request(path)
+    everything = {"*": (trust_arguments.DEFAULT_ROLE,)}
+    members = {
+        name: roots.Member(keyfiles.load_public(key), everything) for name, key in request.operators.items()
+    }
+    return request.fleet, keyfiles.load_public(request.director), members
+
+
+def _members(specs: list[OperatorSpec], have: dict[str, roots.Member]) -> dict[str, roots.Member]:
+    found: dict[str, roots.Member] = {}
+    for spec in specs:
+        if spec.name in found or spec.name in have:
+            raise FleetfootError("usage", f"operator {spec.name} is given twice; join roles with commas")
+        found[spec.name] = roots.Member(keyfiles.load_public(spec.key), spec.grants)
+    return found
+
+
+def _add(args: argparse.Namespace) -> int:
+    envelope, have = roots.load(args.root)
+    trust.first_root(dsse.encode(envelope))
+    more = roots.Additions(
+        root_keys=tuple(keyfiles.load_public(text) for text in args.root_add),
+        release_keys=tuple(keyfiles.load_public(text) for text in args.release_key),
+        operators=_members(args.operator, {}),
+        root_threshold=args.root_threshold,
+        release_threshold=args.release_threshold,
+        expires=None if args.expires is None else times.to_text(time.time() + args.expires * 86400),
+    )
+    if more == roots.Additions():
+        raise FleetfootError("usage", "nothing to add: give --release-key, --operator or --root-add")
+    document = roots.successor(have, more)
+    secrets = [_root_secret(path, document) for path in args.root_key]
+    signed = dsse.sign(PayloadType.ROOT, document.payload(), *secrets)
+    files.write_new(args.out, dsse.encode(signed))
+    return _report(args, args.out, signed, document, have)
+
+
+def _sign(args: argparse.Namespace) -> int:
+    envelope, document = roots.load(args.root)
+    previous = None
+    if args.previous is not None:
+        previous = roots.load(args.previous)[1]
+        if (previous.fleet, previous.version + 1) != (document.fleet, document.version):
+            raise FleetfootError("usage", f"{args.previous} is not the version before {args.root}")
+    for path in args.key:
+        envelope = dsse.add_signature(envelope, _root_secret(path, document))
+    files.replace(args.root, dsse.encode(envelope))
+    return _report(args, args.root, envelope, document, previous)
+
+
+def _root_secret(path: Path, document: TrustRoot) -> bytes:
+    """A secret key that has the right to sign this root; others would only be noise in it."""
+    key = keyfiles.load(path)
+    if key.secret is None:
+        raise FleetfootError("key_unreadable", f"{path} is a public key; its secret key is needed to sign")
+    if key.id not in document.roles.root.keys:
+        raise TrustError(
+            Code.UPGRADE_IDENTITY_NOT_ALLOWED,
+            f"the key {path} ({key.id}) is no root key of root {document.version}",
+            remedy="sign with a root key",
+        )
+    return key.secret
+
+
+def _report(
+    args: argparse.Namespace, path: Path, envelope: Envelope, document: TrustRoot, previous: TrustRoot | None
+) -> int:
+    """What was written and which signatures it still needs."""
+    missing = roots.missing(envelope, document, previous)
+    value = {
+        "file": str(path),
+        "version": document.version,
+        "fleet": document.fleet,
+        "expires": document.expires,
+        "signers": roots.signers(envelope, document.keys),
+        "missing": missing,
+    }
+    text = f"root {document.version} of fleet {document.fleet} is in {path}, valid until {document.expires}"
+    for what in missing:
+        text += f"\nnot valid yet: {what}\n  add one: fleetfoot trust sign {path} --key KEY"
+    terminal.show(value, text, as_json=args.json)
+    return Exit.OK
+
+
+def _show(args: argparse.Namespace) -> int:
+    envelope, document = roots.load(args.root)
+    valid = not roots.missing(envelope, document)
+    value = _root_json(envelope, document, valid)
+    terminal.show(value, _root_text(value), as_json=args.json)
+    return Exit.OK if valid else Exit.TRUST
+
+
+def _root_json(envelope: Envelope, document: TrustRoot, valid: bool) -> dict[str, Any]:
+    plain = document.model_dump(mode="json")
+    return {
+        **{name: plain[name] for name in ("fleet", "version", "epoch", "expires")},
+        "expired": expired(document.expires, int(time.time())),
+        "valid": valid,
+        "signers": roots.signers(envelope, document.keys),
+        "digest": envelope.digest,
+        "roles": {name: plain["roles"][name] for name in ("root", "release", "director")},
+        "operators": plain["roles"]["operators"],
+        "keys": plain["keys"],
+    }
+
+
+def _root_text(value: dict[str, Any]) -> str:
+    head = terminal.facts(
+        [
+            ("fleet", value["fleet"]),
+            ("version", value["version"]),
+            ("epoch", value["epoch"]),
+            ("expires", value["expires"] + (" (expired)" if value["expired"] else "")),
+            ("self-signed", "yes, validly" if value["valid"] else "no: signatures of root keys are missing"),
+            ("signed by", " ".join(value["signers"]) or "nobody"),
+            ("digest", value["digest"]),
+        ]
+    )
+    roles = terminal.table(
+        ("ROLE", "NEEDS", "KEYS"),
+        [
+            (name, f"{role['threshold']} of {len(role['keys'])}", " ".join(role["keys"]))
+            for name, role in value["roles"].items()
+        ],
+    )
+    operators = terminal.table(
+        ("OPERATOR", "KEY", "ROLES"),
+        [
+            (
+                name,
+                operator["key"],
+                " ".join(f"{r}@{g}" for g, held in operator["roles"].items() for r in held),
+            )
+            for name, operator in value["operators"].items()
+        ],
+    )
+    return f"{head}\n\n{roles}\n\n{operators}"
