@@ -264,9 +264,7 @@ def test_the_largest_envelope_passes_unharmed(address: Address, publisher: Peer)
         assert device.next() == Received("releases/app", envelope, True)
 
 
-@pytest.mark.parametrize(
-    "host", ["0.0.0.0", "::", "192.0.2.1", "2001:db8::1", "broker.example", "", "::ffff:127.0.0.1"]
-)
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "2001:db8::1", "broker.example", ""])
 def test_no_address_but_loopback_is_bound(host: str) -> None:
     with pytest.raises(FleetfootError) as caught:
         EmbeddedBroker(host)
