@@ -33,6 +33,14 @@ class Key:
         return keys.key_id(self.public)
 
 
+@dataclass(frozen=True, slots=True)
+class SigningKey:
+    """A key that can sign: its id and the raw secret, 32 bytes."""
+
+    id: str
+    secret: bytes
+
+
 def create(path: Path) -> Key:
     """Make a new key: `path` (0600) and `path`.pub. FleetfootError `exists_already`, with nothing changed."""
     public_path = path.with_name(path.name + ".pub")
@@ -71,12 +79,12 @@ def load(path: Path) -> Key:
     return Key(public, secret)
 
 
-def load_secret(path: Path) -> bytes:
+def load_signing(path: Path) -> SigningKey:
     """The secret key in the file at `path`. FleetfootError as for `load`."""
-    secret = load(path).secret
-    if secret is None:
-        raise _unreadable(path, "it is a public key; its secret key is needed")
-    return secret
+    key = load(path)
+    if key.secret is None:
+        raise _unreadable(path, "it is a public key; its secret key is needed to sign")
+    return SigningKey(key.id, key.secret)
 
 
 def load_public(text: str) -> bytes:

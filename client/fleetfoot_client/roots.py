@@ -11,7 +11,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from fleetfoot_client import files
-from fleetfoot_protocol import dsse, keys
+from fleetfoot_protocol import dsse, keys, trust
 from fleetfoot_protocol.codes import Code
 from fleetfoot_protocol.documents import read
 from fleetfoot_protocol.dsse import Envelope, PayloadType
@@ -109,6 +109,18 @@ def load(path: Path) -> tuple[Envelope, TrustRoot]:
     if envelope.payload_type != PayloadType.ROOT:
         raise TrustError(Code.UPGRADE_TYPE_MISMATCH, f"{path} holds no trust root")
     return envelope, read(TrustRoot, envelope.payload)
+
+
+def load_valid(path: Path) -> TrustRoot:
+    """The root in a file, which must meet its own threshold. TrustError, FormError."""
+    try:
+        return trust.first_root(files.read(path, dsse.MAX_ENVELOPE))
+    except TrustError as error:
+        raise TrustError(
+            error.upgrade_code,
+            f"the trust root {path} cannot be relied on: {error.message}",
+            remedy=f"look at it with 'fleetfoot trust show {path}'",
+        ) from error
 
 
 def signers(envelope: Envelope, public: Mapping[str, str]) -> list[str]:

@@ -107,9 +107,7 @@ def _sign(args: argparse.Namespace) -> int:
 
 def _root_secret(path: Path, document: TrustRoot) -> bytes:
     """A secret key that has the right to sign this root; others would only be noise in it."""
-    key = keyfiles.load(path)
-    if key.secret is None:
-        raise FleetfootError("key_unreadable", f"{path} is a public key; its secret key is needed to sign")
+    key = keyfiles.load_signing(path)
     if key.id not in document.roles.root.keys:
         raise TrustError(
             Code.UPGRADE_IDENTITY_NOT_ALLOWED,
