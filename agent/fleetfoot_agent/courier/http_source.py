@@ -1,0 +1,224 @@
+"""One HTTP(S) answer to "this file, from this byte on", and where a download may go.
+
+http.client is imported at the first download: an idle courier does not pay for it. Redirects, at
+most three, never lead from https to http, never to this device itself or its link unless the source that
+the worker named is there already, and never to anything but http and https.
+"""
+
+import ipaddress
+import re
+import socket
+import ssl
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import SplitResult, urljoin, urlsplit
+
+from fleetfoot_protocol.codes import Code
+
+if TYPE_CHECKING:
+    from http.client import HTTPConnection, HTTPResponse
+
+MAX_REDIRECTS = 3
+_REDIRECTS = {301, 302, 303, 307, 308}
+#: Refusals that may be gone a moment later; every other 4xx is final for its URL.
+_PASSING = {408, 425, 429}
+_CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,19}|\*)")
+
+
+class SourceError(Exception):
+    """A source did not give what was asked. final: asking it again is of no use."""
+
+    def __init__(self, code: Code, message: str, *, final: bool = False) -> None:
+        super().__init__(message)
+        self.code = code
+        self.final = final
+
+
+class Leash:
+    """Lets another thread break off a transfer, also one that waits for a silent peer."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._socket: socket.socket | None = None
+        self._pulled = False
+
+    def attach(self, sock: socket.socket) -> None:
+        """The socket of the transfer that begins. OSError if the leash was pulled already."""
+        with self._lock:
+            if self._pulled:
+                raise ConnectionAbortedError("broken off")
+            self._socket = sock
+
+    def detach(self) -> None:
+        """The transfer is over; its socket may be anybody's soon."""
+        with self._lock:
+            self._socket = None
+
+    def pull(self, *, for_good: bool) -> None:
+        """Break off the transfer under way and, if `for_good`, every later one."""
+        with self._lock:
+            self._pulled = self._pulled or for_good
+            if self._socket is not None:
+                try:
+                    # The plain socket's: TLS has its own shutdown, which another thread must not touch.
+                    socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
+                except OSError:
+                    self._socket = None
+
+
+class Source:
+    """How sources are reached: timeouts in seconds, an additional CA file for https."""
+
+    def __init__(self, *, connect_timeout: float, read_timeout: float, ca_file: Path | None) -> None:
+        self._connect_timeout = connect_timeout
+        self._read_timeout = read_timeout
+        self._ca_file = ca_file
+
+    def open(self, url: str, offset: int, length: int, leash: Leash) -> "Body":
+        """The bytes of the file at `url`, from `offset` on or, if the server cannot, from its beginning.
+
+        length: of the whole file; an answer that says otherwise is refused. Raises `SourceError`.
+        """
+        from http.client import HTTPException
+
+        try:
+            return self._follow(url, offset, length, leash)
+        except ssl.SSLError as error:
+            raise SourceError(Code.UPGRADE_TLS_FAILED, str(error)) from error
+        except (OSError, HTTPException, ValueError) as error:
+            raise SourceError(Code.UPGRADE_DOWNLOAD_FAILED, f"{type(error).__name__}: {error}") from error
+
+    def _follow(self, url: str, offset: int, length: int, leash: Leash) -> "Body":
+        parts = check_url(url)
+        may_be_local = True
+        for _ in range(MAX_REDIRECTS + 1):
+            connection = self._connect(parts, leash)
+            try:
+                local = _is_local(connection.sock.getpeername()[0])
+                if local and not may_be_local:
+                    raise SourceError(Code.UPGRADE_URL_REFUSED, "a redirect leads to this device", final=True)
+                may_be_local = local
+                response = _ask(connection, parts, offset)
+                if response.status not in _REDIRECTS:
+                    return Body(connection, response, _start(response, offset, length), leash)
+                parts = _redirected(parts, response)
+            except BaseException:
+                _close(connection, leash)
+                raise
+            _close(connection, leash)
+        raise SourceError(Code.UPGRADE_URL_REFUSED, "too many redirects", final=True)
+
+    def _connect(self, parts: SplitResult, leash: Leash) -> "HTTPConnection":
+        from http.client import HTTPConnection, HTTPSConnection
+
+        host = parts.hostname or ""
+        if parts.scheme == "https":
+            context = ssl.create_default_context()
+            if self._ca_file is not None:
+                context.load_verify_locations(self._ca_file)
+            connection: HTTPConnection = HTTPSConnection(
+                host, parts.port, timeout=self._connect_timeout, context=context
+            )
+        else:
+            connection = HTTPConnection(host, parts.port, timeout=self._connect_timeout)
+        try:
+            connection.connect()
+            connection.sock.settimeout(self._read_timeout)
+            leash.attach(connection.sock)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+
+class Body:
+    """What a server sends. start: the byte of the file that its first byte is."""
+
+    def __init__(
+        self, connection: "HTTPConnection", response: "HTTPResponse", start: int, leash: Leash
+    ) -> None:
+        self.start = start
+        self._connection = connection
+        self._response = response
+        self._leash = leash
+
+    def read(self, most: int) -> bytes:
+        """Up to `most` bytes as soon as there are any; none at the end. Raises `SourceError`."""
+        from http.client import HTTPException
+
+        try:
+            return self._response.read1(most)
+        except (OSError, HTTPException, ValueError) as error:
+            raise SourceError(Code.UPGRADE_DOWNLOAD_FAILED, f"{type(error).__name__}: {error}") from error
+
+    def close(self) -> None:
+        """Hang up, however much is left."""
+        self._response.close()
+        _close(self._connection, self._leash)
+
+
+def check_url(url: str) -> SplitResult:
+    """The parts of a URL that a download may use; `SourceError` `upgrade_url_refused` for any other."""
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        usable, parts = False, urlsplit("")
+    # A name and password would end up in logs; a control character would end up in the request.
+    if not usable or "@" in parts.netloc or not (url.isascii() and url.isprintable()) or " " in url:
+        raise SourceError(Code.UPGRADE_URL_REFUSED, f"not a usable source: {url[:200]!a}", final=True)
+    return parts
+
+
+def _close(connection: "HTTPConnection", leash: Leash) -> None:
+    leash.detach()
+    connection.close()
+
+
+def _is_local(address: str) -> bool:
+    ip = ipaddress.ip_address(address.partition("%")[0])
+    mapped = getattr(ip, "ipv4_mapped", None)
+    ip = mapped or ip
+    return ip.is_loopback or ip.is_link_local or ip.is_unspecified
+
+
+def _ask(connection: "HTTPConnection", parts: SplitResult, offset: int) -> "HTTPResponse":
+    target = parts.path or "/"
+    headers = {"User-Agent": "fleetfoot-courier", "Accept-Encoding": "identity", "Connection": "close"}
+    if offset:
+        headers["Range"] = f"bytes={offset}-"
+    connection.request("GET", f"{target}?{parts.query}" if parts.query else target, headers=headers)
+    return connection.getresponse()
+
+
+def _redirected(parts: SplitResult, response: "HTTPResponse") -> SplitResult:
+    there = check_url(urljoin(parts.geturl(), response.getheader("Location", "")))
+    if parts.scheme == "https" and there.scheme != "https":
+        raise SourceError(Code.UPGRADE_URL_REFUSED, "a redirect leads from https to http", final=True)
+    return there
+
+
+def _start(response: "HTTPResponse", offset: int, length: int) -> int:
+    """The byte of the file that the body begins with; refuses what is not the file or of another length."""
+    status = response.status
+    if status == 200:
+        _expect(response.length, length)
+        return 0
+    if status == 206 and offset:
+        match = _CONTENT_RANGE.fullmatch(response.getheader("Content-Range", ""))
+        if match is None or int(match[1]) != offset:
+            raise SourceError(Code.UPGRADE_DOWNLOAD_FAILED, "another range than asked", final=True)
+        _expect(None if match[3] == "*" else int(match[3]), length)
+        return offset
+    if status == 416:
+        raise SourceError(Code.UPGRADE_LENGTH_MISMATCH, "the file ends before its length", final=True)
+    final = 300 <= status < 500 and status not in _PASSING
+    raise SourceError(Code.UPGRADE_DOWNLOAD_FAILED, f"the server answers {status}", final=final)
+
+
+def _expect(said: int | None, length: int) -> None:
+    if said is not None and said != length:
+        raise SourceError(
+            Code.UPGRADE_LENGTH_MISMATCH, f"the server says {said} bytes, not {length}", final=True
+        )
