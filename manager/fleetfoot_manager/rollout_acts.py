@@ -1,0 +1,281 @@
+"""What each event does to a rollout that may take it: the handlers of the table of transitions.
+
+Each takes the rollout, the event and the time, and returns the rollout and what to do (contract section 5).
+A handler that changes nothing returns the very same rollout.
+"""
+
+from dataclasses import replace
+
+from fleetfoot_manager.effects import Effect, Emit, Lift, PublishDesired, PublishProgress, Withdraw
+from fleetfoot_manager.rollout_events import (
+    Approve,
+    Cancel,
+    Decide,
+    Decision,
+    Expire,
+    Joined,
+    Left,
+    Pause,
+    Report,
+    Resume,
+    Retry,
+    RolloutEvent,
+    Start,
+    Tick,
+    kind_of,
+)
+from fleetfoot_manager.rollout_gate import (
+    Turn,
+    dismissed,
+    end,
+    open_wave,
+    proceed,
+    settled,
+    silenced,
+    succeeded,
+    with_devices,
+)
+from fleetfoot_manager.rollout_reports import FINAL, recorded
+from fleetfoot_manager.rollout_state import FAILURES, Member, Rollout, new_record
+from fleetfoot_protocol.codes import Code
+from fleetfoot_protocol.errors import FleetfootError
+from fleetfoot_protocol.events import Event
+from fleetfoot_protocol.fields import visible
+from fleetfoot_protocol.states import RolloutState, Terminal
+
+MAX_REASON = 160
+_LEFT = "left the groups"
+
+
+class IllegalTransition(FleetfootError):
+    """The rollout's state does not take this event (`state_refused`); nothing has changed."""
+
+    def __init__(self, rollout: Rollout, event: RolloutEvent, why: str = "") -> None:
+        kind = kind_of(event)
+        name = str(kind) if isinstance(kind, Decision) else kind.__name__.lower()
+        super().__init__("state_refused", f"rollout {rollout.id} is {rollout.state}: cannot {name}{why}")
+
+
+def on_approve(rollout: Rollout, event: Approve, now: float) -> Turn:
+    approved = replace(rollout, state=RolloutState.PLANNED)
+    return approved, [PublishProgress(), Emit(Event.ROLLOUT_APPROVED)]
+
+
+def on_start(rollout: Rollout, event: Start, now: float) -> Turn:
+    data = {
+        "version": rollout.goal.version,
+        "digest": rollout.goal.digest,
+        "device_count": rollout.total,
+        "waves": list(rollout.waves),
+    }
+    opened, effects = open_wave(replace(rollout, started=now), now)
+    after, more = proceed(opened, now)
+    return after, [Lift(rollout.goal.digest), Emit(Event.ROLLOUT_STARTED, data), *effects, *more]
+
+
+def _told(rollout: Rollout, report: Report, now: float) -> Turn:
+    """The report written down, and what is worth telling of it."""
+    before = rollout.devices.get(report.device)
+    if before is None:
+        return rollout, []
+    after = recorded(rollout, before, report, now)
+    rollout = with_devices(rollout, {report.device: after})
+    effects: list[Effect] = []
+    if after.terminal is not before.terminal:
+        effects.append(PublishProgress())
+        if after.terminal is Terminal.ACTIVE:
+            effects.append(Emit(Event.INSTANCE_STARTED, {"device": report.device}))
+        elif after.terminal in FINAL:
+            healthy = after.terminal is Terminal.HEALTHY
+            code = Code(after.code) if not healthy and after.code in set(Code) else None
+            data = {"device": report.device, "healthy": healthy}
+            effects.append(Emit(Event.INSTANCE_HEALTH_CHECK, data, code))
+    return rollout, effects
+
+
+def on_report(rollout: Rollout, event: Report, now: float) -> Turn:
+    told, effects = _told(rollout, event, now)
+    after, more = proceed(told, now)
+    return after, effects + more
+
+
+def on_late_report(rollout: Rollout, event: Report, now: float) -> Turn:
+    """Where no gate waits for it: written down, and nothing follows."""
+    return _told(rollout, event, now)
+
+
+def on_report_back(rollout: Rollout, event: Report, now: float) -> Turn:
+    told, effects = _told(rollout, event, now)
+    after, more = _returned(told, now)
+    return after, effects + more
+
+
+def on_tick(rollout: Rollout, event: Tick, now: float) -> Turn:
+    after = silenced(rollout, now)
+    effects: list[Effect] = [] if after is rollout else [PublishProgress()]
+    if after.settle_until is not None and now >= after.settle_until:
+        after, more = settled(after, now)
+        effects += more
+    after, more = proceed(after, now)
+    return after, effects + more
+
+
+def on_tick_back(rollout: Rollout, event: Tick, now: float) -> Turn:
+    return _returned(rollout, now)
+
+
+def on_idle_tick(rollout: Rollout, event: Tick, now: float) -> Turn:
+    """Under a hold no time runs out."""
+    return rollout, []
+
+
+def _checked(reason: str) -> str:
+    """Progress carries the reason in one line of 256 characters: what does not fit there is refused here."""
+    try:
+        visible(reason)
+    except ValueError as error:
+        raise FleetfootError("request_invalid", f"the reason {error}") from None
+    if len(reason) > MAX_REASON:
+        raise FleetfootError("request_invalid", f"the reason is longer than {MAX_REASON} characters")
+    return reason
+
+
+def on_pause(rollout: Rollout, event: Pause, now: float) -> Turn:
+    reason = _checked(event.reason)
+    paused = replace(
+        rollout,
+        state=RolloutState.PAUSED,
+        resume_to=rollout.state,
+        reason=f"paused by {event.by}" + (f": {reason}" if reason else ""),
+        settle_until=None,
+    )
+    data = {"by": event.by, "reason": reason}
+    return paused, [PublishDesired(), PublishProgress(), Emit(Event.ROLLOUT_PAUSED, data)]
+
+
+def _unheld(rollout: Rollout, state: RolloutState, now: float) -> Rollout:
+    settle_until = now + rollout.settle if state is RolloutState.SETTLING else None
+    return replace(rollout, state=state, resume_to=None, reason="", unheld=now, settle_until=settle_until)
+
+
+def on_resume(rollout: Rollout, event: Resume, now: float) -> Turn:
+    back = rollout.resume_to or RolloutState.RUNNING
+    after, more = proceed(_unheld(rollout, back, now), now)
+    return after, [PublishDesired(), PublishProgress(), Emit(Event.ROLLOUT_RESUMED), *more]
+
+
+def on_continue(rollout: Rollout, event: Decide, now: float) -> Turn:
+    if not rollout.devices.awaited and not succeeded(rollout):
+        raise IllegalTransition(
+            rollout, event, f": wave {rollout.wave} has no success; retry, roll back or abort"
+        )
+    forgiven = replace(rollout, failures_before=rollout.devices.failures)
+    after, more = proceed(_unheld(forgiven, RolloutState.RUNNING, now), now)
+    return after, [PublishDesired(), PublishProgress(), _decided(event), *more]
+
+
+def on_rollback(rollout: Rollout, event: Decide, now: float) -> Turn:
+    back = replace(
+        dismissed(rollout, now),
+        state=RolloutState.ROLLING_BACK,
+        resume_to=None,
+        reason="",
+        settle_until=None,
+        return_until=now + rollout.device_timeout,
+    )
+    after, more = _returned(back, now)
+    effects = [Withdraw(rollout.goal.digest), PublishDesired(), PublishProgress(), _decided(event)]
+    return after, [*effects, *more]
+
+
+def _returned(rollout: Rollout, now: float) -> Turn:
+    """Rolled back once nobody is known to be on the goal or on the way to it, or time is over."""
+    left = rollout.devices.moved
+    if not left:
+        return end(rollout, RolloutState.ROLLED_BACK, "", now)
+    if rollout.return_until is not None and now >= rollout.return_until:
+        return end(rollout, RolloutState.ROLLED_BACK, f"{left} not known to have returned", now)
+    return rollout, []
+
+
+def on_abort(rollout: Rollout, event: Decide, now: float) -> Turn:
+    after, effects = end(dismissed(rollout, now), RolloutState.ABORTED, "", now)
+    return after, [*effects, _decided(event)]
+
+
+def _decided(event: Decide) -> Emit:
+    return Emit(Event.ROLLOUT_DECIDED, {"decision": str(event.decision)})
+
+
+def on_cancel(rollout: Rollout, event: Cancel, now: float) -> Turn:
+    after, effects = end(dismissed(rollout, now), RolloutState.CANCELED, "", now)
+    return after, [*effects, Emit(Event.ROLLOUT_CANCELED)]
+
+
+def on_expire(rollout: Rollout, event: Expire, now: float) -> Turn:
+    after, effects = end(dismissed(rollout, now), RolloutState.EXPIRED, "", now)
+    return after, [*effects, Emit(Event.ROLLOUT_EXPIRED)]
+
+
+def on_retry(rollout: Rollout, event: Retry, now: float) -> Turn:
+    again = {
+        device: replace(record, terminal=Terminal.PENDING, code="", reason="", since=now, ended=None)
+        for device, record in rollout.devices.items()
+        if record.terminal in (*FAILURES, Terminal.SILENT) and record.since is not None and not record.gone
+    }
+    if not again:
+        # A new attempt would only disown the outcomes of those that are at work.
+        raise IllegalTransition(rollout, event, ": no exposed device has failed or is silent")
+    goal = rollout.goal.model_copy(update={"attempt": rollout.goal.attempt + 1})
+    tried = replace(with_devices(rollout, again), goal=goal)
+    tried = replace(tried, failures_before=tried.devices.failures)
+    after, more = proceed(_unheld(tried, RolloutState.RUNNING, now), now)
+    return after, [PublishDesired(), PublishProgress(), *more]
+
+
+def on_joined(rollout: Rollout, event: Joined, now: float) -> Turn:
+    """Into the cohort; exposed at once if the cut of an open wave admits it, as the document already does."""
+    known = rollout.devices.get(event.device)
+    moved = Member(event.device, event.group) not in rollout.cohort
+    if known is not None and not known.gone and not moved:
+        return rollout, []
+    if moved:
+        rollout = rollout.with_member(event.device, event.group)
+    if known is None or (known.gone and known.terminal not in FINAL):
+        record = new_record(rollout, event.device, False, now)
+        if 0 < record.wave <= rollout.wave:
+            record = replace(record, since=now)
+    else:
+        record = replace(known, gone=False)
+    return with_devices(rollout, {event.device: record}), [PublishProgress()]
+
+
+def on_joined_too_late(rollout: Rollout, event: Joined, now: float) -> Turn:
+    """No target stands any more: the device has nothing to do with this rollout."""
+    return rollout, []
+
+
+def _gone(rollout: Rollout, device: str, now: float) -> Rollout:
+    record = rollout.devices.get(device)
+    if record is None or record.gone:
+        return rollout
+    record = replace(record, gone=True)
+    if record.terminal not in FINAL:
+        record = replace(record, terminal=Terminal.SKIPPED, code="", reason=_LEFT, on_goal=False, ended=now)
+    return with_devices(rollout, {device: record})
+
+
+def on_left(rollout: Rollout, event: Left, now: float) -> Turn:
+    without = _gone(rollout, event.device, now)
+    if without is rollout:
+        return rollout, []
+    after, more = proceed(without, now)
+    return after, [PublishProgress(), *more]
+
+
+def on_left_back(rollout: Rollout, event: Left, now: float) -> Turn:
+    without = _gone(rollout, event.device, now)
+    if without is rollout:
+        return rollout, []
+    after, more = _returned(without, now)
+    return after, [PublishProgress(), *more]

@@ -1,0 +1,317 @@
+"""The memory of a rollout: frozen, complete, and exactly the same after a way through JSON.
+
+Cuts are fixed when the rollout is planned: whoever joins or leaves later, the wave that was approved admits
+the devices that were approved. Times are unix seconds.
+"""
+
+from bisect import insort
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, NamedTuple
+
+from fleetfoot_protocol import admission
+from fleetfoot_protocol.documents import Goal
+from fleetfoot_protocol.errors import FleetfootError
+from fleetfoot_protocol.states import RolloutState, Terminal
+
+ALREADY = "already on the target"
+BEYOND = "beyond the last wave"
+FAILURES = (Terminal.FAILED, Terminal.ROLLED_BACK)
+
+
+class Member(NamedTuple):
+    """A device of the cohort and the group through which it is told."""
+
+    device: str
+    group: str
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceRecord:
+    """What the rollout knows of a device.
+
+    wave: the wave that admits it, from 1; 0 if none does. since: when it was exposed, None before. ended:
+    when it became what `terminal` says. on_goal: its last report named the goal's digest as what runs.
+    gone: it has left the rollout's groups.
+    """
+
+    wave: int
+    terminal: Terminal = Terminal.PENDING
+    code: str = ""
+    reason: str = ""
+    since: float | None = None
+    ended: float | None = None
+    on_goal: bool = False
+    gone: bool = False
+
+    @property
+    def awaited(self) -> bool:
+        """Exposed, and has not ended."""
+        return self.since is not None and not self.terminal.ended
+
+    @property
+    def success(self) -> bool:
+        """Proved healthy on the goal, or was on it already."""
+        return self.terminal is Terminal.HEALTHY or (self.terminal is Terminal.SKIPPED and self.on_goal)
+
+    @property
+    def moved(self) -> bool:
+        """Exposed, and on the goal or on the way to it, as far as is known."""
+        on_the_way = self.on_goal or self.terminal is Terminal.ACTIVE
+        return self.since is not None and not self.gone and on_the_way
+
+    def to_json(self) -> dict[str, Any]:
+        """The record as JSON values."""
+        return {f.name: getattr(self, f.name) for f in fields(self)} | {"terminal": str(self.terminal)}
+
+    @classmethod
+    def from_json(cls, body: Mapping[str, Any]) -> "DeviceRecord":
+        """The record that `to_json` wrote."""
+        return cls(**{**body, "terminal": Terminal(body["terminal"])})
+
+
+class DeviceTable(Mapping[str, DeviceRecord]):
+    """Records by device id, never changed in place, with their sums.
+
+    The gate asks for sums at every report: they are kept with the records, by the one method that makes a
+    new table, instead of being counted over the whole fleet each time.
+    """
+
+    __slots__ = ("_awaited", "_counts", "_moved", "_records")
+
+    def __init__(self, records: Mapping[str, DeviceRecord]) -> None:
+        self._records: dict[str, DeviceRecord] = {}
+        self._counts: Counter[Terminal] = Counter()
+        self._awaited: Counter[float] = Counter()
+        self._moved = 0
+        self._take(records)
+
+    def __getitem__(self, device: str) -> DeviceRecord:
+        return self._records[device]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._records)
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __repr__(self) -> str:
+        return f"DeviceTable({self._records!r})"
+
+    def put(self, changes: Mapping[str, DeviceRecord]) -> "DeviceTable":
+        """A table with these records changed or added; this very table if that changes nothing."""
+        changes = {device: new for device, new in changes.items() if self._records.get(device) != new}
+        if not changes:
+            return self
+        table = DeviceTable({})
+        table._records = self._records.copy()
+        table._counts = self._counts.copy()
+        table._awaited = self._awaited.copy()
+        table._moved = self._moved
+        table._take(changes)
+        return table
+
+    def _take(self, changes: Mapping[str, DeviceRecord]) -> None:
+        for device, record in changes.items():
+            if (old := self._records.get(device)) is not None:
+                self._count(old, -1)
+            self._count(record, 1)
+            self._records[device] = record
+
+    def _count(self, record: DeviceRecord, step: int) -> None:
+        self._counts[record.terminal] += step
+        self._moved += step * record.moved
+        if record.awaited and record.since is not None:
+            self._awaited[record.since] += step
+            if not self._awaited[record.since]:
+                del self._awaited[record.since]
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many devices ended how, or have not; terminals that nobody has are left out."""
+        return {str(terminal): self._counts[terminal] for terminal in Terminal if self._counts[terminal]}
+
+    @property
+    def failures(self) -> int:
+        """Devices that failed or went back."""
+        return sum(self._counts[terminal] for terminal in FAILURES)
+
+    @property
+    def awaited(self) -> int:
+        """Exposed devices that have not ended."""
+        return self._awaited.total()
+
+    @property
+    def first_awaited(self) -> float | None:
+        """When the device awaited longest was exposed, None if none is awaited."""
+        return min(self._awaited, default=None)
+
+    @property
+    def moved(self) -> int:
+        """Exposed devices on the goal or on the way to it."""
+        return self._moved
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """A rollout between two events.
+
+    waves: cumulative device counts as approved; cuts: one for each. wave: how many waves are open. cohort:
+    in the order of admission, with whoever joined. settle, device_timeout: seconds. breaker: failures that
+    trip, 0 for never. restricted: completes to a standing target, not to the baseline. resume_to: where a
+    pause came from. failures_before: failures already decided upon. passed: the last wave that passed.
+    unheld: when the hold last came off; timeouts of devices count from then. return_until: when waiting for
+    a rollback ends. revision rises with every change; steered is the revision at which state, wave or
+    attempt last changed (who acted on a lower one acted on something else than what is).
+    """
+
+    id: str
+    component: str
+    goal: Goal
+    groups: tuple[str, ...]
+    salt: str
+    waves: tuple[int, ...]
+    cuts: tuple[str, ...]
+    cohort: tuple[Member, ...]
+    devices: DeviceTable
+    created: float
+    selector: Mapping[str, str] = field(default_factory=dict)
+    settle: float = 300.0
+    device_timeout: float = 300.0
+    breaker: int = 1
+    restricted: bool = False
+    state: RolloutState = RolloutState.PLANNED
+    wave: int = 0
+    passed: int = 0
+    reason: str = ""
+    resume_to: RolloutState | None = None
+    failures_before: int = 0
+    settle_until: float | None = None
+    return_until: float | None = None
+    unheld: float | None = None
+    revision: int = 1
+    steered: int = 1
+    started: float | None = None
+    ended: float | None = None
+
+    @property
+    def total(self) -> int:
+        """Devices of the cohort, whether a wave admits them or not."""
+        return len(self.cohort)
+
+    @property
+    def approved(self) -> int:
+        """Devices that the open waves were approved to expose."""
+        return self.waves[self.wave - 1] if self.wave else 0
+
+    def wave_of(self, device: str) -> int:
+        """The first wave whose cut admits the device, from 1; 0 if none does."""
+        for number, cut in enumerate(self.cuts, start=1):
+            if admission.below(cut, self.salt, device):
+                return number
+        return 0
+
+    def with_member(self, device: str, group: str) -> "Rollout":
+        """With the device in the cohort, at its place in the order of admission, under this group."""
+        members = [member for member in self.cohort if member.device != device]
+        insort(
+            members, Member(device, group), key=lambda m: (admission.position(self.salt, m.device), m.device)
+        )
+        return replace(self, cohort=tuple(members))
+
+    def to_json(self) -> dict[str, Any]:
+        """The rollout as JSON values."""
+        return {f.name: getattr(self, f.name) for f in fields(self)} | {
+            "goal": self.goal.model_dump(mode="json"),
+            "groups": list(self.groups),
+            "waves": list(self.waves),
+            "cuts": list(self.cuts),
+            "cohort": [list(member) for member in self.cohort],
+            "devices": {device: record.to_json() for device, record in self.devices.items()},
+            "selector": dict(self.selector),
+            "state": str(self.state),
+            "resume_to": None if self.resume_to is None else str(self.resume_to),
+        }
+
+    @classmethod
+    def from_json(cls, body: Mapping[str, Any]) -> "Rollout":
+        """The rollout that `to_json` wrote. Raises TypeError, KeyError or ValueError for anything else."""
+        back = body["resume_to"]
+        read: dict[str, Any] = {
+            "goal": Goal.model_validate(body["goal"]),
+            "groups": tuple(body["groups"]),
+            "waves": tuple(body["waves"]),
+            "cuts": tuple(body["cuts"]),
+            "cohort": tuple(Member(*member) for member in body["cohort"]),
+            "devices": DeviceTable({d: DeviceRecord.from_json(r) for d, r in body["devices"].items()}),
+            "state": RolloutState(body["state"]),
+            "resume_to": None if back is None else RolloutState(back),
+        }
+        return cls(**{**body, **read})
+
+
+def planned(
+    *,
+    id: str,
+    component: str,
+    goal: Goal,
+    devices: Iterable[tuple[str, str]],
+    waves: tuple[int, ...],
+    now: float,
+    groups: tuple[str, ...] | None = None,
+    selector: Mapping[str, str] | None = None,
+    salt: str | None = None,
+    already: Collection[str] = (),
+    settle: float = 300.0,
+    device_timeout: float = 300.0,
+    breaker: int = 1,
+    approval: bool = False,
+) -> Rollout:
+    """A rollout over `devices`, pairs of (device, group): the whole inventory that matches the selector.
+
+    waves: cumulative counts (`admission.wave_sizes`); groups: by default those of the devices; salt: by
+    default the rollout's id; already: devices known to run the goal. With a selector, or with waves that
+    stop short of everybody, the rollout is restricted: what nobody approved must not follow from its end.
+    Raises FleetfootError `request_invalid`.
+    """
+    salt = id if salt is None else salt
+    members = [Member(*pair) for pair in devices]
+    if len({member.device for member in members}) != len(members) or not members:
+        raise FleetfootError("request_invalid", "a rollout needs devices, each in one group")
+    if not waves or list(waves) != sorted(set(waves)) or waves[0] < 1 or waves[-1] > len(members):
+        raise FleetfootError("request_invalid", f"waves must rise from 1 to at most {len(members)} devices")
+    if settle < 0 or device_timeout <= 0 or breaker < 0:
+        raise FleetfootError("request_invalid", "settle, device_timeout and breaker must not be negative")
+    fit = [admission.Candidate(member.device, {}) for member in members]
+    group = dict(members)
+    rollout = Rollout(
+        id=id,
+        component=component,
+        goal=goal,
+        groups=tuple(sorted(set(group.values()))) if groups is None else groups,
+        salt=salt,
+        waves=waves,
+        cuts=tuple(admission.cut_for(size, salt, fit) for size in waves),
+        cohort=tuple(Member(device, group[device]) for device in admission.ranked(salt, fit)),
+        devices=DeviceTable({}),
+        created=now,
+        selector=dict(selector or {}),
+        settle=settle,
+        device_timeout=device_timeout,
+        breaker=breaker,
+        restricted=bool(selector) or waves[-1] < len(members),
+        state=RolloutState.AWAITING_APPROVAL if approval else RolloutState.PLANNED,
+    )
+    records = {device: new_record(rollout, device, device in already, now) for device in group}
+    return replace(rollout, devices=DeviceTable(records))
+
+
+def new_record(rollout: Rollout, device: str, on_goal: bool, now: float) -> DeviceRecord:
+    """The record of a device of which nothing was reported yet, not exposed."""
+    wave = rollout.wave_of(device)
+    if wave == 0:
+        return DeviceRecord(0, Terminal.SKIPPED, reason=BEYOND, ended=now, on_goal=on_goal)
+    if on_goal:
+        return DeviceRecord(wave, Terminal.SKIPPED, reason=ALREADY, ended=now, on_goal=True)
+    return DeviceRecord(wave)
