@@ -74,8 +74,8 @@ class Check:
 class Component:
     """One component on this device.
 
-    `window`: seconds of probation. `settle`: seconds for which it must stay healthy before it is
-    committed (not longer than the window). `socket`: unix socket of its supervisor (contract section 6,
+    `window`: seconds of probation. `settle`: for how many of them, the last ones, it must have been healthy
+    without a break. `socket`: unix socket of its supervisor (contract section 6,
     rule 20). `environment`: for the supervised process. `restart_delay`: seconds between its starts.
     """
 
@@ -163,7 +163,7 @@ class _Table:
         return tuple(value)
 
     def path(self, key: str, base: Path, default: Path | None = None) -> Path:
-        text = self.take(key, str, ... if default is None else str(default))
+        text: str = self.take(key, str, ... if default is None else str(default))
         return base / text
 
     def optional_path(self, key: str, base: Path) -> Path | None:
@@ -253,7 +253,7 @@ def _component(name: str, table: _Table, run_dir: Path) -> Component:
         name=name,
         checks=tuple(_check(_Table(c, f"{table.where}.checks[{i}]")) for i, c in enumerate(checks)),
         window=window,
-        settle=table.number("settle", window, 0, window),
+        settle=table.number("settle", window / 4, 0, window),
         max_boot_attempts=int(table.number("max_boot_attempts", DEFAULT_BOOT_ATTEMPTS, 1, 20)),
         socket=table.path("socket", run_dir, Path(f"{name}.sock")),
         environment=table.strings("environment"),

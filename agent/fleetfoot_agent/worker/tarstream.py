@@ -187,7 +187,8 @@ def _read_pax(body: bytes, extension: _Extension) -> None:
             raise refused("a PAX record without a length")
         end = start + int(digits)
         key, equals, value = body[space + 1 : end - 1].partition(b"=")
-        if end > len(body) or end <= space + 1 or not equals or body[end - 1 : end] != b"\n":
+        # A length that is too small cuts off the equals sign, one too large reaches no newline.
+        if not equals or body[end - 1 : end] != b"\n":
             raise refused("a PAX record whose length is wrong")
         if key in seen:
             raise refused(f"the PAX record {key[:80]!r} stands twice")

@@ -1,0 +1,162 @@
+"""`fleetfoot-agent install`: a release from a bundle at hand, through the very path that orders take."""
+
+import logging
+import os
+import time
+from pathlib import Path
+from typing import BinaryIO
+
+from fleetfoot_agent.config import AgentConfig, Component
+from fleetfoot_agent.seam import SocketSeam
+from fleetfoot_agent.spool import WorkerSide
+from fleetfoot_agent.worker import lifecycle
+from fleetfoot_agent.worker.driver import Driver
+from fleetfoot_agent.worker.memory import Memory
+from fleetfoot_agent.worker.planning import Planned
+from fleetfoot_agent.worker.report import Reporter
+from fleetfoot_agent.worker.run import LOOK_SECONDS, Lock, Worker
+from fleetfoot_protocol import trust
+from fleetfoot_protocol.codes import Code
+from fleetfoot_protocol.documents import Goal, Release
+from fleetfoot_protocol.errors import FleetfootError, UpgradeError
+from fleetfoot_protocol.resolve import Act, Plan, Why
+from fleetfoot_protocol.states import Lifecycle, Outcome, Verdict
+
+log = logging.getLogger(__name__)
+
+ENVELOPE = "release.dsse.json"
+#: Seconds to wait for a worker that is at work.
+LOCK_SECONDS = 30.0
+
+
+class BundleBlobs:
+    """Blobs in the folder of a bundle."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder / "blobs"
+
+    def open(self, sha256: str, length: int) -> BinaryIO | None:
+        """The blob, if it is there with this length. Its bytes are verified as anybody's are."""
+        try:
+            blob = (self._folder / sha256).open("rb")
+        except FileNotFoundError:
+            return None
+        if os.fstat(blob.fileno()).st_size != length:
+            blob.close()
+            return None
+        return blob
+
+    def failure(self, sha256: str) -> tuple[Code, str] | None:
+        """A bundle is complete or it is not: nothing more will come."""
+        return (
+            Code.UPGRADE_DOWNLOAD_FAILED,
+            f"blob {sha256[:16]} is missing in the bundle or has another length",
+        )
+
+
+def _read(bundle: Path, memory: Memory) -> tuple[Release, str, bytes]:
+    try:
+        data = (bundle / ENVELOPE).read_bytes()
+    except OSError as error:
+        raise FleetfootError(
+            "not_found",
+            f"{bundle} is not a release bundle: {error.strerror}",
+            remedy="name the folder that 'fleetfoot release build' made",
+        ) from error
+    release, digest = trust.verify_release(data, memory.root)
+    return release, digest, data
+
+
+def install(config: AgentConfig, bundle: Path) -> int:
+    """Verify, unpack, activate and prove the release in `bundle`. Returns the exit status.
+
+    Raises `FleetfootError`: not signed as it must be, not for this device, no supervisor, and so on.
+    """
+    lock = Lock(config.worker_dir / "worker.lock")
+    try:
+        deadline = time.monotonic() + LOCK_SECONDS
+        while not lock.take():
+            if time.monotonic() > deadline:
+                raise UpgradeError(Code.UPGRADE_LOCKED, "the worker is busy with another upgrade")
+            time.sleep(0.1)
+        return _install(config, bundle)
+    finally:
+        lock.close()
+        Worker(config).run()  # tells the result, and obeys what arrived meanwhile
+
+
+def _install(config: AgentConfig, bundle: Path) -> int:
+    memory = Memory(config.worker_dir)
+    release, digest, data = _read(bundle, memory)
+    component = config.components.get(release.component)
+    if component is None:
+        raise FleetfootError(
+            "not_found",
+            f"component {release.component} is not configured on this device",
+            remedy=f"add a table [components.{release.component}] to {config.path}",
+        )
+    spool = WorkerSide(config.spool)
+    reporter = Reporter(config, memory, spool)
+    memory.store(f"manifest.{digest}", data)
+    driver = Driver(
+        config,
+        component,
+        memory,
+        BundleBlobs(bundle),
+        SocketSeam(component.socket),
+        reporter.event,
+        by_hand=True,
+    )
+    return _drive(driver, reporter, memory, component, release, digest)
+
+
+def _drive(
+    driver: Driver, reporter: Reporter, memory: Memory, component: Component, release: Release, digest: str
+) -> int:
+    if driver.broken:
+        raise driver.broken
+    if driver.record.state is not Lifecycle.IDLE:
+        raise UpgradeError(Code.UPGRADE_LOCKED, f"{component.name} is {driver.record.state}")
+    run = driver.record.run
+    if run is not None and run.digest == digest:
+        print(f"{component.name} {release.version} runs already")
+        return 0
+    goal = Goal(
+        version=release.version,
+        counter=release.counter,
+        digest=digest,
+        length=max(a.length for a in release.artifacts),
+        attempt=driver.record.refused.get(digest, 0) + 1,
+        mode="exactly",
+    )
+    if goal.counter < driver.record.floor:
+        raise UpgradeError(
+            Code.UPGRADE_BELOW_FLOOR, f"counter {goal.counter} is below the floor {driver.record.floor}"
+        )
+    planned = Planned(Plan(Act.INSTALL, Why.ORDERED, goal), None, frozenset(), None, False)
+    told = ""
+    driver.follow(planned, int(time.time()))
+    while driver.record.work is not None:
+        going = driver.advance(planned, may_activate=True)
+        state = str(driver.record.state)
+        if state != told:
+            print(f"{component.name} {release.version}: {state}", flush=True)
+            told = state
+        if not going and driver.record.state not in lifecycle.IN_FLIGHT:
+            break
+        if not going:
+            time.sleep(LOOK_SECONDS)
+    return _conclude(driver, component, release)
+
+
+def _conclude(driver: Driver, component: Component, release: Release) -> int:
+    record = driver.record
+    if record.outcomes and record.outcomes[-1].outcome is Outcome.COMPLETED and record.work is None:
+        print(f"{component.name} {release.version} is installed and healthy")
+        return 0
+    answer = driver.answer
+    if answer is not None and answer.verdict is not Verdict.ACCEPTED:
+        raise UpgradeError(Code(answer.code), answer.reason)
+    problem = record.last_error
+    code = Code(problem.code) if problem else Code.UPGRADE_INTERNAL
+    raise UpgradeError(code, problem.message if problem else f"it stopped while {record.state}")

@@ -1,0 +1,233 @@
+"""What the worker must never forget, outside the components: its key, the trust root, the newest documents.
+
+    <state>/worker/device.key      the device's own key, made once, 0600
+    <state>/worker/root.json       the envelope of the newest trust root
+    <state>/worker/docs/<name>     envelopes of the newest documents, which are also the floors of order
+    <state>/worker/state.json      incarnation, counter, standing alarms
+    <state>/worker/doing.json      the input in hand, so that one that crashes the worker is found out
+
+Documents are kept as envelopes and verified again whenever they are read: a document whose signer has left
+the trust root is gone with it.
+"""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fleetfoot_agent import durable
+from fleetfoot_protocol import dsse, keys, strictjson, times, trust
+from fleetfoot_protocol.codes import Code
+from fleetfoot_protocol.documents import Desired, Heartbeat, Release, read
+from fleetfoot_protocol.errors import FleetfootError, FormError, TrustError
+from fleetfoot_protocol.trust import TrustRoot
+
+_ENVELOPE_CAP = dsse.MAX_ENVELOPE
+_FORM_CAP = 64 * 1024
+#: Counters are reserved in blocks, so that a counter costs a write only once in this many.
+_BLOCK = 64
+#: Kept documents that say when they were issued.
+_DATED: dict[str, type[Desired] | type[Heartbeat]] = {
+    dsse.PayloadType.DESIRED: Desired,
+    dsse.PayloadType.HEARTBEAT: Heartbeat,
+}
+#: Crashes on one input after which it is skipped (contract section 6, rule 17).
+MAX_CRASHES = 3
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceKey:
+    """The device's key pair."""
+
+    secret: bytes
+
+    @property
+    def public(self) -> bytes:
+        return keys.public_of(self.secret)
+
+
+def make_key(path: Path) -> DeviceKey:
+    """Make the device's key at `path` (0600). Raises `FleetfootError` (exists_already)."""
+    if path.exists():
+        raise FleetfootError("exists_already", f"there is a device key at {path}")
+    secret = keys.generate()
+    form = {"kind": "fleetfoot-key", "public": keys.public_of(secret).hex(), "secret": secret.hex()}
+    durable.write_file(path, json.dumps(form).encode() + b"\n", 0o600)
+    return DeviceKey(secret)
+
+
+def load_key(path: Path) -> DeviceKey:
+    """Read the device's key. Raises `FleetfootError`: not there, unreadable, or readable by others."""
+    try:
+        found = os.stat(path)
+        if found.st_mode & 0o077:
+            raise FleetfootError("key_unsafe", f"{path} can be read by others than its owner")
+        secret = bytes.fromhex(json.loads(path.read_text("utf-8"))["secret"])
+    except FileNotFoundError as error:
+        raise FleetfootError(
+            "not_found", f"there is no device key at {path}", remedy="run 'fleetfoot-agent init' first"
+        ) from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise FleetfootError("key_unreadable", f"{path} is not a device key") from error
+    if len(secret) != keys.SECRET_BYTES:
+        raise FleetfootError("key_unreadable", f"{path} is not a device key")
+    return DeviceKey(secret)
+
+
+class Memory:
+    """The worker's folder. One process at a time (the worker's lock)."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.docs = folder / "docs"
+        for path in (folder, self.docs):
+            durable.make_folder(path, 0o700)
+            durable.clear_temporary(path)
+        self.key = load_key(folder / "device.key")
+        self.root = self._load_root()
+        state: dict[str, Any] = self._load_json("state.json")
+        incarnation = state.get("incarnation")
+        self.incarnation = incarnation if isinstance(incarnation, str) else os.urandom(6).hex()
+        self._reserved: int = int(state.get("reserved", 0))
+        self._counter: int = self._reserved
+        self.alarms: set[str] = {str(code) for code in state.get("alarms", [])}
+        self.lost_events: int = int(state.get("lost_events", 0))
+        self._doing = {str(k): int(v) for k, v in self._load_json("doing.json").items()}
+        if not isinstance(incarnation, str):
+            self.save()
+
+    def _load_root(self) -> TrustRoot:
+        data = durable.read_regular(self.folder, "root.json", _ENVELOPE_CAP)
+        if data is None:
+            raise FleetfootError(
+                "not_found",
+                f"there is no trust root in {self.folder}",
+                remedy="run 'fleetfoot-agent init --root root.json' with the root of your fleet",
+            )
+        return trust.first_root(data)
+
+    def _load_json(self, name: str) -> dict[str, Any]:
+        data = durable.read_regular(self.folder, name, _FORM_CAP)
+        try:
+            value = strictjson.loads(data) if data is not None else {}
+        except FormError:
+            value = {}  # torn or foreign: starting a new incarnation says so to the manager
+        return value if isinstance(value, dict) else {}
+
+    def save(self) -> None:
+        """Write incarnation, counter block and alarms durably."""
+        form = {
+            "incarnation": self.incarnation,
+            "reserved": self._reserved,
+            "alarms": sorted(self.alarms),
+            "lost_events": self.lost_events,
+        }
+        durable.write_file(self.folder / "state.json", strictjson.dumps(form), 0o600)
+
+    def next_counter(self) -> int:
+        """A number that was never used before in this incarnation."""
+        if self._counter >= self._reserved:
+            self._reserved = self._counter + _BLOCK
+            self.save()
+        self._counter += 1
+        return self._counter
+
+    def set_alarm(self, code: Code, standing: bool) -> bool:
+        """Let an alarm stand or fall. Returns whether that changed anything."""
+        if (code in self.alarms) == standing:
+            return False
+        if standing:
+            self.alarms.add(str(code))
+        else:
+            self.alarms.discard(str(code))
+        self.save()
+        return True
+
+    # -- inputs that crash
+
+    def begin_input(self, digest: str) -> bool:
+        """Note that this input is about to be parsed. False if it has crashed the worker too often."""
+        crashes = self._doing.get(digest, 0)
+        if crashes >= MAX_CRASHES:
+            return False
+        self._doing = {digest: crashes + 1}
+        durable.write_file(self.folder / "doing.json", strictjson.dumps(self._doing), 0o600)
+        return True
+
+    def end_inputs(self) -> None:
+        """All inputs were survived."""
+        self._doing = {}
+        durable.remove_file(self.folder / "doing.json")
+
+    # -- trust root and documents
+
+    def advance(self, data: bytes) -> TrustRoot:
+        """Take the next root of the chain. Raises `TrustError`, and keeps the present one."""
+        self.root = trust.advance_root(self.root, data)
+        durable.write_file(self.folder / "root.json", data, 0o600)
+        return self.root
+
+    def store(self, name: str, data: bytes) -> None:
+        """Keep an envelope that was verified."""
+        durable.write_file(self.docs / name, data, 0o600)
+
+    def forget(self, name: str) -> None:
+        """Drop an envelope."""
+        durable.remove_file(self.docs / name)
+
+    def envelope(self, name: str) -> bytes | None:
+        """A kept envelope."""
+        return durable.read_regular(self.docs, name, _ENVELOPE_CAP)
+
+    def desired(self, scope: str, component: str) -> tuple[Desired, str] | None:
+        """The newest document of a scope (`group` or `own`) with its digest, if it still verifies."""
+        data = self.envelope(f"{scope}.{component}")
+        if data is None:
+            return None
+        try:
+            return trust.verify_desired(data, self.root), dsse.decode(data).digest
+        except (TrustError, FormError):
+            return None
+
+    def heartbeat(self) -> Heartbeat | None:
+        """The newest heartbeat, if it still verifies."""
+        data = self.envelope("heartbeat")
+        try:
+            return trust.verify_heartbeat(data, self.root) if data is not None else None
+        except (TrustError, FormError):
+            return None
+
+    def release(self, digest: str) -> tuple[Release, bytes] | None:
+        """A kept release manifest and its envelope, if it still verifies and has this digest."""
+        data = self.envelope(f"manifest.{digest}")
+        return None if data is None else verified_release(data, digest, self.root)
+
+    def manifests(self) -> list[str]:
+        """Digests of the kept manifests."""
+        return [n.removeprefix("manifest.") for n in os.listdir(self.docs) if n.startswith("manifest.")]
+
+    def time_floor(self) -> int:
+        """No signed document that was accepted is from later than now: unix seconds, 0 if there is none."""
+        floor = 0
+        for name in os.listdir(self.docs):
+            if name.startswith("."):
+                continue
+            data = self.envelope(name)
+            try:
+                envelope = dsse.decode(data or b"")
+                model = _DATED.get(envelope.payload_type)
+                if model is not None:
+                    floor = max(floor, times.from_text(read(model, envelope.payload).issued))
+            except (FleetfootError, ValueError):
+                continue
+        return floor
+
+
+def verified_release(data: bytes, digest: str, root: TrustRoot) -> tuple[Release, bytes] | None:
+    """Manifest and envelope, if `data` verifies and is the release named `digest`; else None."""
+    try:
+        release, found = trust.verify_release(data, root)
+    except (TrustError, FormError):
+        return None
+    return (release, data) if found == digest else None

@@ -1,0 +1,129 @@
+"""From documents to a plan and an answer: `resolve`, then `allow`, with this device's facts filled in."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from fleetfoot_agent.config import AgentConfig
+from fleetfoot_agent.worker import platform_facts
+from fleetfoot_agent.worker.lifecycle import Record
+from fleetfoot_agent.worker.memory import Memory
+from fleetfoot_protocol.allow import Environment, Permission, Rules, allow
+from fleetfoot_protocol.codes import Code
+from fleetfoot_protocol.documents import Desired, Release, expired
+from fleetfoot_protocol.reports import Answer
+from fleetfoot_protocol.resolve import Act, Device, Plan, resolve
+from fleetfoot_protocol.states import Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """A plan with the document that decided it (None if there is none) and what was withdrawn."""
+
+    plan: Plan
+    document: Desired | None
+    withdrawn: frozenset[str]
+    mirror: str | None
+    expired: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Clock:
+    """The time as far as expiry may use it: unix seconds; `floor` is signed, `trusted` the kernel's word."""
+
+    now: int
+    floor: int
+    trusted: bool
+
+    def past(self, expires: str) -> bool:
+        """Whether `expires` is past: by the signed floor, or by a clock that may be believed."""
+        return expired(expires, self.floor) or (self.trusted and expired(expires, self.now))
+
+
+def rules_of(config: AgentConfig) -> Rules:
+    """Local policy for `allow`."""
+    policy = config.policy
+    return Rules(
+        enabled=policy.enabled,
+        allowed_channels=policy.allowed_channels,
+        min_version=policy.min_version,
+        pins=policy.pins,
+        disk_reserve=policy.disk_reserve,
+    )
+
+
+def make_plan(config: AgentConfig, memory: Memory, component: str, record: Record, clock: Clock) -> Planned:
+    """What the newest documents ask of this component."""
+    found = {scope: memory.desired(scope, component) for scope in ("group", "own")}
+    present = {scope: pair[0] for scope, pair in found.items() if pair is not None}
+    valid = {scope: doc for scope, doc in present.items() if not clock.past(doc.expires)}
+    group, own = valid.get("group"), valid.get("own")
+    device = Device(config.device, config.labels, record.run, record.prev, record.refused, record.floor)
+    live = own is not None and not own.released
+    document = own if live else group
+    withdrawn = set(group.withdrawn if group else ()) | set(own.withdrawn if own and live else ())
+    return Planned(
+        plan=resolve(group, own, device),
+        document=document,
+        withdrawn=frozenset(withdrawn),
+        mirror=document.mirror if document and document.mirror else group.mirror if group else None,
+        expired=len(valid) < len(present),
+    )
+
+
+def permission(
+    config: AgentConfig, record: Record, plan: Plan, release: Release, *, staged: bool, by_hand: bool = False
+) -> Permission:
+    """What local policy says to the plan now. `by_hand`: the owner orders it here, so `enabled` is theirs."""
+    rules = rules_of(config)
+    if by_hand:
+        rules = Rules(
+            enabled=True,
+            allowed_channels=("dev",),
+            min_version=rules.min_version,
+            pins=rules.pins,
+            disk_reserve=rules.disk_reserve,
+        )
+    environment = Environment(
+        platform=platform_facts.this_platform(config.hardware),
+        agent=platform_facts.agent_version(),
+        run=record.run,
+        free=platform_facts.free_bytes(Path(config.install_root), Path(config.spool)),
+        staged=staged,
+    )
+    return allow(plan, release, rules, environment)
+
+
+_VERDICTS: dict[Act, Verdict] = {
+    Act.STAY: Verdict.ACCEPTED,
+    Act.INSTALL: Verdict.ACCEPTED,
+    Act.STAGE: Verdict.ACCEPTED,
+    Act.RETURN: Verdict.ACCEPTED,
+    Act.DEFER: Verdict.DEFERRED,
+    Act.REJECT: Verdict.REJECTED,
+}
+
+
+def answer(config: AgentConfig, planned: Planned, allowed: Permission | None) -> Answer | None:
+    """The answer to the decisive document; None where there is none. `allowed` None: not asked yet."""
+    document, plan = planned.document, planned.plan
+    if document is None:
+        return None
+    verdict, code, reason = _VERDICTS[plan.act], plan.code, str(plan.why)
+    acts = plan.act in (Act.INSTALL, Act.STAGE, Act.RETURN)
+    if acts and not config.policy.enabled:
+        verdict, code, reason = (
+            Verdict.REJECTED,
+            Code.UPGRADE_DISABLED,
+            "upgrades are disabled on this device",
+        )
+    elif acts and allowed is not None and allowed.verdict != "proceed":
+        verdict = Verdict.DEFERRED if allowed.verdict == "defer" else Verdict.REJECTED
+        code, reason = allowed.code, allowed.reason
+    return Answer(
+        epoch=document.epoch,
+        sequence=document.sequence,
+        scope="own" if document.device else "group",
+        verdict=verdict,
+        code=str(code or ""),
+        reason=reason[:256],
+    )

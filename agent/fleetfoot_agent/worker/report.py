@@ -1,0 +1,145 @@
+"""What the worker tells the world: the attested status and the events of the outbox."""
+
+import json
+import time
+from typing import Any
+
+from fleetfoot_agent.config import AgentConfig
+from fleetfoot_agent.spool import WorkerSide
+from fleetfoot_agent.worker import platform_facts
+from fleetfoot_agent.worker.driver import Driver
+from fleetfoot_agent.worker.lifecycle import Say
+from fleetfoot_agent.worker.memory import Memory
+from fleetfoot_protocol import dsse, times
+from fleetfoot_protocol.codes import Code
+from fleetfoot_protocol.events import Event, cloud_event
+from fleetfoot_protocol.fields import CHANNELS_ADMITTED
+from fleetfoot_protocol.reports import Clock, ComponentStatus, PolicySummary, Problem, Status
+from fleetfoot_protocol.states import Lifecycle, Verdict
+
+#: What this agent can be asked to do. Kept when `enabled` is false: then it answers `upgrade_disabled`.
+CAPABILITIES = ("upgrade", "stage", "rollback")
+
+
+def _visible(text: str) -> str:
+    return "".join(c if c.isprintable() else "?" for c in text)[:256]
+
+
+def component_status(driver: Driver) -> ComponentStatus:
+    """One component as its driver knows it."""
+    record, answer, plan = driver.record, driver.answer, driver.plan
+    state, reason = record.state, ""
+    if record.work is not None:
+        reason = record.work.cause_text or str(record.work.act)
+    elif answer is not None:
+        reason = answer.reason
+        if answer.verdict is Verdict.DEFERRED:
+            state = Lifecycle.WAITING
+    problem = record.last_error
+    if driver.broken is not None:
+        now = times.to_text(time.time())
+        problem = Problem(code=driver.broken.code, message=_visible(driver.broken.message), at=now)
+    goal = record.work.goal if record.work else plan.goal if plan else None
+    rollout = record.work.rollout if record.work else plan.rollout if plan else None
+    return ComponentStatus(
+        state=state,
+        reason=_visible(reason),
+        running=record.run,
+        previous=record.prev,
+        floor=record.floor,
+        answered=answer,
+        rollout=rollout,
+        attempt=goal.attempt if goal else None,
+        target=goal.digest if goal else None,
+        refused=record.refused,
+        last_error=problem,
+        outcomes=record.outcomes,
+    )
+
+
+class Reporter:
+    """Writes status and events into the spool, each only when there is something new to say."""
+
+    def __init__(self, config: AgentConfig, memory: Memory, spool: WorkerSide) -> None:
+        self._config = config
+        self._memory = memory
+        self._spool = spool
+        self._last: dict[str, Any] | None = None
+
+    def event(self, component: str | None, say: Say, rollout: str | None) -> None:
+        """Put one event into the outbox; what had to be dropped for it is counted."""
+        fleet = self._memory.root.fleet
+        event = cloud_event(
+            say.event,
+            source=f"/fleets/{fleet}/groups/{self._config.group}/devices/{self._config.device}",
+            event_id=f"{self._memory.incarnation}-{self._memory.next_counter()}",
+            time=times.to_text(time.time()),
+            data={"device": self._config.device, "group": self._config.group, **say.data},
+            component=component,
+            rollout=rollout,
+            code=say.code,
+        )
+        lost = self._spool.append_event(json.dumps(event, separators=(",", ":")).encode())
+        if lost:
+            self._memory.lost_events += lost
+            self._memory.save()
+
+    def alarm(self, code: Code, message: str, component: str | None = None) -> None:
+        """Tell an alarm, and let it stand in the status."""
+        if self._memory.set_alarm(code, True):
+            self.event(component, Say(Event.ALARM, code, {"message": message[:256]}), None)
+
+    def status(self, drivers: dict[str, Driver], time_floor: int) -> None:
+        """Write a new snapshot if anything but counter, time and free space has changed."""
+        snapshot = self._snapshot(drivers, time_floor)
+        essence = {k: v for k, v in snapshot.items() if k not in ("counter", "at", "free", "clock")}
+        if self._last is None:
+            self._last = self._written()
+        if essence == self._last:
+            return
+        status = Status.model_validate_json(json.dumps(snapshot), strict=True)
+        # The counter is taken last: a snapshot that fails to validate uses none up.
+        status = status.model_copy(update={"counter": self._memory.next_counter()})
+        payload = status.payload()
+        attestation = dsse.attest(dsse.PayloadType.STATUS, payload, status.counter, self._memory.key.secret)
+        self._spool.write_status(payload, attestation)
+        self._last = essence
+
+    def _written(self) -> dict[str, Any]:
+        """The essence of the status that lies in the spool, whoever wrote it before this run."""
+        try:
+            value = json.loads((self._spool.root / "out" / "status.json").read_bytes())
+        except (OSError, ValueError):
+            return {}
+        if not isinstance(value, dict):
+            return {}
+        return {k: v for k, v in value.items() if k not in ("counter", "at", "free", "clock")}
+
+    def _snapshot(self, drivers: dict[str, Driver], time_floor: int) -> dict[str, Any]:
+        config, memory, policy = self._config, self._memory, self._config.policy
+        status = Status(
+            fleet=memory.root.fleet,
+            group=config.group,
+            device=config.device,
+            incarnation=memory.incarnation,
+            counter=1,
+            boot_id=platform_facts.boot_id(),
+            at=times.to_text(time.time()),
+            agent=platform_facts.agent_version(),
+            root=memory.root.version,
+            platform=platform_facts.this_platform(config.hardware),
+            labels=config.labels,
+            capabilities=CAPABILITIES,
+            policy=PolicySummary(
+                enabled=policy.enabled,
+                channels=tuple(c for c in policy.allowed_channels if c in CHANNELS_ADMITTED),  # type: ignore[misc]
+                min_version=policy.min_version,
+                pins=policy.pins,
+            ),
+            free=platform_facts.free_bytes(config.install_root, config.spool),
+            clock=Clock(trusted=platform_facts.clock_trusted(), floor=times.to_text(time_floor)),
+            lost_events=memory.lost_events,
+            alarms=tuple(sorted(memory.alarms)),
+            components={name: component_status(driver) for name, driver in sorted(drivers.items())},
+        )
+        return status.model_dump(mode="json", exclude_none=True)

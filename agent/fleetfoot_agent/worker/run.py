@@ -1,0 +1,307 @@
+"""One run of the worker: read everything, act, tell, and go (contract section 6, rules 14 to 18).
+
+The worker is not resident. It exits when it can only wait; whoever has news wakes it. While a component
+is being activated, proves itself or goes back, it stays and looks again every moment.
+"""
+
+import fcntl
+import logging
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO
+
+from fleetfoot_agent import durable
+from fleetfoot_agent.config import AgentConfig, Component
+from fleetfoot_agent.seam import Seam, SocketSeam
+from fleetfoot_agent.spool import WakeAt, Want, WorkerSide, take_wake, wake_pending
+from fleetfoot_agent.worker import lifecycle, planning, platform_facts
+from fleetfoot_agent.worker.driver import Driver
+from fleetfoot_agent.worker.intake import Intake, Reader
+from fleetfoot_agent.worker.lifecycle import Say
+from fleetfoot_agent.worker.memory import Memory
+from fleetfoot_agent.worker.planning import Clock, Planned
+from fleetfoot_agent.worker.report import Reporter
+from fleetfoot_protocol.codes import Code
+from fleetfoot_protocol.documents import expired, read
+from fleetfoot_protocol.errors import FormError
+from fleetfoot_protocol.events import Event
+from fleetfoot_protocol.reports import Answer, Status
+from fleetfoot_protocol.resolve import Act
+from fleetfoot_protocol.states import Verdict
+
+log = logging.getLogger(__name__)
+
+#: Seconds between two looks while something is in flight.
+LOOK_SECONDS = 0.25
+#: Seconds after which freshness is looked at again although nothing happened.
+FRESHNESS_SECONDS = 3600
+
+
+class SpoolBlobs:
+    """Blobs that the courier brought."""
+
+    def __init__(self, spool: WorkerSide) -> None:
+        self._spool = spool
+
+    def open(self, sha256: str, length: int) -> BinaryIO | None:
+        """The blob, if the courier has brought all of it."""
+        return self._spool.open_blob(sha256, length)
+
+    def failure(self, sha256: str) -> tuple[Code, str] | None:
+        """The code with which the courier gave the blob up."""
+        state = self._spool.blob_state(sha256)
+        if state.error is None:
+            return None
+        known = {str(code): code for code in Code}
+        code = known.get(state.error, Code.UPGRADE_DOWNLOAD_FAILED)
+        return code, f"{state.source or 'no source'} gave {state.have} bytes of {sha256[:16]}"
+
+
+class Lock:
+    """The worker's lock: whoever does not get it must not write anything."""
+
+    def __init__(self, path: Path) -> None:
+        durable.make_folder(path.parent, 0o700)
+        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+
+    def take(self) -> bool:
+        """Take it without waiting. False if somebody else has it."""
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+    def close(self) -> None:
+        """Give it back."""
+        os.close(self._fd)
+
+
+def socket_seam(component: Component) -> Seam:
+    """The supervisor of a component, at its socket."""
+    return SocketSeam(component.socket)
+
+
+class Worker:
+    """The worker of one device. `run` is one run; the object may be thrown away afterwards."""
+
+    def __init__(self, config: AgentConfig, *, seam: Callable[[Component], Seam] = socket_seam) -> None:
+        self._config = config
+        self._seam = seam
+        self._stopping = False
+
+    def stop(self) -> None:
+        """Ask a run in another thread to end soon; what is in flight goes on with the next run."""
+        self._stopping = True
+
+    def run(self) -> int:
+        """Run until there is nothing left to do but wait. Returns the exit status: 0."""
+        lock = Lock(self._config.worker_dir / "worker.lock")
+        try:
+            if not lock.take():
+                log.info("another worker runs: leaving")
+                return 0
+            self._run()
+        finally:
+            lock.close()
+        return 0
+
+    def _run(self) -> None:
+        config = self._config
+        take_wake(config.wake_dir)
+        memory = Memory(config.worker_dir)
+        spool = WorkerSide(config.spool)
+        reporter = Reporter(config, memory, spool)
+        session = Session(config, memory, spool, reporter, self._seam)
+        while not self._stopping:
+            session.turn()
+            if take_wake(config.wake_dir):
+                continue
+            if not session.in_flight:
+                break
+            self._wait(LOOK_SECONDS)
+
+    def _wait(self, seconds: float) -> None:
+        end = time.monotonic() + seconds
+        while not self._stopping and not wake_pending(self._config.wake_dir):
+            left = end - time.monotonic()
+            if left <= 0:
+                return
+            time.sleep(min(left, 0.05))
+
+
+class Session:
+    """The state of one run: drivers of all components, and what connects them."""
+
+    def __init__(
+        self,
+        config: AgentConfig,
+        memory: Memory,
+        spool: WorkerSide,
+        reporter: Reporter,
+        seam: Callable[[Component], Seam],
+    ) -> None:
+        self._config = config
+        self._memory = memory
+        self._spool = spool
+        self._reporter = reporter
+        self._reader = Reader(config, memory, spool)
+        self._time_floor = memory.time_floor()
+        self._answers: dict[str, Answer | None] = {}
+        self.drivers = {
+            name: Driver(
+                config,
+                component,
+                memory,
+                SpoolBlobs(spool),
+                seam(component),
+                reporter.event,
+                changed=self.tell,
+            )
+            for name, component in config.components.items()
+        }
+        for name, driver in self.drivers.items():
+            if driver.rebuilt:
+                reporter.alarm(Code.UPGRADE_JOURNAL_REBUILT, "the journal was rebuilt from disk", name)
+
+    @property
+    def in_flight(self) -> bool:
+        """Whether a component is being activated, proves itself or goes back."""
+        return any(d.record.state in lifecycle.IN_FLIGHT and not d.broken for d in self.drivers.values())
+
+    def _clock(self) -> Clock:
+        return Clock(int(time.time()), self._time_floor, platform_facts.clock_trusted())
+
+    def turn(self) -> None:
+        """Read what is new, carry every component as far as it goes now, tell the result."""
+        self._spool.drop_acked_events()
+        intake = self._reader.read()
+        if intake.changed:
+            self._time_floor = self._memory.time_floor()
+        self._complain(intake)
+        clock = self._clock()
+        for name, driver in self.drivers.items():
+            self._carry(name, driver, clock)
+        self._freshness(clock)
+        self._forget_manifests()
+        self.tell()
+
+    def _carry(self, name: str, driver: Driver, clock: Clock) -> None:
+        planned = self._plan(name, driver, clock)
+        driver.follow(planned, clock.now)
+        while driver.advance(planned, may_activate=self._may_activate(driver)):
+            # Every step may have changed what the documents ask for: a commit, a refusal, a way back used up.
+            planned = self._plan(name, driver, clock)
+            driver.follow(planned, clock.now)
+        self._tell_answer(name, driver, planned)
+
+    def _plan(self, name: str, driver: Driver, clock: Clock) -> Planned:
+        return planning.make_plan(self._config, self._memory, name, driver.record, clock)
+
+    def _may_activate(self, driver: Driver) -> bool:
+        return not any(
+            d is not driver and d.record.state in lifecycle.IN_FLIGHT and not d.broken
+            for d in self.drivers.values()
+        )
+
+    # -- telling
+
+    def tell(self) -> None:
+        """Write wants, the next wake and the status, as far as they changed."""
+        manifests = tuple(d.wants.manifest for d in self.drivers.values() if d.wants.manifest)
+        blobs = {b.sha256: b for d in self.drivers.values() for b in d.wants.blobs}
+        kept = {b.sha256: b for b in self._spool.want().blobs if self._is_needed(b.sha256)}
+        want = Want(manifests, (self._memory.root.version + 1,), tuple({**kept, **blobs}.values()))
+        self._spool.write_want(want)
+        self._spool.write_wake_at(self._next_wake())
+        self._reporter.status(self.drivers, self._time_floor)
+
+    def _is_needed(self, sha256: str) -> bool:
+        """Whether a blob that was asked for is still being verified or unpacked."""
+        for driver in self.drivers.values():
+            work = driver.record.work
+            if work is None or driver.record.state not in lifecycle.NEEDS_BLOBS:
+                continue
+            found = driver.release_of(work)
+            if found and any(sha256 in (a.sha256, a.index_sha256) for a in found[0].artifacts):
+                return True
+        return False
+
+    def _next_wake(self) -> WakeAt | None:
+        times = [d.wants.at for d in self.drivers.values() if d.wants.at is not None]
+        if self._memory.heartbeat() is not None:
+            times.append(int(time.time()) + FRESHNESS_SECONDS)
+        if not times:
+            return None
+        wall = min(times)
+        boottime = time.clock_gettime(time.CLOCK_BOOTTIME) + max(0.0, wall - time.time())
+        return WakeAt(platform_facts.boot_id(), boottime, float(wall))
+
+    def _tell_answer(self, name: str, driver: Driver, planned: Planned) -> None:
+        """An event for a deferral or rejection, once for each change of it."""
+        answer = driver.answer
+        before = self._answers.get(name, _last_answer(self._spool, name))
+        self._answers[name] = answer
+        if answer is None or answer.verdict is Verdict.ACCEPTED:
+            return
+        if before is not None and (before.verdict, before.code) == (answer.verdict, answer.code):
+            return
+        deferred = answer.verdict is Verdict.DEFERRED
+        goal = planned.plan.goal
+        data = {"reason": answer.reason, "sequence": answer.sequence}
+        if goal is not None:
+            data |= {"version": goal.version, "digest": goal.digest, "attempt": goal.attempt}
+        event = Event.UPGRADE_DEFERRED if deferred else Event.UPGRADE_REJECTED
+        self._reporter.event(name, Say(event, Code(answer.code), data), planned.plan.rollout)
+
+    def _complain(self, intake: Intake) -> None:
+        for code, message in intake.alarms:
+            self._reporter.alarm(code, message)
+        for refusal in intake.refusals:
+            component = refusal.component if refusal.component in self.drivers else None
+            say = Say(
+                Event.UPGRADE_REJECTED, refusal.code, {"slot": refusal.slot, "message": refusal.message}
+            )
+            self._reporter.event(component, say, None)
+            if component is not None:
+                self.drivers[component].complain(refusal.code, refusal.message)
+
+    def _freshness(self, clock: Clock) -> None:
+        heartbeat = self._memory.heartbeat()
+        stale = heartbeat is not None and expired(heartbeat.expires, clock.now)
+        if stale:
+            self._reporter.alarm(Code.UPGRADE_STALE, "no fresh heartbeat of the manager has come")
+        else:
+            self._memory.set_alarm(Code.UPGRADE_STALE, False)
+        for name, driver in self.drivers.items():
+            plan = driver.plan
+            if plan is None or driver.record.state in lifecycle.IN_FLIGHT:
+                continue
+            stuck = plan.code is Code.UPGRADE_NO_WAY_BACK
+            blocked = plan.act is Act.RETURN and driver.answer and driver.answer.verdict is Verdict.REJECTED
+            if stuck or blocked:
+                text = f"{name} runs a withdrawn release and cannot go back"
+                self._reporter.alarm(Code.UPGRADE_NO_WAY_BACK, text, name)
+            elif len(self.drivers) == 1:
+                self._memory.set_alarm(Code.UPGRADE_NO_WAY_BACK, False)
+
+    def _forget_manifests(self) -> None:
+        """Drop manifests that no work and no plan is about."""
+        needed = {d.record.work.goal.digest for d in self.drivers.values() if d.record.work}
+        needed |= {d.plan.goal.digest for d in self.drivers.values() if d.plan and d.plan.goal}
+        for digest in self._memory.manifests():
+            if digest not in needed:
+                self._memory.forget(f"manifest.{digest}")
+
+
+def _last_answer(spool: WorkerSide, component: str) -> Answer | None:
+    """The answer in the status that an earlier run wrote."""
+    data = durable.read_regular(spool.root / "out", "status.json", 64 * 1024)
+    try:
+        status = read(Status, data or b"")
+    except FormError:
+        return None
+    found = status.components.get(component)
+    return found.answered if found else None
