@@ -455,7 +455,7 @@ WRAPPER = """#!/bin/sh
 echo "{name} $*" >>"$STEPS"
 nth="{name} $(/bin/grep -c "^{name} " "$STEPS")"
 [ "$nth" = "$STOP_BEFORE" ] && kill -9 0
-[ "$BREAK" = "{name}" ] && exit 1
+case "$BREAK" in "{name}" | "$nth") exit 1 ;; esac
 PATH={real} {name} "$@" || exit
 [ "$nth" = "$STOP_AFTER" ] && kill -9 0
 exit 0
@@ -545,6 +545,18 @@ def test_a_failing_tool_leaves_a_whole_state_and_the_next_run_finishes(
     assert os.readlink(folder / "current") == OLD
 
 
+def test_where_no_new_file_can_be_written_it_counts_in_place_and_syncs_that(
+    watched: Shell, tmp_path: Path
+) -> None:
+    folder = build(tmp_path / "kiosk", line(0, 3))
+    before = (folder / "trial").stat().st_ino
+    run = watched.run(folder, {"BREAK": "sync 1"})
+    assert "start 1 of 3" in run.stderr
+    assert (folder / "trial").read_bytes() == line(1, 3)
+    assert (folder / "trial").stat().st_ino == before
+    assert steps(tmp_path)[-1] == ["sync", "trial"]
+
+
 def test_bytes_that_do_not_reach_the_disk_are_never_renamed_into_place(
     watched: Shell, tmp_path: Path
 ) -> None:
@@ -618,22 +630,24 @@ def test_a_file_left_by_a_killed_guard_of_the_same_pid_does_not_stop_counting(
     assert os.readlink(folder / "current") == OLD
 
 
-COMMITTING = """#!/bin/sh
+WORKING = """#!/bin/sh
 {real}/sync "$@" || exit
 rm -f "$FOLDER/trial"
+if [ -n "$TRIAL" ]; then echo "$TRIAL" >"$FOLDER/trial"; fi
 """
 
 
-def test_a_trial_that_the_worker_ends_meanwhile_does_not_come_back(
-    plain_shell: Shell, tmp_path: Path
+@pytest.mark.parametrize("then", ["", line(0, 5).decode().strip()], ids=["ends", "begins again"])
+def test_a_trial_that_the_worker_changes_meanwhile_stays_as_the_worker_left_it(
+    plain_shell: Shell, tmp_path: Path, then: str
 ) -> None:
     folder = build(tmp_path / "kiosk", line(0, 3))
     tools = shutil.copytree(plain_shell.tools, tmp_path / "racing", symlinks=True)
     (tools / "sync").unlink()
-    (tools / "sync").write_text(COMMITTING.format(real=plain_shell.tools))
+    (tools / "sync").write_text(WORKING.format(real=plain_shell.tools))
     (tools / "sync").chmod(0o755)
-    Shell(plain_shell.command, tools).run(folder, {"FOLDER": str(folder)})
-    assert not (folder / "trial").exists()
+    Shell(plain_shell.command, tools).run(folder, {"FOLDER": str(folder), "TRIAL": then})
+    assert [path.read_text().strip() for path in folder.glob("trial")] == ([then] if then else [])
     assert left_overs(folder) == []
 
 
