@@ -632,6 +632,7 @@ def test_a_file_left_by_a_killed_guard_of_the_same_pid_does_not_stop_counting(
 
 WORKING = """#!/bin/sh
 {real}/sync "$@" || exit
+[ "$1" != . ] || exit 0
 rm -f "$FOLDER/trial"
 if [ -n "$TRIAL" ]; then echo "$TRIAL" >"$FOLDER/trial"; fi
 """
