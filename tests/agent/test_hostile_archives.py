@@ -27,12 +27,14 @@ from tests.agent.tarbytes import (
     generous,
     header,
     link,
+    padded,
     pax,
     record,
     refusal,
     zipped,
 )
 
+from fleetfoot_agent.worker import gunzip
 from fleetfoot_agent.worker.extract import extract, hash_tree
 from fleetfoot_protocol import tree
 from fleetfoot_protocol.codes import Code
@@ -140,6 +142,10 @@ BROKEN_ARCHIVES: dict[str, tuple[bytes, str]] = {
     "a minus in a size": (header(b"a", b"-0000000001\0") + END, "not an octal number"),
     "letters in a mode": (header(b"a", mode=b"0rwx000\0") + END, "not an octal number"),
     "a negative size": (header(b"a", b"\xff" * 12) + END, "negative or too large size"),
+    "a negative size like a small one": (
+        header(b"a", b"\xff" + bytes(10) + b"\1") + padded(b"x") + END,
+        "negative or too large size",
+    ),
     "a huge size": (header(b"a", b"\x80" + b"\xff" * 11) + END, "negative or too large size"),
     "a folder with content": (header(b"a/", 512, b"5") + bytes(512) + END, "folder or link with content"),
     "a link with content": (header(b"a", 512, b"2", target=b"b") + END, "folder or link with content"),
@@ -161,6 +167,7 @@ BROKEN_ARCHIVES: dict[str, tuple[bytes, str]] = {
     "a record without length": (pax(b"path=a\n") + file(b"a") + END, "without a length"),
     "a record too long": (pax(b"99 path=a\n") + file(b"a") + END, "whose length is wrong"),
     "a record too short": (pax(b"3 path=a\n") + file(b"a") + END, "whose length is wrong"),
+    "a record without newline": (pax(b"9 path=ab") + file(b"a") + END, "whose length is wrong"),
     "a record of no length": (pax(b"0 path=a\n") + file(b"a") + END, "whose length is wrong"),
     "a record without value": (pax(b"7 path\n") + file(b"a") + END, "whose length is wrong"),
     "an empty pax path": (pax(record(b"path", b"")) + file(b"a") + END, "an empty PAX path"),
@@ -233,6 +240,14 @@ def test_whatever_stands_in_an_archive_it_is_read_or_refused(
         assert hash_tree(Path(name)) == left
 
 
+def test_bytes_after_a_gzip_that_ends_where_a_piece_for_zlib_ends_are_refused(destination: Path) -> None:
+    name = b"n" * (gunzip.FEED - len(GZIP) - 1) + b"\0"  # a gzip header may hold a name (RFC 1952)
+    filled = GZIP[:3] + b"\x08" + GZIP[4:10] + name + GZIP[10:]
+    assert len(filled) == gunzip.FEED
+    error = refusal(filled + b"x", facts_of(filled + b"x", PLAIN_MEMBERS, 1 << 20), destination)
+    assert "after the end of the compressed data" in error.message
+
+
 # The caps of the manifest
 
 
@@ -295,6 +310,7 @@ from dataclasses import replace
 from pathlib import Path
 sys.path[:0] = [sys.argv[1]]
 from tarbytes import END, facts_of, file, header, pax
+from fleetfoot_agent.worker import gunzip
 from fleetfoot_agent.worker.extract import extract
 from fleetfoot_protocol.codes import Code
 from fleetfoot_protocol.errors import UpgradeError
