@@ -495,7 +495,7 @@ class Driver:
             self._uninstall(work)
             self._end_trial()
             self._step(lifecycle.WayBackProven())
-            return False
+            return True
         if self._observer is None:
             self._turn_round(work.old)
         # The way back has the same window, but needs to be well only once: it ran before.
@@ -508,7 +508,7 @@ class Driver:
             self._step(lifecycle.WayBackProven())
         else:
             self._step(lifecycle.WayBackFailed(judgement.message))
-        return False
+        return True
 
     def _turn_round(self, old: str) -> None:
         """Let `current` lead back and the previous version run, whatever was done of it already."""
