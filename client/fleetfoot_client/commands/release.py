@@ -1,4 +1,4 @@
-"""`fleetfoot release`: building, signing and verifying releases, offline."""
+"""`fleetfoot release`: building, signing and verifying releases, offline; publishing is in `catalogue`."""
 
 import argparse
 import os
@@ -9,6 +9,7 @@ from typing import Any
 from fleetfoot_client import building, files, keyfiles, options, roots, terminal
 from fleetfoot_client import bundle as bundles
 from fleetfoot_client.bundle import Bundle, Signers
+from fleetfoot_client.commands import catalogue
 from fleetfoot_client.exits import Exit
 from fleetfoot_protocol.codes import Code
 from fleetfoot_protocol.documents import Release, expired
@@ -23,6 +24,9 @@ def register(subparsers: options.Subparsers) -> None:
     _add_build(group)
     _add_sign(group)
     _add_verify(group)
+    catalogue.add_publish(group)
+    catalogue.add_list(group)
+    catalogue.add_show(group)
 
 
 def _add_build(group: options.Subparsers) -> None:

@@ -1,0 +1,98 @@
+"""`fleetfoot rollout`: planning, starting, watching and steering rollouts."""
+
+import argparse
+from typing import Any
+
+from fleetfoot_client import following, options, terminal
+from fleetfoot_client.commands import online, rollout_arguments, rollout_text
+from fleetfoot_client.exits import Exit
+from fleetfoot_client.following import View
+from fleetfoot_client.rows import PlanRow, RolloutRow, parse, parse_list
+from fleetfoot_protocol.states import RolloutState
+
+
+def register(subparsers: options.Subparsers) -> None:
+    """Add `rollout` and its subcommands."""
+    group = options.add_group(
+        subparsers,
+        "rollout",
+        "plan, start, watch and steer rollouts",
+        "A rollout goes out in waves. A failure trips it: nobody else begins, and it waits for a decision.",
+    )
+    rollout_arguments.add_plan(group, _plan)
+    rollout_arguments.add_start(group, _start)
+    rollout_arguments.add_list(group, _list)
+    rollout_arguments.add_show(group, _show)
+    rollout_arguments.add_watch(group, _watch)
+    rollout_arguments.add_acts(group, _act)
+    rollout_arguments.add_decide(group, _act)
+
+
+def _plan(args: argparse.Namespace) -> int:
+    result = online.ask(args, "rollout.plan", **rollout_arguments.wishes(args))
+    text = "" if args.json else rollout_text.plan(parse(PlanRow, result.get("plan")))
+    terminal.show(result, text, as_json=args.json)
+    return Exit.OK
+
+
+def _start(args: argparse.Namespace) -> int:
+    result = online.ask(args, "rollout.start", **rollout_arguments.wishes(args))
+    text = ""
+    if not args.json:
+        identity = terminal.literal(str(result.get("rollout")))
+        text = f"rollout {identity} has started\n\n{rollout_text.plan(parse(PlanRow, result.get('plan')))}"
+        text += f"\n\nwatch it: fleetfoot rollout watch {identity}"
+    terminal.show(result, text, as_json=args.json)
+    return Exit.OK
+
+
+def _list(args: argparse.Namespace) -> int:
+    result = online.ask(args, "rollout.list", state="all" if args.all else "active")
+    text = "" if args.json else rollout_text.listing(parse_list(RolloutRow, result, "rollouts"))
+    terminal.show(result, text, as_json=args.json)
+    return Exit.OK
+
+
+def _show(args: argparse.Namespace) -> int:
+    result = online.ask(args, "rollout.show", rollout=args.rollout)
+    text = "" if args.json else rollout_text.one(parse(RolloutRow, result))
+    terminal.show(result, text, as_json=args.json)
+    return Exit.OK
+
+
+def _act(args: argparse.Namespace) -> int:
+    """Pause, resume, cancel, retry, decide: `args.verb` on the revision that is present or named."""
+    arguments: dict[str, Any] = {"rollout": args.rollout}
+    if args.decision is not None:
+        arguments["decision"] = args.decision
+    with online.open_session(args) as session:
+        revision = args.revision
+        if revision is None:
+            present = session.request(
+                "rollout.show", arguments={"rollout": args.rollout}, timeout=args.reply_timeout
+            )
+            revision = parse(RolloutRow, present).revision
+        result = session.request(
+            args.verb, arguments=arguments, revision=revision, timeout=args.reply_timeout
+        )
+    text = "" if args.json else rollout_text.summary(parse(RolloutRow, result))
+    terminal.show(result, text, as_json=args.json)
+    return Exit.OK
+
+
+def _watch(args: argparse.Namespace) -> int:
+    state = ""
+    with online.open_session(args) as session:
+        views = following.follow(session, args.rollout, timeout=args.timeout, until_end=args.until_end)
+        for view in views:
+            state = view.state
+            _show_view(view, as_json=args.json)
+    return Exit.OK if state == RolloutState.COMPLETED else Exit.STOPPED
+
+
+def _show_view(view: View, *, as_json: bool) -> None:
+    if as_json:
+        value = {name: getattr(view, name) for name in View.__slots__}
+        terminal.show_json(value, line=True)
+    else:
+        terminal.say(rollout_text.line(view))

@@ -1,0 +1,187 @@
+"""What `fleetfoot rollout` is told."""
+
+import argparse
+import re
+from typing import Any
+
+from fleetfoot_client import options
+from fleetfoot_client.options import Handler, Subparsers
+
+_PERCENT = re.compile(r"([1-9][0-9]?|100)%")
+
+#: Verb -> (what it does, what to know about it).
+_ACTS = {
+    "pause": ("hold a rollout", "Devices that have not begun do not begin; those at work finish."),
+    "resume": ("go on with a paused rollout", ""),
+    "retry": (
+        "let devices try again that refused this release after a failure",
+        "Orders another attempt of the same release on all devices of the rollout.",
+    ),
+    "cancel": (
+        "end a rollout without undoing it",
+        "Work before activating is abandoned; who has moved stays. To go back, decide 'rollback'.",
+    ),
+}
+
+
+def wave_list(text: str) -> list[int | str]:
+    """Cumulative device counts or percentages: `3,15,30` or `10%,50%,100%`."""
+    waves: list[int | str] = []
+    for part in text.split(","):
+        if _PERCENT.fullmatch(part):
+            waves.append(part)
+        else:
+            try:
+                waves.append(options.positive(part))
+            except argparse.ArgumentTypeError:
+                raise argparse.ArgumentTypeError(
+                    f"{part[:40]!a} is neither a number of devices nor a percentage: 3,15,30 or 10%,50%,100%"
+                ) from None
+    return waves
+
+
+def wishes(args: argparse.Namespace) -> dict[str, Any]:
+    """The arguments of `rollout.plan` and `rollout.start`; what was not said is None."""
+    return {
+        "component": args.component,
+        "version": args.version,
+        "groups": args.group,
+        "selector": dict(args.selector) or None,
+        "waves": args.waves,
+        "immediate": args.immediate or None,
+        "settle": args.settle,
+        "device_timeout": args.device_timeout,
+        "breaker": args.breaker,
+        "mode": "exactly" if args.exactly else None,
+    }
+
+
+def add_plan(group: Subparsers, handler: Handler) -> None:
+    """`rollout plan`."""
+    parser = options.add_command(
+        group,
+        "plan",
+        handler,
+        "show what a rollout would do, without doing it",
+        example="fleetfoot rollout plan --component kiosk --version 1.1.0 --group ovens --waves 10%,50%,100%",
+    )
+    _add_wishes(parser)
+
+
+def add_start(group: Subparsers, handler: Handler) -> None:
+    """`rollout start`."""
+    parser = options.add_command(
+        group,
+        "start",
+        handler,
+        "start a rollout; prints its id and its plan at once",
+        example="fleetfoot rollout start --component kiosk --version 1.1.0 --group ovens --group grills \\\n"
+        "    --waves 3,15,30 --settle 5m\n"
+        "fleetfoot rollout start --component kiosk --version 1.1.0 --group lab --immediate",
+    )
+    _add_wishes(parser)
+
+
+def _add_wishes(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--component", metavar="NAME", type=options.identifier, required=True, help="what to upgrade")
+    add("--version", type=options.version, required=True, help="to which published version")
+    add("--group", metavar="NAME", type=options.identifier, action="append", required=True,
+        help="which devices; repeatable")  # fmt: skip
+    add("--selector", metavar="KEY=VALUE", type=options.label, action="append", default=[],
+        help="only devices with this label; repeatable, all must match")  # fmt: skip
+    pace = parser.add_mutually_exclusive_group()
+    pace.add_argument("--waves", metavar="LIST", type=wave_list,
+        help="cumulative sizes: 3,15,30 or 10%%,50%%,100%% (default: the manager's)")  # fmt: skip
+    pace.add_argument("--immediate", action="store_true", help="everybody at once")
+    add("--settle", metavar="TIME", type=options.duration,
+        help="how long a wave must stay well before the next one opens, e.g. 5m")  # fmt: skip
+    add("--device-timeout", metavar="TIME", type=options.duration,
+        help="after how long a device without a result counts as silent")  # fmt: skip
+    add("--breaker", metavar="N", type=options.natural,
+        help="how many failures trip the rollout; 0: none do (default: 1)")  # fmt: skip
+    add("--exactly", action="store_true", help="also devices that run something newer: they go down")
+    options.add_profile(parser)
+
+
+def add_list(group: Subparsers, handler: Handler) -> None:
+    """`rollout list`."""
+    parser = options.add_command(
+        group, "list", handler, "list rollouts that have not ended", example="fleetfoot rollout list --all"
+    )
+    parser.add_argument("--all", action="store_true", help="ended ones too")
+    options.add_profile(parser)
+
+
+def add_show(group: Subparsers, handler: Handler) -> None:
+    """`rollout show`."""
+    parser = options.add_command(
+        group,
+        "show",
+        handler,
+        "show a rollout and how each device ended",
+        example="fleetfoot rollout show r-4k2m9x0a7c",
+    )
+    _add_rollout(parser)
+    options.add_profile(parser)
+
+
+def add_watch(group: Subparsers, handler: Handler) -> None:
+    """`rollout watch`."""
+    parser = options.add_command(
+        group,
+        "watch",
+        handler,
+        "follow a rollout until it ends or needs a decision",
+        details="A line for each change (a JSON object per line with --json), signed by the manager.\n"
+        "Exits with 0 when completed, 3 when paused, tripped or ended otherwise, 4 on --timeout.",
+        example="fleetfoot rollout watch r-4k2m9x0a7c --timeout 30m",
+    )
+    _add_rollout(parser)
+    parser.add_argument("--timeout", metavar="TIME", type=options.duration, help="watch no longer than this")
+    parser.add_argument("--until-end", action="store_true", help="also through pauses and trips")
+    options.add_profile(parser)
+
+
+def add_acts(group: Subparsers, handler: Handler) -> None:
+    """`rollout pause`, `resume`, `retry`, `cancel`."""
+    for verb, (summary, details) in _ACTS.items():
+        parser = options.add_command(
+            group, verb, handler, summary, details=details, example=f"fleetfoot rollout {verb} r-4k2m9x0a7c"
+        )
+        parser.set_defaults(verb=f"rollout.{verb}", decision=None)
+        _add_rollout(parser)
+        _add_revision(parser)
+        options.add_profile(parser)
+
+
+def add_decide(group: Subparsers, handler: Handler) -> None:
+    """`rollout decide`."""
+    parser = options.add_command(
+        group,
+        "decide",
+        handler,
+        "decide about a tripped rollout",
+        details="continue: go on, counting failures anew.\n"
+        "rollback: withdraw the release; devices that run it go back.\n"
+        "abort: end it here; who has moved stays.",
+        example="fleetfoot rollout decide r-4k2m9x0a7c rollback",
+    )
+    parser.set_defaults(verb="rollout.decide")
+    _add_rollout(parser)
+    parser.add_argument("decision", choices=("continue", "rollback", "abort"), help="what becomes of it")
+    _add_revision(parser)
+    options.add_profile(parser)
+
+
+def _add_rollout(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("rollout", metavar="ID", type=options.identifier, help="the rollout's id")
+
+
+def _add_revision(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--revision",
+        metavar="N",
+        type=options.natural,
+        help="act only if the rollout is at this revision (default: the present one)",
+    )

@@ -1,0 +1,159 @@
+"""What a manager's results hold, as far as it is shown to people; what is not known is left alone.
+
+Results of a manager are signed, but of another version perhaps: a field that is missing is an error with a
+name, not a traceback.
+"""
+
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from fleetfoot_protocol.codes import Code
+from fleetfoot_protocol.errors import FormError
+
+
+class Row(BaseModel):
+    """Base of rows: frozen; fields that this version does not know are dropped."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+class ReleaseRow(Row):
+    """A release of the catalogue. `length` in bytes."""
+
+    component: str
+    version: str
+    digest: str
+    channel: str
+    counter: int
+    min_counter: int = 0
+    life: str
+    created: str
+    notes: str = ""
+    platforms: tuple[str, ...] = ()
+    length: int
+    signers: tuple[str, ...] = ()
+
+
+class ComponentRow(Row):
+    """A component on a device."""
+
+    version: str = ""
+    digest: str = ""
+    state: str = ""
+    badge: str = ""
+    target: str = ""
+    code: str = ""
+    reason: str = ""
+    rollout: str = ""
+
+
+class ErrorRow(Row):
+    """A device's last error."""
+
+    code: str = ""
+    message: str = ""
+    at: str = ""
+    remedy: str = ""
+
+
+class DeviceRow(Row):
+    """A device."""
+
+    id: str
+    group: str
+    online: bool = False
+    platform: str = ""
+    agent: str = ""
+    last_seen: str = ""
+    labels: dict[str, str] = {}
+    alarms: tuple[str, ...] = ()
+    components: dict[str, ComponentRow] = {}
+    last_error: ErrorRow | None = None
+
+
+class RefusingRow(Row):
+    """A device that would refuse the release, as far as the manager knows."""
+
+    device: str
+    code: str
+    reason: str = ""
+
+
+class PlanRow(Row):
+    """What a rollout would do. `waves`: cumulative device counts; times in seconds."""
+
+    component: str
+    version: str
+    digest: str
+    groups: tuple[str, ...]
+    total: int
+    waves: tuple[int, ...]
+    settle: float = 0
+    device_timeout: float = 0
+    breaker: int = 0
+    refusing: tuple[RefusingRow, ...] = ()
+    already: tuple[str, ...] = ()
+
+
+class RolloutDevice(Row):
+    """A device of a rollout and how it ended."""
+
+    id: str
+    group: str = ""
+    wave: int = 0
+    terminal: str
+    code: str = ""
+    reason: str = ""
+
+
+class RolloutRow(Row):
+    """A rollout. `waves`: cumulative device counts; `wave`: how many of them are open."""
+
+    rollout: str
+    component: str
+    version: str
+    groups: tuple[str, ...] = ()
+    state: str
+    reason: str = ""
+    wave: int = 0
+    waves: tuple[int, ...] = ()
+    total: int = 0
+    counts: dict[str, int] = {}
+    revision: int
+    started: str = ""
+    ended: str = ""
+    attempt: int = 1
+    devices: tuple[RolloutDevice, ...] = ()
+
+
+R = TypeVar("R", bound=Row)
+
+
+def parse(kind: type[R], value: object) -> R:
+    """A part of a result as a row. FormError `upgrade_malformed` naming what is not as expected."""
+    try:
+        return kind.model_validate(value)
+    except ValidationError as error:
+        raise _unexpected(error) from None
+
+
+def parse_list(kind: type[R], result: dict[str, Any], name: str) -> list[R]:
+    """The list `name` of a result as rows. FormError as for `parse`."""
+    items = result.get(name)
+    if not isinstance(items, list):
+        raise FormError(Code.UPGRADE_MALFORMED, f"the manager's reply has no list {name!r}", remedy=_REMEDY)
+    return [parse(kind, item) for item in items]
+
+
+_REMEDY = "use a client of the manager's version, or --json to see the reply as it came"
+
+
+def _unexpected(error: ValidationError) -> FormError:
+    first = error.errors(include_url=False, include_input=False)[0]
+    where = ".".join(str(part) for part in first["loc"])
+    return FormError(
+        Code.UPGRADE_MALFORMED,
+        f"the manager's reply is not as expected: {where or 'reply'}: {first['msg']}",
+        remedy=_REMEDY,
+    )
