@@ -143,6 +143,7 @@ class Session:
         """End the connection in good order: the broker publishes no Will. Waits for a connecting thread."""
         if self._connector is not None:
             self._connector.join()
+            self._client, self._connector = self._connector.client, None
         if self._client is not None and self._state is State.UP:
             self._client.on_connect = self._client.on_message = self._client.on_publish = None
             self._client.disconnect()

@@ -1,0 +1,539 @@
+"""The courier at a broker: what it asks for, lets in, sends, corrects and survives."""
+
+import hashlib
+import json
+import logging
+import os
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from tests.agent.courierrig import (
+    BASE,
+    OWN,
+    QUICK,
+    HttpServer,
+    Observer,
+    ScriptedBroker,
+    carrying,
+    device,
+    filters_of,
+    free_port,
+    until,
+)
+
+from fleetfoot_agent.config import AgentConfig
+from fleetfoot_agent.courier.courier import Courier
+from fleetfoot_agent.spool import BlobWant, ManifestWant, WakeAt, Want, WorkerSide, take_wake, wake_pending
+from fleetfoot_manager.broker import EmbeddedBroker
+
+Address = tuple[str, int]
+DIGEST = "d" * 64
+#: For brokers that do not repeat a farewell.
+CURT = replace(QUICK, farewell=0.1)
+
+STANDING = {
+    f"{BASE}/desired/kiosk",
+    f"{OWN}/desired/kiosk",
+    f"{BASE}/probe/kiosk",
+    f"{BASE}/heartbeat",
+    f"{OWN}/presence",
+}
+
+
+@pytest.fixture
+def broker() -> Iterator[Address]:
+    with EmbeddedBroker() as running:
+        yield running.address
+
+
+@pytest.fixture
+def config(tmp_path: Path, broker: Address) -> AgentConfig:
+    return device(tmp_path, broker[1])
+
+
+def attestation_of(status: bytes) -> bytes:
+    return json.dumps({"sha256": hashlib.sha256(status).hexdigest()}).encode()
+
+
+def payloads(worker: WorkerSide, slot: str) -> list[bytes]:
+    return [message.payload for message in worker.messages(slot)]
+
+
+def settled(courier: Courier, config: AgentConfig) -> None:
+    """Until it is connected and its wake at the start has been taken."""
+    until(lambda: courier.connected, "the connection")
+    until(lambda: take_wake(config.wake_dir), "the wake at the start")
+
+
+# In
+
+
+def test_it_subscribes_to_exact_names_and_asks_for_a_will(tmp_path: Path) -> None:
+    with ScriptedBroker() as broker, carrying(device(tmp_path, broker.port), CURT):
+        connect = broker.await_packet(1)
+        assert b"MQTT\x04" in connect
+        assert connect[7] == 0x02 | 0x04 | 0x08 | 0x20  # clean, will, will QoS 1, will retained
+        assert b"ff-device-dev-1" in connect
+        assert connect.endswith(f"{OWN}/presence".encode() + b"\x00\x07offline")
+        assert filters_of(broker.await_packet(8)) == STANDING
+
+
+def test_what_is_retained_reaches_its_slot_and_wakes_the_worker(config: AgentConfig, broker: Address) -> None:
+    worker = WorkerSide(config.spool)
+    with Observer(broker) as manager:
+        manager.publish(f"{BASE}/desired/kiosk", b"group")
+        manager.publish(f"{OWN}/desired/kiosk", b"own")
+        manager.publish(f"{BASE}/probe/kiosk", b"probe")
+        manager.publish(f"{BASE}/heartbeat", b"beat")
+        with carrying(config) as courier:
+            settled(courier, config)
+            expected = {
+                "group.kiosk": [b"group"],
+                "own.kiosk": [b"own"],
+                "probe.kiosk": [b"probe"],
+                "heartbeat": [b"beat"],
+            }
+            until(
+                lambda: {slot: payloads(worker, slot) for slot in worker.slots()} == expected, "four messages"
+            )
+            until(lambda: wake_pending(config.wake_dir), "the wake")
+
+
+def test_neither_a_heartbeat_nor_known_bytes_nor_nothing_wake(config: AgentConfig, broker: Address) -> None:
+    worker = WorkerSide(config.spool)
+    with Observer(broker) as manager, carrying(config) as courier:
+        settled(courier, config)
+        manager.publish(f"{BASE}/desired/kiosk", b"1")
+        until(lambda: take_wake(config.wake_dir), "the wake")
+        manager.publish(f"{BASE}/desired/kiosk", b"1")
+        manager.publish(f"{BASE}/desired/kiosk", b"")
+        manager.publish(f"{BASE}/desired/kiosk", b"x" * (64 * 1024 + 1))
+        manager.publish(f"{BASE}/heartbeat", b"beat")
+        until(lambda: payloads(worker, "heartbeat") == [b"beat"], "the heartbeat, which came last")
+        assert not wake_pending(config.wake_dir)
+        assert payloads(worker, "group.kiosk") == [b"1"]
+
+
+def test_a_wake_comes_well_within_its_budget_and_the_next_not_before_its_time(
+    config: AgentConfig, broker: Address
+) -> None:
+    with Observer(broker) as manager, carrying(config, replace(QUICK, wake_interval=1.0)) as courier:
+        settled(courier, config)
+        threading.Event().wait(1.0)  # the wake at the start has its own second
+        begun = time.monotonic()
+        manager.publish(f"{BASE}/desired/kiosk", b"1")
+        until(lambda: take_wake(config.wake_dir), "the first wake")
+        first = time.monotonic()
+        manager.publish(f"{BASE}/desired/kiosk", b"2")
+        until(lambda: take_wake(config.wake_dir), "the second wake")
+        assert first - begun < 0.2
+        assert 0.9 < time.monotonic() - begun < 2.0
+
+
+def test_a_broker_that_sends_what_nobody_asked_for_gets_nothing_in(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, "fleetfoot_agent.courier")
+    config = device(tmp_path, 1)
+    with ScriptedBroker() as broker:
+        config = device(tmp_path, broker.port)
+        worker = WorkerSide(config.spool)
+        with carrying(config, CURT):
+            broker.await_packet(8)
+            broker.publish(b"ff/v1/groups/other/desired/kiosk", b"x")
+            broker.publish(f"{BASE}/desired/other".encode(), b"x")
+            broker.publish(f"ff/v1/releases/kiosk/{DIGEST}".encode(), b"x")
+            broker.publish(b"ff/v1/trust/root/2", b"x")
+            broker.publish(b"evil\x1b[2J/topic", b"x")
+            broker.publish(b"\xff\xfe", b"x")
+            broker.publish(f"{BASE}/desired/kiosk".encode(), b"y" * (64 * 1024 + 1))
+            broker.publish(f"{BASE}/heartbeat".encode(), b"beat")
+            until(lambda: worker.slots() == ["heartbeat"], "the one that was asked for")
+    assert "\x1b" not in caplog.text
+    assert "evil" in caplog.text
+
+
+def test_manifests_and_roots_are_asked_for_while_they_are_wanted(
+    config: AgentConfig, broker: Address
+) -> None:
+    worker = WorkerSide(config.spool)
+    release, root = f"ff/v1/releases/kiosk/{DIGEST}", "ff/v1/trust/root/2"
+    with Observer(broker) as manager, carrying(config) as courier:
+        settled(courier, config)
+        manager.publish(release, b"manifest")
+        manager.publish(root, b"root")
+        worker.write_want(
+            Want(manifests=(ManifestWant("kiosk", DIGEST), ManifestWant("other", DIGEST)), roots=(2,))
+        )
+        until(lambda: payloads(worker, "root.2") == [b"root"], "the root")
+        until(lambda: payloads(worker, f"manifest.{DIGEST}") == [b"manifest"], "the manifest")
+        until(lambda: take_wake(config.wake_dir), "the wake")
+        worker.write_want(Want())
+        until(lambda: worker.slots() == [], "the slots to go")
+        manager.publish(root, b"other root")
+        manager.publish(f"{BASE}/heartbeat", b"beat")
+        until(lambda: "heartbeat" in worker.slots(), "the heartbeat, which came last")
+        assert worker.slots() == ["heartbeat"]
+
+
+def test_wants_outlive_the_courier_and_a_garbled_list_changes_nothing(
+    config: AgentConfig, broker: Address
+) -> None:
+    worker = WorkerSide(config.spool)
+    worker.write_want(Want(roots=(2,)))
+    with Observer(broker) as manager, carrying(config) as courier:
+        until(lambda: courier.connected, "the connection")
+        manager.publish("ff/v1/trust/root/2", b"1")
+        until(lambda: payloads(worker, "root.2") == [b"1"], "the root")
+        (config.spool / "out/want.json").write_bytes(b"{")
+        manager.publish("ff/v1/trust/root/2", b"2")
+        until(lambda: payloads(worker, "root.2") == [b"1", b"2"], "the other root")
+
+
+def test_a_disk_that_refuses_a_message_gets_it_again(
+    config: AgentConfig, broker: Address, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fleetfoot_agent import durable
+    from fleetfoot_agent.courier import courier as module
+
+    worker = WorkerSide(config.spool)
+    full = threading.Event()
+    full.set()
+    truth = durable.write_file
+
+    def write_file(path: Path, data: bytes, mode: int = 0o644) -> None:
+        if full.is_set() and "msg" in path.parts:
+            raise OSError(28, "No space left on device")
+        truth(path, data, mode)
+
+    monkeypatch.setattr(durable, "write_file", write_file)
+    monkeypatch.setattr(module, "_ASK_AGAIN_AFTER", 0.1)
+    with Observer(broker) as manager, carrying(config) as courier:
+        settled(courier, config)
+        manager.publish(f"{BASE}/desired/kiosk", b"1")
+        manager.await_last(f"{BASE}/desired/kiosk", b"1")
+        full.clear()
+        until(lambda: payloads(worker, "group.kiosk") == [b"1"], "the message")
+        assert courier.connected
+
+
+# Out
+
+
+def test_presence_is_online_while_it_runs_and_offline_after(config: AgentConfig, broker: Address) -> None:
+    with Observer(broker) as observer:
+        with carrying(config):
+            observer.await_last(f"{OWN}/presence", b"online")
+        observer.await_last(f"{OWN}/presence", b"offline")
+    with Observer(broker, name="late") as late:
+        late.await_last(f"{OWN}/presence", b"offline")
+
+
+def test_a_late_will_is_corrected(config: AgentConfig, broker: Address) -> None:
+    presence = f"{OWN}/presence"
+    with Observer(broker) as observer, carrying(config) as courier:
+        settled(courier, config)
+        observer.await_last(presence, b"online")
+        observer.publish(presence, b"offline")
+        until(
+            lambda: observer.on(presence) == [b"online", b"offline", b"online"],
+            f"the correction, heard {observer.on(presence)!r}",
+        )
+
+
+def test_status_and_attestation_are_published_on_change_and_on_every_connect(
+    tmp_path: Path,
+) -> None:
+    port = free_port()
+    config = device(tmp_path, port)
+    worker = WorkerSide(config.spool)
+    worker.write_status(b'{"n":1}', attestation_of(b'{"n":1}'))
+    with carrying(config) as courier:
+        for _ in range(2):  # the second broker knows nothing
+            with EmbeddedBroker(port=port), Observer(("127.0.0.1", port)) as observer:
+                observer.await_last(f"{OWN}/status", b'{"n":1}')
+                observer.await_last(f"{OWN}/status/attestation", attestation_of(b'{"n":1}'))
+            until(lambda: not courier.connected, "the loss")
+        with EmbeddedBroker(port=port), Observer(("127.0.0.1", port)) as observer:
+            observer.await_last(f"{OWN}/status", b'{"n":1}')
+            worker.write_status(b'{"n":2}', attestation_of(b'{"n":2}'))
+            observer.await_last(f"{OWN}/status", b'{"n":2}')
+            observer.await_last(f"{OWN}/status/attestation", attestation_of(b'{"n":2}'))
+        with EmbeddedBroker(port=port), Observer(("127.0.0.1", port), name="late") as late:
+            late.await_last(f"{OWN}/status", b'{"n":2}')
+
+
+def test_a_status_without_its_attestation_is_not_published(config: AgentConfig, broker: Address) -> None:
+    worker = WorkerSide(config.spool)
+    with Observer(broker) as observer, carrying(config) as courier:
+        settled(courier, config)
+        (config.spool / "out/status.json").write_bytes(b"{2}")
+        (config.spool / "out/status.sig").write_bytes(attestation_of(b"{1}"))
+        worker.append_event(b"{}")
+        until(lambda: observer.on(f"{OWN}/events") == [b"{}"], "the event, which came later")
+        assert observer.on(f"{OWN}/status") == []
+        (config.spool / "out/status.sig").write_bytes(attestation_of(b"{2}"))
+        observer.await_last(f"{OWN}/status", b"{2}")
+
+
+def test_events_go_out_in_order_and_are_acknowledged(config: AgentConfig, broker: Address) -> None:
+    worker = WorkerSide(config.spool)
+    events = [b'{"n":%d}' % n for n in range(60)]
+    for event in events[:40]:
+        worker.append_event(event)
+    with Observer(broker) as observer, carrying(config) as courier:
+        until(lambda: courier.connected, "the connection")
+        for event in events[40:]:
+            worker.append_event(event)
+        until(lambda: len(observer.on(f"{OWN}/events")) >= 60, "sixty events")
+        assert observer.on(f"{OWN}/events") == events
+        until(
+            lambda: worker.drop_acked_events() > 0 and not list((config.spool / "out/event").iterdir()),
+            "acked",
+        )
+
+
+def test_a_restarted_courier_sends_only_what_was_not_acknowledged(
+    config: AgentConfig, broker: Address
+) -> None:
+    worker = WorkerSide(config.spool)
+    worker.append_event(b"{1}")
+    with Observer(broker) as observer:
+        with carrying(config):
+            until(lambda: worker.acked() > 0, "the acknowledgement")
+        worker.append_event(b"{2}")
+        with carrying(config):
+            until(lambda: observer.on(f"{OWN}/events") == [b"{1}", b"{2}"], "both events, each once")
+
+
+def test_events_survive_a_broker_that_dies_without_acknowledging(tmp_path: Path) -> None:
+    port = free_port()
+    config = device(tmp_path, port)
+    worker = WorkerSide(config.spool)
+    for n in range(30):
+        worker.append_event(b'{"n":%d}' % n)
+    with carrying(config) as courier:
+        until(lambda: not courier.connected, "no broker yet")
+        with EmbeddedBroker(port=port), Observer(("127.0.0.1", port)) as observer:
+            until(lambda: len(set(observer.on(f"{OWN}/events"))) == 30, "all events")
+            until(lambda: worker.acked() > 0, "the acknowledgement")
+        worker.append_event(b'{"n":30}')
+        with EmbeddedBroker(port=port), Observer(("127.0.0.1", port)) as observer:
+            until(lambda: observer.on(f"{OWN}/events")[-1:] == [b'{"n":30}'], "the event of the outage")
+
+
+def test_unacknowledged_events_are_sent_again_on_the_next_connection(tmp_path: Path) -> None:
+    class Deaf(ScriptedBroker):
+        """Takes every PUBLISH and acknowledges none."""
+
+        def acknowledges(self) -> bool:
+            return False
+
+    with Deaf() as broker:
+        config = device(tmp_path, broker.port)
+        worker = WorkerSide(config.spool)
+        for n in range(3):
+            worker.append_event(b'{"n":%d}' % n)
+
+        def sent() -> list[bytes]:
+            found: list[bytes] = []
+            while len(found) < 3:
+                body = broker.await_packet(3)
+                if f"{OWN}/events".encode() in body:
+                    found.append(body[-7:])
+            return found
+
+        with carrying(config, CURT):
+            assert sent() == [b'{"n":0}', b'{"n":1}', b'{"n":2}']
+            broker.hang_up()
+            assert sent() == [b'{"n":0}', b'{"n":1}', b'{"n":2}']
+            assert worker.acked() == 0
+
+
+def test_blobs_are_fetched_told_and_wake_the_worker(config: AgentConfig, broker: Address) -> None:
+    content = os.urandom(100_000)
+    sha256 = hashlib.sha256(content).hexdigest()
+    worker = WorkerSide(config.spool)
+    with (
+        HttpServer(lambda r: r.serve(content)) as server,
+        Observer(broker) as observer,
+        carrying(config) as courier,
+    ):
+        settled(courier, config)
+        worker.write_want(Want(blobs=(BlobWant(sha256, len(content), (f"{server.url}/{sha256}",)),)))
+        until(lambda: take_wake(config.wake_dir), "the wake")
+        blob = worker.open_blob(sha256, len(content))
+        assert blob is not None
+        with blob:
+            assert blob.read() == content
+        last = {"sha256": sha256, "have": len(content), "length": len(content)}
+        observer.await_last(f"{OWN}/progress", json.dumps(last, separators=(",", ":")).encode())
+        worker.write_want(Want(blobs=(BlobWant("a" * 64, 1, ("ftp://nowhere/x",)),)))
+        until(lambda: take_wake(config.wake_dir), "the wake for the failure")
+        assert worker.blob_state("a" * 64).error == "upgrade_url_refused"
+        assert worker.open_blob(sha256, len(content)) is None
+
+
+# The link
+
+
+def test_the_link_is_told_to_the_worker(tmp_path: Path) -> None:
+    port = free_port()
+    config = device(tmp_path, port)
+    worker = WorkerSide(config.spool)
+
+    def up() -> bool | None:
+        link = worker.link()
+        return None if link is None else link.up
+
+    with carrying(config):
+        until(lambda: up() is False, "down")
+        with EmbeddedBroker(port=port):
+            until(lambda: up() is True, "up")
+            link = worker.link()
+            assert link is not None
+            assert 0 <= time.clock_gettime(time.CLOCK_BOOTTIME) - link.since < 30
+            assert link.boot_id == Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        until(lambda: up() is False, "down again")
+        with EmbeddedBroker(port=port):
+            until(lambda: up() is True, "up again")
+    assert up() is False
+
+
+@pytest.mark.parametrize(
+    "nonsense",
+    [
+        b"\x30\x02\x00\xff",  # a PUBLISH whose topic is longer than the packet
+        b"\x00" * 8,
+        b"\xff" * 8,
+        b"\x20\x02\x00\x05",
+        b"\x90\x00",
+        b"\x40\x01\x00",
+    ],
+)
+def test_bytes_that_are_no_mqtt_end_the_connection_and_not_the_courier(
+    tmp_path: Path, nonsense: bytes
+) -> None:
+    with ScriptedBroker() as broker:
+        config = device(tmp_path, broker.port)
+        worker = WorkerSide(config.spool)
+        with carrying(config, CURT):
+            broker.await_packet(8)
+            broker.send(nonsense)
+            until(lambda: broker.connections >= 2, "the next connection")
+            broker.await_packet(8)
+            broker.publish(f"{BASE}/heartbeat".encode(), b"beat")
+            until(lambda: payloads(worker, "heartbeat") == [b"beat"], "a message on it")
+
+
+def test_a_refusal_and_a_silent_broker_are_met_with_another_attempt(tmp_path: Path) -> None:
+    for answer in (b"\x20\x02\x00\x05", None):
+        with ScriptedBroker(answer=answer) as broker:
+            config = device(tmp_path, broker.port)
+            with carrying(config, replace(QUICK, connack_timeout=0.2)) as courier:
+                until(lambda: broker.connections >= 3, "three attempts")
+                assert not courier.connected
+
+
+def test_attempts_are_spread_at_random_and_not_by_a_fixed_delay(tmp_path: Path) -> None:
+    arrivals: list[float] = []
+
+    class Timed(ScriptedBroker):
+        def hello(self) -> None:
+            arrivals.append(time.monotonic())
+
+    with Timed(answer=b"\x20\x02\x00\x05") as broker, carrying(device(tmp_path, broker.port)):
+        until(lambda: len(arrivals) >= 12, "twelve attempts")
+    gaps = [later - earlier for earlier, later in pairwise(arrivals[2:])]
+    assert max(gaps) < 1.0
+    assert max(gaps) - min(gaps) > 0.03
+
+
+# Waking by the clock
+
+
+def test_wake_at_wakes_when_its_time_has_come_and_at_once_after_a_reboot(
+    config: AgentConfig, broker: Address
+) -> None:
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    worker = WorkerSide(config.spool)
+    with carrying(config) as courier:
+        settled(courier, config)
+        now = time.clock_gettime(time.CLOCK_BOOTTIME)
+        worker.write_wake_at(WakeAt(boot, now + 0.4, time.time()))
+        until(lambda: take_wake(config.wake_dir), "the wake")
+        assert time.clock_gettime(time.CLOCK_BOOTTIME) >= now + 0.4
+        worker.write_wake_at(WakeAt("another-boot", now + 10_000, time.time()))
+        until(lambda: take_wake(config.wake_dir), "the wake after a reboot")
+        worker.write_wake_at(WakeAt(boot, now + 10_000, time.time()))
+        worker.append_event(b"{}")
+        until(lambda: worker.acked() > 0, "the event, which came later")
+        assert not wake_pending(config.wake_dir)
+
+
+# The end
+
+
+def threads() -> set[threading.Thread]:
+    return set(threading.enumerate())
+
+
+@pytest.mark.parametrize("state", ["connected", "refused", "silent broker", "fetching"])
+def test_stopping_leaves_no_thread_and_no_descriptor(tmp_path: Path, state: str) -> None:
+    before, open_before = threads(), len(os.listdir("/proc/self/fd"))
+    answer = None if state == "silent broker" else b"\x20\x02\x00\x00"
+    with ScriptedBroker(answer=answer) as broker:
+        port = free_port() if state == "refused" else broker.port
+        config = device(tmp_path, port)
+        worker = WorkerSide(config.spool)
+
+        def hang(request: object) -> None:
+            server.closing.wait()
+
+        with HttpServer(hang) as server:
+            courier = Courier(config, tuning=CURT)
+            courier.start()
+            if state == "fetching":
+                worker.write_want(Want(blobs=(BlobWant("a" * 64, 1, (server.url,)),)))
+                until(lambda: bool(server.requests), "the request")
+            elif state != "refused":
+                broker.await_packet(1)
+            courier.stop()
+            courier.stop()
+    until(lambda: threads() <= before, "the threads to end")
+    assert len(os.listdir("/proc/self/fd")) == open_before
+
+
+def test_many_couriers_live_in_one_process(tmp_path: Path, broker: Address) -> None:
+    before = threads()
+    names = [f"many-{n}" for n in range(25)]
+    configs = {name: device(tmp_path, broker[1], name) for name in names}
+    workers = {name: WorkerSide(config.spool) for name, config in configs.items()}
+    couriers = [Courier(config, tuning=QUICK) for config in configs.values()]
+    with Observer(broker) as manager:
+        for courier in couriers:
+            courier.start()
+        until(lambda: all(courier.connected for courier in couriers), "all connections")
+        manager.publish(f"{BASE}/desired/kiosk", b"to all")
+        until(
+            lambda: all(payloads(worker, "group.kiosk") == [b"to all"] for worker in workers.values()),
+            "the message everywhere",
+        )
+        for name, worker in workers.items():
+            worker.append_event(name.encode())
+        until(
+            lambda: all(manager.on(f"{BASE}/devices/{name}/events") == [name.encode()] for name in names),
+            "each one's event",
+        )
+        for courier in couriers:
+            courier.request_stop()
+        for courier in couriers:
+            courier.stop()
+        for name in names:
+            manager.await_last(f"{BASE}/devices/{name}/presence", b"offline")
+    until(lambda: threads() <= before, "the threads to end")
