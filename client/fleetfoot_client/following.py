@@ -101,7 +101,12 @@ class _Follower:
 
 
 def follow(
-    session: Session, rollout: str, *, timeout: float | None = None, until_end: bool = False
+    session: Session,
+    rollout: str,
+    *,
+    timeout: float | None = None,
+    until_end: bool = False,
+    reply_timeout: float = 15.0,
 ) -> Iterator[View]:
     """Views of the rollout, the present one first, each different from the one before.
 
@@ -109,7 +114,7 @@ def follow(
     FleetfootError `timeout` after that many seconds; errors of `Session.request` for the first view.
     """
     left = deadline(timeout)
-    first = session.request("rollout.show", arguments={"rollout": rollout})
+    first = session.request("rollout.show", arguments={"rollout": rollout}, timeout=reply_timeout)
     follower = _Follower(session, rollout, _view(first))
     session.watch(
         *(

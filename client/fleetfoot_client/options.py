@@ -16,12 +16,15 @@ _DURATION = re.compile(r"(\d{1,9})(s|m|h|d)?")
 _SECONDS = {None: 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
-def add_group(subparsers: Subparsers, name: str, summary: str, details: str = "") -> Subparsers:
+def add_group(
+    subparsers: Subparsers, name: str, summary: str, *, example: str, details: str = ""
+) -> Subparsers:
     """A command that only has subcommands; returns where they are added."""
     parser = subparsers.add_parser(
         name,
         help=summary,
         description=_description(summary, details),
+        epilog=_example(example),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     return parser.add_subparsers(dest=f"{name}_command", metavar="COMMAND", required=True)
@@ -35,7 +38,7 @@ def add_command(
         name,
         help=summary,
         description=_description(summary, details),
-        epilog="example:\n" + "\n".join(f"  {line}" for line in example.splitlines()),
+        epilog=_example(example),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.set_defaults(handler=handler)
@@ -48,9 +51,18 @@ def _description(summary: str, details: str) -> str:
     return f"{text}\n\n{details}" if details else text
 
 
+def _example(text: str) -> str:
+    return "example:\n" + "\n".join(f"  {line}" for line in text.splitlines())
+
+
 def add_profile(parser: argparse.ArgumentParser) -> None:
-    """The options of every command that talks to the manager."""
+    """The option of every command that connects to the broker."""
     parser.add_argument("--profile", metavar="NAME", help="which profile to use (default: the default one)")
+
+
+def add_manager(parser: argparse.ArgumentParser) -> None:
+    """The options of every command that asks the manager."""
+    add_profile(parser)
     parser.add_argument(
         "--reply-timeout",
         metavar="TIME",

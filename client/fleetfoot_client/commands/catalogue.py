@@ -4,10 +4,11 @@ import argparse
 from pathlib import Path
 
 from fleetfoot_client import bundle as bundles
-from fleetfoot_client import options, publishing, roots, terminal
+from fleetfoot_client import options, publishing, terminal
 from fleetfoot_client.commands import online
 from fleetfoot_client.exits import Exit
 from fleetfoot_client.rows import ReleaseRow, parse, parse_list
+from fleetfoot_protocol import dsse, trust
 
 
 def add_publish(group: options.Subparsers) -> None:
@@ -22,7 +23,7 @@ def add_publish(group: options.Subparsers) -> None:
         example="fleetfoot release publish dist/kiosk-1.1.0",
     )
     parser.add_argument("bundle", metavar="BUNDLE", type=Path, help="a folder made by 'release build'")
-    options.add_profile(parser)
+    options.add_manager(parser)
 
 
 def add_list(group: options.Subparsers) -> None:
@@ -35,7 +36,7 @@ def add_list(group: options.Subparsers) -> None:
         example="fleetfoot release list --component kiosk",
     )
     parser.add_argument("--component", metavar="NAME", type=options.identifier, help="only this component's")
-    options.add_profile(parser)
+    options.add_manager(parser)
 
 
 def add_show(group: options.Subparsers) -> None:
@@ -45,14 +46,14 @@ def add_show(group: options.Subparsers) -> None:
     )
     parser.add_argument("component", metavar="COMPONENT", type=options.identifier, help="which component")
     parser.add_argument("version", metavar="VERSION", type=options.version, help="which version")
-    options.add_profile(parser)
+    options.add_manager(parser)
 
 
 def _publish(args: argparse.Namespace) -> int:
     bundle = bundles.load(args.bundle)
     session = online.open_session(args)
     # Before anything is connected: a half-signed release is no reason to need a broker.
-    bundles.verify(bundle, roots.load_valid(session.profile.root))
+    trust.verify_release(dsse.encode(bundle.envelope), session.root)
     with session:
         result = publishing.publish(session, bundle, _progress, timeout=args.reply_timeout)
     release = bundle.release

@@ -15,13 +15,15 @@ from fleetfoot_protocol.errors import FleetfootError
 
 def register(subparsers: options.Subparsers) -> None:
     """Add `device` and its subcommands."""
-    group = options.add_group(subparsers, "device", "enrol devices and see how they are")
+    group = options.add_group(
+        subparsers, "device", "enrol devices and see how they are", example="fleetfoot device list"
+    )
     _add_enroll(group)
     listing = options.add_command(
         group, "list", _list, "list devices and what they run", example="fleetfoot device list --group ovens"
     )
     listing.add_argument("--group", metavar="NAME", type=options.identifier, help="only this group's")
-    options.add_profile(listing)
+    options.add_manager(listing)
     show = options.add_command(
         group,
         "show",
@@ -30,7 +32,7 @@ def register(subparsers: options.Subparsers) -> None:
         example="fleetfoot device show oven-07",
     )
     show.add_argument("device", metavar="ID", type=options.identifier, help="the device's id")
-    options.add_profile(show)
+    options.add_manager(show)
 
 
 def _add_enroll(group: options.Subparsers) -> None:
@@ -52,7 +54,7 @@ def _add_enroll(group: options.Subparsers) -> None:
         help="a label; repeatable")  # fmt: skip
     add("--from", metavar="FILE", dest="source", type=Path, help="a JSON file with many devices")
     add("--replace", action="store_true", help="give a known device another key or group")
-    options.add_profile(parser)
+    options.add_manager(parser)
 
 
 def _enroll(args: argparse.Namespace) -> int:

@@ -9,7 +9,12 @@ from fleetfoot_client.exits import Exit
 
 def register(subparsers: options.Subparsers) -> None:
     """Add `key` and its subcommands."""
-    group = options.add_group(subparsers, "key", "make and show keys of releases, operators and roots")
+    group = options.add_group(
+        subparsers,
+        "key",
+        "make and show keys of releases, operators and roots",
+        example="fleetfoot key new release.key",
+    )
     new = options.add_command(
         group,
         "new",

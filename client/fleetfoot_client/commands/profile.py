@@ -19,8 +19,9 @@ def register(subparsers: options.Subparsers) -> None:
         subparsers,
         "profile",
         "set up which broker, operator, key and trust root to use",
-        "Fields can be overridden: FLEETFOOT_BROKER, FLEETFOOT_OPERATOR, FLEETFOOT_KEY, FLEETFOOT_ROOT.\n"
+        details="Override fields: FLEETFOOT_BROKER, FLEETFOOT_OPERATOR, FLEETFOOT_KEY, FLEETFOOT_ROOT.\n"
         "FLEETFOOT_PROFILE chooses a profile, FLEETFOOT_CONFIG_DIR the folder of profiles.toml.",
+        example="fleetfoot profile list",
     )
     _add_set(group)
     options.add_command(group, "list", _list, "list the profiles", example="fleetfoot profile list")

@@ -20,7 +20,12 @@ _MAX_NOTES = 16_384
 
 def register(subparsers: options.Subparsers) -> None:
     """Add `release` and its subcommands."""
-    group = options.add_group(subparsers, "release", "build, sign, verify and publish releases")
+    group = options.add_group(
+        subparsers,
+        "release",
+        "build, sign, verify and publish releases",
+        example="fleetfoot release verify dist/kiosk-1.1.0 --root root.json",
+    )
     _add_build(group)
     _add_sign(group)
     _add_verify(group)

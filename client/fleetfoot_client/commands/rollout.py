@@ -17,7 +17,8 @@ def register(subparsers: options.Subparsers) -> None:
         subparsers,
         "rollout",
         "plan, start, watch and steer rollouts",
-        "A rollout goes out in waves. A failure trips it: nobody else begins, and it waits for a decision.",
+        details="A rollout goes out in waves. A failure trips it: nobody else begins, and it waits for you.",
+        example="fleetfoot rollout list",
     )
     rollout_arguments.add_plan(group, _plan)
     rollout_arguments.add_start(group, _start)
@@ -83,7 +84,13 @@ def _act(args: argparse.Namespace) -> int:
 def _watch(args: argparse.Namespace) -> int:
     state = ""
     with online.open_session(args) as session:
-        views = following.follow(session, args.rollout, timeout=args.timeout, until_end=args.until_end)
+        views = following.follow(
+            session,
+            args.rollout,
+            timeout=args.timeout,
+            until_end=args.until_end,
+            reply_timeout=args.reply_timeout,
+        )
         for view in views:
             state = view.state
             _show_view(view, as_json=args.json)

@@ -101,7 +101,7 @@ def _add_wishes(parser: argparse.ArgumentParser) -> None:
     add("--breaker", metavar="N", type=options.natural,
         help="how many failures trip the rollout; 0: none do (default: 1)")  # fmt: skip
     add("--exactly", action="store_true", help="also devices that run something newer: they go down")
-    options.add_profile(parser)
+    options.add_manager(parser)
 
 
 def add_list(group: Subparsers, handler: Handler) -> None:
@@ -110,7 +110,7 @@ def add_list(group: Subparsers, handler: Handler) -> None:
         group, "list", handler, "list rollouts that have not ended", example="fleetfoot rollout list --all"
     )
     parser.add_argument("--all", action="store_true", help="ended ones too")
-    options.add_profile(parser)
+    options.add_manager(parser)
 
 
 def add_show(group: Subparsers, handler: Handler) -> None:
@@ -123,7 +123,7 @@ def add_show(group: Subparsers, handler: Handler) -> None:
         example="fleetfoot rollout show r-4k2m9x0a7c",
     )
     _add_rollout(parser)
-    options.add_profile(parser)
+    options.add_manager(parser)
 
 
 def add_watch(group: Subparsers, handler: Handler) -> None:
@@ -140,7 +140,7 @@ def add_watch(group: Subparsers, handler: Handler) -> None:
     _add_rollout(parser)
     parser.add_argument("--timeout", metavar="TIME", type=options.duration, help="watch no longer than this")
     parser.add_argument("--until-end", action="store_true", help="also through pauses and trips")
-    options.add_profile(parser)
+    options.add_manager(parser)
 
 
 def add_acts(group: Subparsers, handler: Handler) -> None:
@@ -152,7 +152,7 @@ def add_acts(group: Subparsers, handler: Handler) -> None:
         parser.set_defaults(verb=f"rollout.{verb}", decision=None)
         _add_rollout(parser)
         _add_revision(parser)
-        options.add_profile(parser)
+        options.add_manager(parser)
 
 
 def add_decide(group: Subparsers, handler: Handler) -> None:
@@ -171,7 +171,7 @@ def add_decide(group: Subparsers, handler: Handler) -> None:
     _add_rollout(parser)
     parser.add_argument("decision", choices=("continue", "rollback", "abort"), help="what becomes of it")
     _add_revision(parser)
-    options.add_profile(parser)
+    options.add_manager(parser)
 
 
 def _add_rollout(parser: argparse.ArgumentParser) -> None:

@@ -19,7 +19,12 @@ from fleetfoot_protocol.trust import TrustRoot
 
 def register(subparsers: options.Subparsers) -> None:
     """Add `trust` and its subcommands."""
-    group = options.add_group(subparsers, "trust", "make and change the trust root: who may sign what")
+    group = options.add_group(
+        subparsers,
+        "trust",
+        "make and change the trust root: who may sign what",
+        example="fleetfoot trust show root.json",
+    )
     trust_arguments.add_init(group, _init)
     trust_arguments.add_add(group, _add)
     trust_arguments.add_sign(group, _sign)
