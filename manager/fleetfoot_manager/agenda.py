@@ -1,0 +1,69 @@
+"""What the manager does because time has passed, apart from rollouts: renewing, and tidying up.
+
+Looked at every half minute: nothing here is in a hurry. At start, everything is made anew that no longer
+says what is the case: another epoch of the root, another mirror.
+"""
+
+import logging
+
+import sqlalchemy as sa
+
+from fleetfoot_manager import documents, inventory, schema
+from fleetfoot_manager.house import House
+from fleetfoot_manager.store import get_meta, set_meta
+from fleetfoot_manager.work import Work
+from fleetfoot_protocol.topics import Kind
+
+log = logging.getLogger(__name__)
+
+EVERY_SECONDS = 30.0
+#: How long a decided request is remembered. It could not be decided anew: requests live five minutes.
+REQUEST_SECONDS = 30 * 24 * 3600.0
+
+
+class Agenda:
+    """Renewals by the clock."""
+
+    def __init__(self, house: House) -> None:
+        self._house = house
+        self._next = 0.0
+
+    def next_deadline(self) -> float:
+        """When to look again, unix seconds."""
+        return self._next
+
+    def at_start(self, work: Work) -> None:
+        """Bring the store's documents up to what this process runs with."""
+        self._put_roots(work)
+        mirror = get_meta(work.tx, "mirror")
+        table = schema.documents.c
+        rows = work.tx.execute(
+            sa.select(table.group, table.component, table.epoch).where(table.kind == str(Kind.GROUP_DESIRED))
+        ).all()
+        for group, component, epoch in rows:
+            if epoch != self._house.root.epoch or mirror != self._house.mirror:
+                work.renew_desired(group, component)
+        set_meta(work.tx, "mirror", self._house.mirror)
+        for group in {*inventory.groups(work.tx), *(row[0] for row in rows)}:
+            if documents.get(work.tx, documents.place(Kind.HEARTBEAT, group=group)) is None:
+                work.renew_heartbeat(group)
+        self.act(work)
+
+    def _put_roots(self, work: Work) -> None:
+        for version, envelope in work.tx.execute(sa.select(schema.roots)).all():
+            if documents.get(work.tx, documents.place(Kind.TRUST_ROOT, step=str(version))) is None:
+                documents.put(work.tx, Kind.TRUST_ROOT, {"step": str(version)}, envelope, work.now)
+
+    def act(self, work: Work) -> None:
+        """Whatever is due by now."""
+        if work.now < self._next:
+            return
+        self._next = work.now + EVERY_SECONDS
+        for group, component in documents.due(work.tx, Kind.GROUP_DESIRED, work.now):
+            work.renew_desired(group, component)
+        for group, _ in documents.due(work.tx, Kind.HEARTBEAT, work.now):
+            work.renew_heartbeat(group)
+        requests = schema.requests
+        work.tx.execute(sa.delete(requests).where(requests.c.at < work.now - REQUEST_SECONDS))
+        tokens = schema.upload_tokens
+        work.tx.execute(sa.delete(tokens).where(tokens.c.expires <= work.now))

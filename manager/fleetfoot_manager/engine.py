@@ -1,0 +1,305 @@
+"""The engine: one thread that owns the store, and everything that happens goes through its queue.
+
+A batch of inputs (whatever waits, at most 500 or 50 ms) is one transaction; each input is a step of it, so
+that one that fails is dropped alone. Only after the commit is anything published, and always from stored
+bytes. A row leaves the outbox when the broker has acknowledged it; on every connection what is left is
+sent again. Time is looked at when the next deadline comes and at least every second.
+
+A store that fails ends the engine: a manager that cannot remember must not decide.
+"""
+
+import logging
+import queue
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+
+from sqlalchemy.exc import OperationalError
+
+from fleetfoot_manager import agenda, documents, reassert, rollout
+from fleetfoot_manager.documents import Publication
+from fleetfoot_manager.faults import Stage
+from fleetfoot_manager.house import House
+from fleetfoot_manager.ingest import Ingest
+from fleetfoot_manager.mqtt import Acknowledged, Arrived, Connected, Disconnected, Happening, Transport
+from fleetfoot_manager.reassert import Reassertion
+from fleetfoot_manager.requests.desk import Desk, Examined
+from fleetfoot_manager.rollout import Rollout, Tick
+from fleetfoot_manager.store import Store
+from fleetfoot_manager.work import Work, load_rollouts
+from fleetfoot_protocol import topics
+from fleetfoot_protocol.errors import FleetfootError
+from fleetfoot_protocol.topics import Kind
+
+log = logging.getLogger(__name__)
+
+MAX_BATCH = 500
+BATCH_SECONDS = 0.05
+QUEUE_LENGTH = 20_000
+#: Publications handed to the broker and not acknowledged yet, at most.
+WINDOW = 500
+_TICK_SECONDS = 1.0
+_TIDY_ROWS = 200
+_FAREWELL_SECONDS = 2.0
+
+_LISTENED = (
+    Kind.STATUS,
+    Kind.STATUS_ATTESTATION,
+    Kind.PRESENCE,
+    Kind.REQUESTS,
+)
+_OF_DEVICES = frozenset({Kind.STATUS, Kind.STATUS_ATTESTATION, Kind.PRESENCE})
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """The engine should end, in order."""
+
+
+Input = Happening | Examined | Stop
+
+
+class Engine:
+    """Start it with `start`, hand it inputs with `put`, end it with `stop`.
+
+    clock: unix seconds. `failure` is the error that ended it, if one did; `on_end` is called then.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        house: House,
+        *,
+        clock: Callable[[], float] = time.time,
+        on_end: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.failure: BaseException | None = None
+        self.ingest = Ingest()
+        self.desk = Desk(self._examined)
+        self.dropped: Counter[str] = Counter()
+        self._store = store
+        self._house = house
+        self._clock = clock
+        self._on_end = on_end
+        self._queue: queue.Queue[Input] = queue.Queue(QUEUE_LENGTH)
+        self._transport: Transport | None = None
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self._live: dict[str, Rollout] = {}
+        self._session: int | None = None
+        self._in_flight: dict[int, int] = {}
+        self._sent_up_to = 0
+        self._acknowledged: list[int] = []
+        self._reassertion = Reassertion(house)
+        self._agenda = agenda.Agenda(house)
+        self._ending = False
+
+    # --- from outside --------------------------------------------------------------------------------
+
+    def put(self, happening: Happening) -> None:
+        """Hand in what the connection tells. Waits while the queue is full."""
+        while not self._ending:
+            try:
+                self._queue.put(happening, timeout=1.0)
+                return
+            except queue.Full:
+                continue
+
+    def _examined(self, result: Examined) -> None:
+        self._queue.put(result)
+
+    def start(self, transport: Transport) -> None:
+        """Load what was going on and go on with it; raises FleetfootError if the store cannot be used."""
+        self._transport = transport
+        with self._store.read() as tx:
+            self._live = {of.id: of for of in load_rollouts(tx, live=True)}
+        for of in self._live.values():
+            log.info("rejoined rollout=%s state=%s wave=%d", of.id, of.state, of.wave)
+        with self._transaction() as work:
+            self._agenda.at_start(work)
+        self._thread.start()
+
+    def stop(self, timeout: float = 10.0) -> None:
+        """Take in what waits in the queue, then end; `timeout` in seconds."""
+        if self._thread.is_alive():
+            self._queue.put(Stop())
+            self._thread.join(timeout)
+        self.desk.close()
+
+    # --- the loop ------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            while not self._ending:
+                batch = self._collect()
+                self._process(batch)
+                self._pump()
+            self._farewell()
+        except BaseException as error:
+            self.failure = error
+            log.critical("the engine ends: %s", error, exc_info=not isinstance(error, FleetfootError))
+        finally:
+            self._ending = True
+            self._on_end()
+
+    def _collect(self) -> list[Input]:
+        """Whatever waits; blocks until something comes or time has to be looked at."""
+        wait = min(_TICK_SECONDS, max(0.0, self._next_deadline() - self._clock()))
+        try:
+            batch = [self._queue.get(timeout=wait) if wait > 0 else self._queue.get_nowait()]
+        except queue.Empty:
+            return []
+        end = time.monotonic() + BATCH_SECONDS
+        while len(batch) < MAX_BATCH and time.monotonic() < end:
+            try:
+                batch.append(self._queue.get_nowait())
+            except queue.Empty:
+                break
+        return batch
+
+    def _next_deadline(self) -> float:
+        moments = [self._agenda.next_deadline(), self._reassertion.next_deadline()]
+        moments += [due for of in self._live.values() if (due := rollout.next_deadline(of)) is not None]
+        return min(moments)
+
+    def _process(self, batch: list[Input]) -> None:
+        decisive = [item for item in batch if not self._note(item)]
+        now = self._clock()
+        overdue = [of.id for of in self._live.values() if (rollout.next_deadline(of) or now + 1) <= now]
+        # Acknowledgements alone are no reason to write; a row that is sent twice does no harm.
+        tidy = self._acknowledged and (not batch or len(self._acknowledged) >= _TIDY_ROWS)
+        if not (decisive or overdue or tidy or self._agenda.next_deadline() <= now):
+            return
+        with self._transaction() as work:
+            documents.acknowledged(work.tx, self._acknowledged)
+            for item in decisive:
+                self._guarded(work, type(item).__name__, partial(self._take, work, item))
+            for name in overdue:
+                self._guarded(work, "Tick", partial(self._tick, work, name))
+            self._guarded(work, "agenda", partial(self._agenda.act, work))
+        self._acknowledged.clear()
+
+    def _note(self, item: Input) -> bool:
+        """Take in what changes nothing in the store; whether it was that."""
+        match item:
+            case Connected(session):
+                self._begin_session(session)
+            case Disconnected(session):
+                if session == self._session:
+                    self._session = None
+            case Acknowledged(session, mid):
+                if session == self._session and (row := self._in_flight.pop(mid, None)):
+                    self._acknowledged.append(row)
+            case Stop():
+                self._ending = True
+            case _:
+                return False
+        return True
+
+    @contextmanager
+    def _transaction(self) -> Iterator[Work]:
+        with self._store.write() as tx:
+            work = Work(self._store, tx, self._house, self._live, self._clock())
+            yield work
+            work.finish()
+        self._live = work.rollouts
+        if work.effects:
+            self._house.faults.hit(Stage.AFTER_COMMIT, work.effects)
+            self._pump()
+            self._house.faults.hit(Stage.AFTER_PUBLISH, work.effects)
+
+    def _guarded(self, work: Work, what: str, act: Callable[[], None]) -> None:
+        """One step; what is wrong with it is logged and ends nothing but the step."""
+        try:
+            with work.step():
+                act()
+        except OperationalError:
+            raise
+        except FleetfootError as error:
+            if error.code == "store_unusable":
+                raise
+            self.dropped[error.code] += 1
+            log.warning("dropped input=%s code=%s: %s", what, error.code, error.message)
+        except Exception:
+            self.dropped[what] += 1
+            log.exception("dropped input=%s", what)
+
+    def _take(self, work: Work, item: Input) -> None:
+        match item:
+            case Arrived(text, payload, retained):
+                self._arrived(work, text, payload, retained)
+            case Examined():
+                self.desk.examined(work, item)
+            case _:
+                raise AssertionError(f"no input of the store: {item!r}")
+
+    def _arrived(self, work: Work, text: str, payload: bytes, retained: bool) -> None:
+        topic = self._house.parse(text)
+        if topic is None:
+            self.dropped["foreign topic"] += 1
+        elif topic.kind in _OF_DEVICES:
+            self.ingest.message(work, topic, payload, retained=retained)
+        elif topic.kind is Kind.REQUESTS:
+            self.desk.request(work, topic.operator, payload)
+        else:
+            self._reassertion.arrived(work, topic, payload)
+
+    def _tick(self, work: Work, name: str) -> None:
+        if name in work.rollouts:
+            work.advance(name, Tick())
+
+    # --- publishing ----------------------------------------------------------------------------------
+
+    def _begin_session(self, session: int) -> None:
+        self._session = session
+        self._in_flight.clear()
+        self._sent_up_to = 0
+        if self._transport is not None:
+            root = self._house.topic_root
+            self._transport.subscribe(topics.subscription(kind, root=root) for kind in _LISTENED)
+            self._reassertion.connected()
+
+    def _pump(self) -> None:
+        """Send what waits in the outbox, then what has to be re-asserted, as far as the window allows."""
+        room = WINDOW - len(self._in_flight)
+        if self._session is None or self._transport is None or room <= 0:
+            return
+        with self._store.read() as tx:
+            rows = list(documents.waiting(tx, self._sent_up_to, room))
+            again = list(self._reassertion.due(tx, room - len(rows), self._clock()))
+        rows += [Publication(0, topic, payload, True, 1) for topic, payload in again]
+        new = self._reassertion.to_subscribe(row.topic for row in rows if row.retained)
+        self._transport.subscribe(self._house.whole(topic) for topic in new)
+        for row in rows:
+            if not self._send(self._transport, row):
+                return
+
+    def _send(self, transport: Transport, row: Publication) -> bool:
+        topic = self._house.whole(row.topic)
+        mid = transport.publish(topic, row.payload, retained=row.retained, qos=row.qos)
+        if mid is None:
+            # The connection is gone; that it has ended will be told. The next one begins from the store.
+            self._session = None
+            return False
+        self._sent_up_to = max(self._sent_up_to, row.id)
+        if row.retained:
+            self._reassertion.sent(row.topic, row.payload)
+        self._in_flight[mid] = row.id
+        return True
+
+    def _farewell(self) -> None:
+        """Say that the manager is offline, and wait until the broker has it."""
+        if self._session is None or self._transport is None:
+            return
+        offline = Publication(0, reassert.PRESENCE, reassert.OFFLINE, True, 1)
+        if not self._send(self._transport, offline):
+            return
+        end = time.monotonic() + _FAREWELL_SECONDS
+        while self._in_flight and (left := end - time.monotonic()) > 0:
+            try:
+                self._note(self._queue.get(timeout=left))
+            except queue.Empty:
+                return

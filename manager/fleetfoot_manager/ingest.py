@@ -1,0 +1,170 @@
+"""What devices say: statuses with their attestations, and presence.
+
+Status and attestation come as two messages in either order, each as often as the broker likes. They are
+paired by the sha256 of the status. Rules:
+
+1. Only enrolled devices are listened to; scope of topic, document and enrolment must agree.
+2. A pair counts when the device's own key signed it and it is news: a higher counter of the present
+   incarnation, or an incarnation never seen. The same counter with other bytes is an alarm; the first stays.
+3. Presence is nobody's signature: it is shown and decides nothing.
+"""
+
+import hashlib
+import logging
+from collections import Counter, OrderedDict
+from dataclasses import dataclass, field
+
+from fleetfoot_manager import derive, inventory
+from fleetfoot_manager.inventory import DeviceEntry
+from fleetfoot_manager.work import Work
+from fleetfoot_protocol import strictjson, times, trust
+from fleetfoot_protocol.codes import Code
+from fleetfoot_protocol.errors import FormError, UpgradeError
+from fleetfoot_protocol.events import Event
+from fleetfoot_protocol.reports import Status
+from fleetfoot_protocol.topics import Kind, Topic
+
+log = logging.getLogger(__name__)
+
+#: Halves of a pair that are kept for a device, and devices for which any are kept.
+MAX_HALVES = 4
+MAX_DEVICES = 20_000
+
+
+@dataclass(slots=True)
+class _Halves:
+    """What still lacks its other half, by the sha256 of the status."""
+
+    statuses: OrderedDict[str, bytes] = field(default_factory=OrderedDict)
+    attestations: OrderedDict[str, bytes] = field(default_factory=OrderedDict)
+
+
+def _keep(halves: OrderedDict[str, bytes], sha256: str, data: bytes) -> None:
+    halves[sha256] = data
+    halves.move_to_end(sha256)
+    while len(halves) > MAX_HALVES:
+        halves.popitem(last=False)
+
+
+class Ingest:
+    """Takes in what devices publish. `ignored` counts what was passed over, by reason."""
+
+    def __init__(self) -> None:
+        self.ignored: Counter[str] = Counter()
+        self._waiting: OrderedDict[str, _Halves] = OrderedDict()
+
+    def message(self, work: Work, topic: Topic, payload: bytes, *, retained: bool) -> None:
+        """One message on a device's topic. An empty payload is no information."""
+        if not payload:
+            return
+        entry = inventory.find(work.tx, topic.device)
+        if entry is None or entry.group != topic.group:
+            self.ignored["unknown device" if entry is None else "other group"] += 1
+            return
+        if topic.kind is Kind.PRESENCE:
+            self._presence(work, entry, payload, retained)
+        elif topic.kind is Kind.STATUS:
+            self._status(work, entry, payload, retained)
+        elif topic.kind is Kind.STATUS_ATTESTATION:
+            self._attestation(work, entry, payload)
+
+    def _presence(self, work: Work, entry: DeviceEntry, payload: bytes, retained: bool) -> None:
+        if payload not in (b"online", b"offline"):
+            self.ignored["malformed"] += 1
+            return
+        online = payload == b"online"
+        if online != entry.online:
+            inventory.keep_presence(work.tx, entry.id, online)
+        if not retained:
+            inventory.keep_seen(work.tx, entry.id, work.now)
+
+    def _status(self, work: Work, entry: DeviceEntry, payload: bytes, retained: bool) -> None:
+        sha256 = hashlib.sha256(payload).hexdigest()
+        if not retained:
+            inventory.keep_seen(work.tx, entry.id, work.now)
+        if sha256 == entry.status_sha256:
+            return
+        halves = self._halves(entry.id)
+        attestation = halves.attestations.get(sha256)
+        if attestation is None:
+            _keep(halves.statuses, sha256, payload)
+        else:
+            self._pair(work, entry, sha256, payload, attestation)
+
+    def _attestation(self, work: Work, entry: DeviceEntry, payload: bytes) -> None:
+        try:
+            value = strictjson.loads(payload)
+        except FormError:
+            self.ignored["malformed"] += 1
+            return
+        sha256 = value.get("sha256") if isinstance(value, dict) else None
+        if not isinstance(sha256, str) or len(sha256) != 64:
+            self.ignored["malformed"] += 1
+            return
+        if sha256 == entry.status_sha256:
+            return
+        halves = self._halves(entry.id)
+        status = halves.statuses.get(sha256)
+        if status is None:
+            _keep(halves.attestations, sha256, payload)
+        else:
+            self._pair(work, entry, sha256, status, payload)
+
+    def _halves(self, device: str) -> _Halves:
+        halves = self._waiting.setdefault(device, _Halves())
+        self._waiting.move_to_end(device)
+        while len(self._waiting) > MAX_DEVICES:
+            self._waiting.popitem(last=False)
+        return halves
+
+    def _pair(self, work: Work, entry: DeviceEntry, sha256: str, payload: bytes, attestation: bytes) -> None:
+        halves = self._waiting.get(entry.id, _Halves())
+        halves.attestations.pop(sha256, None)
+        try:
+            status = trust.verify_status(payload, attestation, entry.key)
+        except UpgradeError as error:
+            # The status may be true and only this attestation false: it waits for another one.
+            _keep(halves.statuses, sha256, payload)
+            self.ignored[error.code] += 1
+            log.warning("device=%s status refused code=%s: %s", entry.id, error.code, error.message)
+            return
+        halves.statuses.pop(sha256, None)
+        if (status.fleet, status.group, status.device) != (work.house.fleet, entry.group, entry.id):
+            self.ignored[Code.UPGRADE_SCOPE_MISMATCH] += 1
+            return
+        if self._is_news(work, entry, status):
+            inventory.keep_status(work.tx, entry, status, payload, sha256)
+            inventory.keep_seen(work.tx, entry.id, min(work.now, times.from_text(status.at)))
+            tell_rollouts(work, status)
+
+    def _is_news(self, work: Work, entry: DeviceEntry, status: Status) -> bool:
+        if status.incarnation != entry.incarnation:
+            if status.incarnation in entry.past:
+                self.ignored["past incarnation"] += 1
+                return False
+            return True
+        if status.counter == entry.counter:
+            self.ignored[Code.UPGRADE_EQUIVOCATION] += 1
+            log.warning("device=%s equivocates at counter %d", entry.id, status.counter)
+            work.event(
+                [entry.group],
+                Event.ALARM,
+                {"device": entry.id, "counter": status.counter},
+                code=Code.UPGRADE_EQUIVOCATION,
+            )
+            return False
+        if status.counter < entry.counter:
+            self.ignored["older status"] += 1
+            return False
+        return True
+
+
+def tell_rollouts(work: Work, status: Status) -> None:
+    """Hand what a verified status says to every live rollout that it is about."""
+    for rollout in list(work.rollouts.values()):
+        if status.device not in rollout.devices or rollout.component not in status.components:
+            continue
+        current = work.desired_now(status.group, rollout.component)
+        report = derive.report(rollout, status, current)
+        if report is not None:
+            work.advance(rollout.id, report)

@@ -1,0 +1,198 @@
+"""The inventory: enrolled devices, what they said of themselves last, and whether they are there.
+
+A device's labels are those in its own attested status, which it admits itself by; until it has said
+something, those of its enrolment stand in.
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from functools import cached_property
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection, RowMapping
+
+from fleetfoot_manager import schema
+from fleetfoot_protocol import strictjson
+from fleetfoot_protocol.documents import read
+from fleetfoot_protocol.errors import FleetfootError
+from fleetfoot_protocol.reports import Status
+
+MAX_PAST_INCARNATIONS = 8
+
+
+@dataclass(frozen=True)
+class DeviceEntry:
+    """An enrolled device. `status`: the bytes of its last attested status, verified when they came."""
+
+    id: str
+    group: str
+    key: bytes
+    enrolled_labels: Mapping[str, str]
+    status_bytes: bytes | None = None
+    status_sha256: str | None = None
+    incarnation: str | None = None
+    counter: int = 0
+    past: Mapping[str, int] = field(default_factory=dict)
+    online: bool = False
+    last_seen: float | None = None
+
+    @cached_property
+    def status(self) -> Status | None:
+        """The last attested status, or None."""
+        return None if self.status_bytes is None else read(Status, self.status_bytes)
+
+    @property
+    def labels(self) -> Mapping[str, str]:
+        """The labels by which the device admits itself, as far as is known."""
+        status = self.status
+        return self.enrolled_labels if status is None else status.labels
+
+
+def _entry(row: RowMapping) -> DeviceEntry:
+    return DeviceEntry(
+        id=row["id"],
+        group=row["group"],
+        key=bytes.fromhex(row["key"]),
+        enrolled_labels=json.loads(row["labels"]),
+        status_bytes=row["status"],
+        status_sha256=row["status_sha256"],
+        incarnation=row["incarnation"],
+        counter=row["counter"] or 0,
+        past=json.loads(row["past"]),
+        online=row["online"],
+        last_seen=row["last_seen"],
+    )
+
+
+def find(tx: Connection, device: str) -> DeviceEntry | None:
+    """The device, or None if it is not enrolled."""
+    row = tx.execute(sa.select(schema.devices).where(schema.devices.c.id == device)).mappings().first()
+    return _entry(row) if row else None
+
+
+def demand(tx: Connection, device: str) -> DeviceEntry:
+    """The device, or FleetfootError `not_found`."""
+    entry = find(tx, device)
+    if entry is None:
+        raise FleetfootError("not_found", f"no device {device} is enrolled")
+    return entry
+
+
+def of_groups(tx: Connection, groups: Iterable[str]) -> list[DeviceEntry]:
+    """All devices of these groups, by id."""
+    table = schema.devices.c
+    query = sa.select(schema.devices).where(table.group.in_(list(groups))).order_by(table.id)
+    return [_entry(row) for row in tx.execute(query).mappings()]
+
+
+def page(tx: Connection, groups: Sequence[str], after: str | None, limit: int) -> list[DeviceEntry]:
+    """Up to `limit` devices of these groups with ids behind `after`."""
+    table = schema.devices.c
+    query = sa.select(schema.devices).where(table.group.in_(groups), table.id > (after or ""))
+    return [_entry(row) for row in tx.execute(query.order_by(table.id).limit(limit)).mappings()]
+
+
+def groups(tx: Connection) -> list[str]:
+    """The groups that have devices."""
+    return list(tx.scalars(sa.select(schema.devices.c.group).distinct().order_by(schema.devices.c.group)))
+
+
+def counts(tx: Connection, groups: Sequence[str]) -> tuple[int, int]:
+    """(devices, of them online) in these groups."""
+    table = schema.devices.c
+    row = tx.execute(
+        sa.select(sa.func.count(), sa.func.coalesce(sa.func.sum(sa.cast(table.online, sa.Integer)), 0)).where(
+            table.group.in_(groups)
+        )
+    ).one()
+    return int(row[0]), int(row[1])
+
+
+class Enrolled(Enum):
+    """What an enrolment did."""
+
+    UNCHANGED = "unchanged"
+    ADDED = "added"
+    RELABELLED = "relabelled"
+    REPLACED = "replaced"
+    MOVED = "moved"
+
+
+def enroll(
+    tx: Connection,
+    device: str,
+    group: str,
+    key: str,
+    labels: Mapping[str, str],
+    now: float,
+    *,
+    replace: bool = False,
+) -> Enrolled:
+    """Enrol a device, or bring its enrolment up to date.
+
+    Another key or group needs `replace`, else FleetfootError `conflict`. A new key makes the manager
+    forget what was said under the old one.
+    """
+    known = find(tx, device)
+    text = strictjson.dumps(dict(labels)).decode()
+    if known is None:
+        tx.execute(
+            sa.insert(schema.devices).values(id=device, group=group, key=key, labels=text, enrolled=now)
+        )
+        return Enrolled.ADDED
+    same_key, same_group = known.key.hex() == key, known.group == group
+    if not (same_key and same_group) and not replace:
+        raise FleetfootError(
+            "conflict",
+            f"device {device} is enrolled in group {known.group} with "
+            + ("this key" if same_key else f"another key ({known.key.hex()[:16]}…)"),
+            remedy="check that no two devices have the same id; to replace the enrolment say so",
+        )
+    if same_key and same_group and dict(known.enrolled_labels) == dict(labels):
+        return Enrolled.UNCHANGED
+    values: dict[str, Any] = {"group": group, "key": key, "labels": text}
+    if not same_key:
+        values |= {"status": None, "status_sha256": None, "incarnation": None, "counter": None, "past": "{}"}
+    _update(tx, device, **values)
+    if not same_group:
+        return Enrolled.MOVED
+    return Enrolled.RELABELLED if same_key else Enrolled.REPLACED
+
+
+def keep_status(tx: Connection, entry: DeviceEntry, status: Status, payload: bytes, sha256: str) -> None:
+    """Keep a verified status that is news."""
+    past = dict(entry.past)
+    if entry.incarnation is not None and entry.incarnation != status.incarnation:
+        past[entry.incarnation] = entry.counter
+        past = dict(list(past.items())[-MAX_PAST_INCARNATIONS:])
+    _update(
+        tx,
+        entry.id,
+        status=payload,
+        status_sha256=sha256,
+        incarnation=status.incarnation,
+        counter=status.counter,
+        past=strictjson.dumps(past).decode(),
+    )
+
+
+def keep_presence(tx: Connection, device: str, online: bool) -> None:
+    """Keep whether the device is connected."""
+    _update(tx, device, online=online)
+
+
+def keep_seen(tx: Connection, device: str, at: float) -> None:
+    """Keep when the device was last heard; an earlier time than the known one is no news."""
+    table = schema.devices
+    tx.execute(
+        sa.update(table)
+        .where(table.c.id == device, sa.func.coalesce(table.c.last_seen, 0.0) < at)
+        .values(last_seen=at)
+    )
+
+
+def _update(tx: Connection, device: str, **values: Any) -> None:
+    tx.execute(sa.update(schema.devices).where(schema.devices.c.id == device).values(**values))

@@ -1,0 +1,178 @@
+"""A plan: which devices a rollout would reach in which wave, and who is known to refuse.
+
+The same computation serves `rollout.plan` and `rollout.start`; it changes nothing. That a device is known
+to refuse keeps it in the cohort: its answer counts, and policy may change until then.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy.engine import Connection
+
+from fleetfoot_manager import catalogue, inventory
+from fleetfoot_manager.catalogue import ReleaseRow
+from fleetfoot_manager.inventory import DeviceEntry
+from fleetfoot_manager.requests.answers import BUDGET
+from fleetfoot_manager.requests.arguments import RolloutPlan
+from fleetfoot_manager.rollout import Rollout, planned
+from fleetfoot_protocol import admission, strictjson
+from fleetfoot_protocol.allow import Environment, Permission, Rules, allow, find_artifact
+from fleetfoot_protocol.codes import Code
+from fleetfoot_protocol.documents import Goal, Release
+from fleetfoot_protocol.errors import FleetfootError, UpgradeError
+from fleetfoot_protocol.reports import Status
+from fleetfoot_protocol.resolve import Act, Plan, Why
+
+DEFAULT_WAVES: tuple[int | str, ...] = ("10%", "50%", "100%")
+DEFAULT_SETTLE = 300
+DEFAULT_TIMEOUT = 300
+_LISTED = (100, 30, 10)
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """A rollout that has not started, with the inventory that it was planned over."""
+
+    rollout: Rollout
+    release: ReleaseRow
+    devices: Sequence[DeviceEntry]
+
+
+def make(tx: Connection, asked: RolloutPlan, name: str, now: float) -> Planned:
+    """Plan a rollout.
+
+    Raises FleetfootError `not_found`, `request_invalid` or `upgrade_no_matching_artifact`.
+    """
+    release = catalogue.demand(tx, asked.component, asked.version)
+    unknown = sorted(set(asked.groups) - set(inventory.groups(tx)))
+    if unknown:
+        raise FleetfootError("not_found", f"no devices are enrolled in group {', '.join(unknown)}")
+    devices = [
+        entry
+        for entry in inventory.of_groups(tx, asked.groups)
+        if admission.matches(asked.selector, entry.labels)
+    ]
+    if not devices:
+        raise FleetfootError("request_invalid", "no device of these groups matches the selector")
+    manifest = release.manifest
+    _demand_artifact(manifest, devices)
+    shares = ("100%",) if asked.immediate else asked.waves or DEFAULT_WAVES
+    try:
+        waves = admission.wave_sizes(shares, len(devices))
+    except ValueError as error:
+        raise FleetfootError("request_invalid", f"waves: {error}") from None
+    goal = Goal(
+        version=release.version,
+        counter=release.counter,
+        digest=release.digest,
+        length=max(artifact.length for artifact in manifest.artifacts),
+        mode=asked.mode,
+    )
+    rollout = planned(
+        id=name,
+        component=asked.component,
+        goal=goal,
+        devices=[(entry.id, entry.group) for entry in devices],
+        waves=waves,
+        now=now,
+        groups=tuple(sorted(asked.groups)),
+        selector=asked.selector,
+        already=_already(devices, asked.component, release.digest),
+        settle=float(_or(asked.settle, 0 if asked.immediate else DEFAULT_SETTLE)),
+        device_timeout=float(_or(asked.device_timeout, DEFAULT_TIMEOUT)),
+        breaker=asked.breaker,
+    )
+    return Planned(rollout, release, devices)
+
+
+def _or(value: int | None, default: int) -> int:
+    return default if value is None else value
+
+
+def _already(devices: Sequence[DeviceEntry], component: str, digest: str) -> set[str]:
+    found = set()
+    for entry in devices:
+        status = entry.status
+        one = status.components.get(component) if status else None
+        if one is not None and one.running is not None and one.running.digest == digest:
+            found.add(entry.id)
+    return found
+
+
+def _demand_artifact(release: Release, devices: Sequence[DeviceEntry]) -> None:
+    """Refuse a release that fits none of those devices whose platform is known."""
+    platforms = {status.platform for entry in devices if (status := entry.status)}
+    misfits = [find_artifact(release, platform) for platform in platforms]
+    if misfits and all(isinstance(one, Permission) for one in misfits):
+        names = ", ".join(sorted({f"{platform.os}/{platform.arch}" for platform in platforms}))
+        raise UpgradeError(
+            Code.UPGRADE_NO_MATCHING_ARTIFACT, f"no matching release artifact for agent platform {names}"
+        )
+
+
+def refusal(status: Status, release: Release, goal: Goal) -> Permission | None:
+    """The rejection that the device is expected to answer with, or None."""
+    one = status.components.get(release.component)
+    run = one.running if one else None
+    if run is not None and run.digest == goal.digest:
+        return None
+    if one is not None and goal.counter < one.floor:
+        return Permission("reject", Code.UPGRADE_BELOW_FLOOR, f"the device's floor is {one.floor}")
+    if one is not None and one.refused.get(goal.digest, 0) >= goal.attempt:
+        return Permission("reject", Code.UPGRADE_REFUSED_BEFORE, "it failed there before")
+    rules = Rules(
+        enabled=status.policy.enabled,
+        allowed_channels=status.policy.channels,
+        min_version=status.policy.min_version,
+        pins=status.policy.pins,
+    )
+    environment = Environment(platform=status.platform, agent=status.agent, run=run, free=status.free)
+    answer = allow(Plan(Act.INSTALL, Why.ORDERED, goal), release, rules, environment)
+    return answer if answer.verdict == "reject" else None
+
+
+def describe(plan: Planned) -> dict[str, Any]:
+    """The plan as operators see it; device lists are shortened until it fits."""
+    refusing = _refusing(plan)
+    for listed in _LISTED:
+        shown = _describe(plan, refusing, listed)
+        if len(strictjson.dumps(shown)) <= BUDGET:
+            return shown
+    return _describe(plan, refusing, 0)
+
+
+def _refusing(plan: Planned) -> list[dict[str, str]]:
+    manifest, found = plan.release.manifest, []
+    for entry in plan.devices:
+        status = entry.status
+        answer = refusal(status, manifest, plan.rollout.goal) if status else None
+        if answer is not None:
+            found.append({"device": entry.id, "code": str(answer.code), "reason": answer.reason})
+    return found
+
+
+def _describe(plan: Planned, refusing: list[dict[str, str]], listed: int) -> dict[str, Any]:
+    of = plan.rollout
+    already = [member.device for member in of.cohort if of.devices[member.device].on_goal]
+    batches = []
+    for index in range(1, len(of.waves) + 1):
+        ids = [member.device for member in of.cohort if of.devices[member.device].wave == index]
+        batches.append({"index": index, "count": len(ids), "devices": ids[:listed]})
+    return {
+        "component": of.component,
+        "version": of.goal.version,
+        "digest": of.goal.digest,
+        "groups": list(of.groups),
+        "total": of.total,
+        "waves": list(of.waves),
+        "batches": batches,
+        "settle": int(of.settle),
+        "device_timeout": int(of.device_timeout),
+        "breaker": of.breaker,
+        "refusing": refusing[:listed],
+        "refusing_count": len(refusing),
+        "already": already[:listed],
+        "already_count": len(already),
+        "revision": of.revision,
+    }

@@ -1,0 +1,1 @@
+"""What operators ask for: one module for each family of verbs, and the desk that receives and answers."""

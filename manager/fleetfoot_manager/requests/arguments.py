@@ -1,0 +1,152 @@
+"""The arguments of each verb, as strict models: what is not described here is refused."""
+
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import Field, StringConstraints, ValidationError, model_validator
+
+from fleetfoot_protocol import strictjson
+from fleetfoot_protocol.documents import Model
+from fleetfoot_protocol.errors import FleetfootError
+from fleetfoot_protocol.fields import Digest, Id, KeyHex, Label, LabelKey, Version
+
+MAX_BLOBS = 130
+MAX_BLOB = 64 * 1024**3
+MAX_ENROLLED = 500
+MAX_PAGE = 200
+MAX_GROUPS = 64
+_DAY = 24 * 3600
+
+Wave = (
+    Annotated[int, Field(ge=1, le=10_000_000)]
+    | Annotated[str, StringConstraints(pattern=r"^([1-9][0-9]?|100)%$")]
+)
+
+
+class Nothing(Model):
+    """No arguments."""
+
+
+class Blob(Model):
+    """A file of a release, by the sha256 and length of its bytes."""
+
+    sha256: Digest
+    length: Annotated[int, Field(ge=1, le=MAX_BLOB)]
+
+
+class Upload(Model):
+    """`release.upload`: artifacts, indexes and the release envelope itself."""
+
+    component: Id
+    version: Version
+    digest: Digest
+    blobs: Annotated[tuple[Blob, ...], Field(min_length=1, max_length=MAX_BLOBS)]
+
+
+class Publish(Model):
+    """`release.publish`: `envelope` is the sha256 of the uploaded envelope file."""
+
+    component: Id
+    version: Version
+    digest: Digest
+    envelope: Digest
+
+
+class ReleaseList(Model):
+    """`release.list`."""
+
+    component: Id | None = None
+
+
+class ReleaseShow(Model):
+    """`release.show`."""
+
+    component: Id
+    version: Version
+
+
+class Enrolment(Model):
+    """A device with its public key. `replace` permits another key or group for a known id."""
+
+    id: Id
+    group: Id
+    key: KeyHex
+    labels: Annotated[dict[LabelKey, Label], Field(max_length=64)] = {}  # noqa: RUF012 - pydantic copies
+    replace: bool = False
+
+
+class Enroll(Model):
+    """`device.enroll`."""
+
+    devices: Annotated[tuple[Enrolment, ...], Field(min_length=1, max_length=MAX_ENROLLED)]
+
+
+class DeviceList(Model):
+    """`device.list`: ids behind `after`, at most `limit`."""
+
+    group: Id | None = None
+    after: Id | None = None
+    limit: Annotated[int, Field(ge=1, le=MAX_PAGE)] = MAX_PAGE
+
+
+class DeviceShow(Model):
+    """`device.show`."""
+
+    device: Id
+
+
+class RolloutPlan(Model):
+    """`rollout.plan` and `rollout.start`; times in seconds. `waves`: cumulative counts or shares.
+
+    `immediate`: one wave with everybody. `breaker`: failures that trip the rollout, 0 for never.
+    """
+
+    component: Id
+    version: Version
+    groups: Annotated[tuple[Id, ...], Field(min_length=1, max_length=MAX_GROUPS)]
+    selector: Annotated[dict[LabelKey, Label], Field(max_length=16)] = {}  # noqa: RUF012 - pydantic copies
+    waves: Annotated[tuple[Wave, ...], Field(min_length=1, max_length=64)] | None = None
+    immediate: bool = False
+    settle: Annotated[int, Field(ge=0, le=30 * _DAY)] | None = None
+    device_timeout: Annotated[int, Field(ge=1, le=30 * _DAY)] | None = None
+    mode: Literal["at_least", "exactly"] = "at_least"
+    breaker: Annotated[int, Field(ge=0, le=1_000_000)] = 1
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "RolloutPlan":
+        if self.immediate and self.waves is not None:
+            raise ValueError("immediate and waves exclude each other")
+        if len(set(self.groups)) != len(self.groups):
+            raise ValueError("a group is named twice")
+        return self
+
+
+class RolloutList(Model):
+    """`rollout.list`: newest first."""
+
+    state: Literal["active", "all"] = "active"
+
+
+class RolloutName(Model):
+    """`rollout.show`, `rollout.pause`, `rollout.resume`, `rollout.cancel`, `rollout.retry`."""
+
+    rollout: Id
+
+
+class RolloutDecide(Model):
+    """`rollout.decide`: what becomes of a tripped rollout."""
+
+    rollout: Id
+    decision: Literal["continue", "rollback", "abort"]
+
+
+A = TypeVar("A", bound=Model)
+
+
+def parse(kind: type[A], arguments: dict[str, Any]) -> A:
+    """The arguments as a model. Raises FleetfootError `request_invalid` naming the first that is wrong."""
+    try:
+        return kind.model_validate_json(strictjson.dumps(arguments))
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(str(part) for part in first["loc"])[:100]
+        raise FleetfootError("request_invalid", f"{where or 'arguments'}: {first['msg'][:200]}") from None

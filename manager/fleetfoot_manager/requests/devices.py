@@ -1,0 +1,154 @@
+"""The verbs about devices: enroll, list, show."""
+
+import json
+from typing import Any
+
+from fleetfoot_manager import catalogue, inventory, rights
+from fleetfoot_manager.inventory import DeviceEntry, Enrolled
+from fleetfoot_manager.requests import arguments
+from fleetfoot_manager.requests.answers import BUDGET, fitted, moment, some
+from fleetfoot_manager.rollout import IllegalTransition, Joined, Left
+from fleetfoot_manager.work import Work
+from fleetfoot_protocol import admission
+from fleetfoot_protocol.codes import Code, info
+from fleetfoot_protocol.reports import ComponentStatus, OutcomeRecord, Problem, Request
+from fleetfoot_protocol.states import BADGES, Lifecycle, Verdict
+
+_AUDITED: dict[Enrolled, str] = {
+    Enrolled.ADDED: "device.enroll",
+    Enrolled.RELABELLED: "device.enroll",
+    Enrolled.REPLACED: "device.enroll",
+    Enrolled.MOVED: "device.move",
+}
+
+
+def enroll(work: Work, request: Request) -> dict[str, Any]:
+    """`device.enroll`: all of them or none."""
+    asked = arguments.parse(arguments.Enroll, request.arguments)
+    rights.demand(work.house.root, request.operator, request.verb, {one.group for one in asked.devices})
+    enrolled = unchanged = 0
+    known_groups = set(inventory.groups(work.tx))
+    for one in asked.devices:
+        before = inventory.find(work.tx, one.id)
+        if before is not None:
+            rights.demand(work.house.root, request.operator, request.verb, [before.group])
+        did = inventory.enroll(work.tx, one.id, one.group, one.key, one.labels, work.now, replace=one.replace)
+        if did is Enrolled.UNCHANGED:
+            unchanged += 1
+            continue
+        enrolled += 1
+        data = {"device": one.id, "group": one.group, "key": one.key, "labels": dict(one.labels)}
+        work.audit(request.operator, _AUDITED[did], data)
+        tell_joined(work, inventory.demand(work.tx, one.id))
+    for group in {one.group for one in asked.devices} - known_groups:
+        work.renew_heartbeat(group)
+    return {"enrolled": enrolled, "unchanged": unchanged}
+
+
+def tell_joined(work: Work, entry: DeviceEntry) -> None:
+    """Tell live rollouts that a device came into one of their groups, or left them."""
+    for of in list(work.rollouts.values()):
+        belongs = entry.group in of.groups and admission.matches(of.selector, entry.labels)
+        known = of.devices.get(entry.id)
+        try:
+            if belongs:
+                work.advance(of.id, Joined(entry.id, entry.group))
+            elif known is not None and not known.gone and entry.group not in of.groups:
+                work.advance(of.id, Left(entry.id))
+        except IllegalTransition:
+            continue  # its state takes nobody in any more
+
+
+def listing(work: Work, request: Request) -> dict[str, Any]:
+    """`device.list`: a page of the groups that the operator may read."""
+    asked = arguments.parse(arguments.DeviceList, request.arguments)
+    root = work.house.root
+    if asked.group is not None:
+        rights.demand(root, request.operator, request.verb, [asked.group])
+        groups = [asked.group]
+    else:
+        rights.demand_anywhere(root, request.operator, request.verb)
+        groups = rights.readable(root, request.operator, inventory.groups(work.tx))
+    entries = inventory.page(work.tx, groups, asked.after, asked.limit + 1)
+    versions = catalogue.versions(work.tx)
+    rows, _ = fitted([row_of(entry, versions) for entry in entries[: asked.limit]])
+    more = len(rows) < len(entries)
+    return {"devices": rows, **({"next": rows[-1]["id"]} if more and rows else {})}
+
+
+def show(work: Work, request: Request) -> dict[str, Any]:
+    """`device.show`."""
+    asked = arguments.parse(arguments.DeviceShow, request.arguments)
+    entry = inventory.demand(work.tx, asked.device)
+    rights.demand(work.house.root, request.operator, request.verb, [entry.group])
+    row = row_of(entry, catalogue.versions(work.tx))
+    row["key"] = entry.key.hex()
+    problem = _last_problem(entry)
+    if problem is not None:
+        row["last_error"] = {**problem.model_dump(mode="json"), "remedy": _remedy(problem.code)}
+    if entry.status_bytes is not None and len(entry.status_bytes) <= BUDGET - len(json.dumps(row)):
+        row["status"] = json.loads(entry.status_bytes)
+    return row
+
+
+def row_of(entry: DeviceEntry, versions: dict[str, str]) -> dict[str, Any]:
+    """A device as lists show it. `versions`: release digest -> version."""
+    status = entry.status
+    components = {} if status is None else status.components
+    return {
+        **some(
+            id=entry.id,
+            group=entry.group,
+            platform=f"{status.platform.os}/{status.platform.arch}" if status else None,
+            agent=status.agent if status else None,
+            last_seen=moment(entry.last_seen),
+        ),
+        "online": entry.online,
+        "labels": dict(entry.labels),
+        "alarms": list(status.alarms) if status else [],
+        "components": {name: _component(one, versions) for name, one in components.items()},
+    }
+
+
+def _component(one: ComponentStatus, versions: dict[str, str]) -> dict[str, Any]:
+    badge, code, reason = _badge(one)
+    target = one.target if one.state is not Lifecycle.IDLE else None
+    return some(
+        version=one.running.version if one.running else None,
+        digest=one.running.digest if one.running else None,
+        state=str(one.state),
+        badge=badge,
+        target=versions.get(target, target[:12]) if target else None,
+        code=code,
+        reason=reason,
+        rollout=one.rollout,
+    )
+
+
+def _badge(one: ComponentStatus) -> tuple[str, str, str]:
+    """(badge, code, reason): what is in hand, else how the last work ended, else a standing rejection."""
+    answered = one.answered
+    if one.state is not Lifecycle.IDLE:
+        code = answered.code if answered and answered.verdict is Verdict.DEFERRED else ""
+        return BADGES[one.state].word, code, one.reason or (answered.reason if answered else "")
+    rejected = answered is not None and answered.verdict is Verdict.REJECTED
+    if answered is not None and rejected and answered.code != Code.UPGRADE_REFUSED_BEFORE:
+        return BADGES["rejected"].word, answered.code, answered.reason
+    last = _newest(one.outcomes)
+    if last is not None:
+        return BADGES[last.outcome].word, last.code, ""
+    return BADGES[one.state].word, "", one.reason
+
+
+def _newest(outcomes: tuple[OutcomeRecord, ...]) -> OutcomeRecord | None:
+    return max(enumerate(outcomes), key=lambda item: (item[1].at, item[0]))[1] if outcomes else None
+
+
+def _last_problem(entry: DeviceEntry) -> Problem | None:
+    status = entry.status
+    found = [one.last_error for one in status.components.values() if one.last_error] if status else []
+    return max(found, key=lambda problem: problem.at, default=None)
+
+
+def _remedy(code: str) -> str:
+    return info(Code(code)).remedy if code in set(Code) else ""

@@ -1,0 +1,134 @@
+"""`fleetfoot manager run`: the process. Everything is opened in order, and closed in the reverse one."""
+
+import logging
+import signal
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from fleetfoot_manager import catalogue, roots
+from fleetfoot_manager.artifacts import ArtifactServer
+from fleetfoot_manager.broker import EmbeddedBroker
+from fleetfoot_manager.catalogue import Blobs
+from fleetfoot_manager.director import KEY_NAME, Director, read_key
+from fleetfoot_manager.engine import Engine
+from fleetfoot_manager.faults import Faults
+from fleetfoot_manager.house import House
+from fleetfoot_manager.init import BLOBS_NAME
+from fleetfoot_manager.mqtt import Address, MqttTransport, parse_broker
+from fleetfoot_manager.reassert import PRESENCE
+from fleetfoot_manager.store import Store
+from fleetfoot_protocol import topics
+from fleetfoot_protocol.errors import FleetfootError
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line says. `broker`: URL of an external one, None to embed one at `listen`."""
+
+    folder: Path
+    roots: Sequence[Path] = ()
+    broker: str | None = None
+    listen: Address = field(default_factory=lambda: Address("127.0.0.1", 1883))
+    artifacts: Address = field(default_factory=lambda: Address("127.0.0.1", 8090))
+    mirror: str | None = None
+    topic_root: str = topics.DEFAULT_ROOT
+
+
+@dataclass(frozen=True)
+class Ready:
+    """Where the manager serves: the broker as host:port, the base URL of the blobs."""
+
+    broker: str
+    artifacts: str
+
+
+def run(options: Options, on_ready: Callable[[Ready], None]) -> None:
+    """Run until SIGTERM or SIGINT. Raises FleetfootError for what keeps it from running, or ended it."""
+    over = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: over.set())
+    with ExitStack() as stack:
+        engine, ready = _open(options, stack, over)
+        on_ready(ready)
+        over.wait()
+        log.info("stopping")
+    if engine.failure is not None:
+        raise engine.failure
+
+
+def _open(options: Options, stack: ExitStack, over: threading.Event) -> tuple[Engine, Ready]:
+    faults = Faults.from_environment()
+    store = stack.enter_context(Store(options.folder))
+    store.acquire()
+    root = roots.install(store, options.roots)
+    director = Director(read_key(options.folder / KEY_NAME), root)
+
+    def authorise(sha256: str, token: str) -> int | None:
+        with store.read() as tx:
+            return catalogue.allowed_length(tx, token, sha256, time.time())
+
+    blobs = options.folder / BLOBS_NAME
+    server = stack.enter_context(
+        _serving(ArtifactServer(blobs, authorise, options.artifacts.host, options.artifacts.port))
+    )
+    address = _broker(options, stack)
+    house = House(
+        folder=options.folder,
+        director=director,
+        blobs=Blobs(blobs),
+        artifacts=server.url,
+        mirror=options.mirror or server.url,
+        broker=f"{address.host}:{address.port}",
+        started=time.time(),
+        topic_root=options.topic_root,
+        faults=faults,
+    )
+    engine = Engine(store, house, on_end=over.set)
+    transport = MqttTransport(address, f"fleetfoot-manager-{house.fleet}", house.whole(PRESENCE), engine.put)
+    engine.start(transport)
+    stack.callback(transport.stop)
+    stack.callback(engine.stop)
+    transport.start()
+    return engine, Ready(house.broker, server.url)
+
+
+class _Served:
+    """A started artifact server with its base URL."""
+
+    def __init__(self, server: ArtifactServer) -> None:
+        self._server = server
+        self.url = ""
+
+    def __enter__(self) -> "_Served":
+        self.url = self._server.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.stop()
+
+
+def _serving(server: ArtifactServer) -> _Served:
+    return _Served(server)
+
+
+def _broker(options: Options, stack: ExitStack) -> Address:
+    if options.broker is not None:
+        return parse_broker(options.broker)
+    embedded = EmbeddedBroker(options.listen.host, options.listen.port)
+    host, port = embedded.start()
+    stack.callback(embedded.stop)
+    return Address(host, port)
+
+
+def parse_address(text: str, what: str) -> Address:
+    """`host:port` as an address. Raises FleetfootError `usage`."""
+    host, _, port = text.rpartition(":")
+    if not host or not port.isdecimal() or int(port) > 65535:
+        raise FleetfootError("usage", f"{what} {text[:200]!a} is no address", remedy="give it as host:port")
+    return Address(host.strip("[]"), int(port))

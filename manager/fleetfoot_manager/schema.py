@@ -1,0 +1,175 @@
+"""The tables of the manager's store, as SQLAlchemy Core.
+
+Documents, requests and replies are kept as the exact bytes that were signed or came signed. Everything
+that is looked at as a whole (a rollout, labels) is JSON; what is looked for has a column. Times are unix
+seconds. Topics are kept without their configurable root (`groups/g/heartbeat`).
+"""
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Float,
+    ForeignKey,
+    ForeignKeyConstraint,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+)
+
+#: Raised with every change of a table; a store of another version is refused, never guessed at.
+SCHEMA_VERSION = 1
+
+metadata = MetaData()
+
+#: One row for each single fact: schema version, fleet, lease holder, mirror last published.
+meta = Table(
+    "meta",
+    metadata,
+    Column("name", String(64), primary_key=True),
+    Column("value", Text, nullable=False),
+)
+
+#: Every trust root from the installed one on, in the order of the chain.
+roots = Table(
+    "roots",
+    metadata,
+    Column("version", Integer, primary_key=True, autoincrement=False),
+    Column("envelope", LargeBinary, nullable=False),
+)
+
+releases = Table(
+    "releases",
+    metadata,
+    Column("component", String(63), primary_key=True),
+    Column("version", String(64), primary_key=True),
+    Column("digest", String(64), nullable=False, unique=True),
+    Column("channel", String(16), nullable=False),
+    Column("counter", BigInteger, nullable=False),
+    Column("life", String(16), nullable=False),
+    Column("envelope", LargeBinary, nullable=False),
+    Column("published", Float, nullable=False),
+    Index("releases_by_counter", "component", "counter", unique=True),
+)
+
+#: What an upload token admits. The token itself is kept only as its sha256.
+upload_tokens = Table(
+    "upload_tokens",
+    metadata,
+    Column("token_sha256", String(64), primary_key=True),
+    Column("operator", String(63), nullable=False),
+    Column("expires", Float, nullable=False, index=True),
+)
+upload_blobs = Table(
+    "upload_blobs",
+    metadata,
+    Column("token_sha256", String(64), primary_key=True),
+    Column("sha256", String(64), primary_key=True),
+    Column("length", BigInteger, nullable=False),
+    ForeignKeyConstraint(["token_sha256"], ["upload_tokens.token_sha256"], ondelete="CASCADE"),
+)
+
+#: The inventory. `labels` are those of the enrolment; the device's own stand in its status.
+#: `past`: earlier incarnations and the highest counter of each, so that none of them is taken for news.
+devices = Table(
+    "devices",
+    metadata,
+    Column("id", String(63), primary_key=True),
+    Column("group", String(63), nullable=False, index=True),
+    Column("key", String(64), nullable=False),
+    Column("labels", Text, nullable=False),
+    Column("enrolled", Float, nullable=False),
+    Column("status", LargeBinary),
+    Column("status_sha256", String(64)),
+    Column("incarnation", String(32)),
+    Column("counter", BigInteger),
+    Column("past", Text, nullable=False, server_default="{}"),
+    Column("online", Boolean, nullable=False, default=False),
+    Column("last_seen", Float),
+)
+
+#: What a group is meant to be, apart from rollouts that are under way.
+intents = Table(
+    "intents",
+    metadata,
+    Column("group", String(63), primary_key=True),
+    Column("component", String(63), primary_key=True),
+    Column("intent", Text, nullable=False),
+)
+
+rollouts = Table(
+    "rollouts",
+    metadata,
+    Column("id", String(63), primary_key=True),
+    Column("component", String(63), nullable=False),
+    Column("digest", String(64), nullable=False),
+    Column("state", String(32), nullable=False),
+    Column("live", Boolean, nullable=False, index=True),
+    Column("revision", Integer, nullable=False),
+    Column("created", Float, nullable=False),
+    Column("rollout", Text, nullable=False),
+)
+rollout_groups = Table(
+    "rollout_groups",
+    metadata,
+    Column("rollout", String(63), ForeignKey("rollouts.id", ondelete="CASCADE"), primary_key=True),
+    Column("group", String(63), primary_key=True, index=True),
+)
+
+#: What the broker should hold, retained: the newest document of each topic, byte for byte.
+documents = Table(
+    "documents",
+    metadata,
+    Column("topic", String(255), primary_key=True),
+    Column("kind", String(32), nullable=False, index=True),
+    Column("group", String(63), nullable=False, server_default=""),
+    Column("device", String(63), nullable=False, server_default=""),
+    Column("component", String(63), nullable=False, server_default=""),
+    Column("epoch", BigInteger),
+    Column("sequence", BigInteger),
+    Column("payload", LargeBinary, nullable=False),
+    Column("sha256", String(64), nullable=False),
+    Column("issued", Float, nullable=False),
+    Column("renew", Float, index=True),
+)
+
+#: Publications that were decided and that the broker has not acknowledged yet, in their order.
+outbox = Table(
+    "outbox",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("topic", String(255), nullable=False, index=True),
+    Column("payload", LargeBinary, nullable=False),
+    Column("retained", Boolean, nullable=False),
+    Column("qos", Integer, nullable=False),
+    sqlite_autoincrement=True,
+)
+
+#: Requests that were decided, with the reply that every repetition gets.
+requests = Table(
+    "requests",
+    metadata,
+    Column("operator", String(63), primary_key=True),
+    Column("id", String(63), primary_key=True),
+    Column("digest", String(64), nullable=False),
+    Column("reply", LargeBinary, nullable=False),
+    Column("at", Float, nullable=False, index=True),
+)
+
+#: A hash chain: each row's hash covers the row and the hash before it.
+audit = Table(
+    "audit",
+    metadata,
+    Column("n", Integer, primary_key=True, autoincrement=False),
+    Column("at", String(32), nullable=False),
+    Column("actor", String(80), nullable=False),
+    Column("action", String(64), nullable=False),
+    Column("data", Text, nullable=False),
+    Column("request", String(64), nullable=False, server_default=""),
+    Column("previous", String(64), nullable=False),
+    Column("hash", String(64), nullable=False),
+)

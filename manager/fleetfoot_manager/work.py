@@ -1,0 +1,240 @@
+"""One transaction of the engine: everything that a batch of inputs decides, and what it publishes.
+
+The pure core decides; here its effects become rows: the rollout's state, the groups' intents, signed
+documents, progress, events, audit, and their publications in the outbox, all in the transaction of the
+input that caused them. Documents and progress are composed once, before the commit: only the newest of
+them counts. What fails in a `step` leaves no trace, in the store or in memory.
+"""
+
+import json
+import secrets
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from fleetfoot_manager import audit, compose, documents, effects, publisher, rollout, schema
+from fleetfoot_manager.effects import Effect
+from fleetfoot_manager.faults import Stage
+from fleetfoot_manager.house import House
+from fleetfoot_manager.rollout import Rollout, RolloutEvent
+from fleetfoot_manager.store import Store, upsert
+from fleetfoot_protocol import events, strictjson, times
+from fleetfoot_protocol.codes import Code
+from fleetfoot_protocol.documents import Desired
+from fleetfoot_protocol.events import Event
+
+#: Events of a rollout that are decisions of the manager and so stand in the audit log.
+_AUDITED: dict[Event, str] = {
+    Event.CIRCUIT_BREAKER_TRIPPED: "group.upgrade.paused",
+    Event.ROLLOUT_COMPLETED: "group.upgrade.complete",
+    Event.ROLLOUT_EXPIRED: "group.upgrade.expire",
+}
+
+
+def load_rollouts(tx: Connection, *, live: bool | None = None, limit: int | None = None) -> list[Rollout]:
+    """Rollouts from the store, newest first; only live or only ended ones if asked."""
+    query = sa.select(schema.rollouts.c.rollout).order_by(schema.rollouts.c.created.desc())
+    if live is not None:
+        query = query.where(schema.rollouts.c.live.is_(live))
+    if limit is not None:
+        query = query.limit(limit)
+    return [Rollout.from_json(json.loads(text)) for text in tx.scalars(query)]
+
+
+def load_rollout(tx: Connection, name: str) -> Rollout | None:
+    """A rollout from the store, or None."""
+    text = tx.scalar(sa.select(schema.rollouts.c.rollout).where(schema.rollouts.c.id == name))
+    return None if text is None else Rollout.from_json(json.loads(text))
+
+
+class Work:
+    """What handlers of inputs act through. `rollouts` are the live ones by id, as they are by now."""
+
+    def __init__(
+        self, store: Store, tx: Connection, house: House, live: Mapping[str, Rollout], now: float
+    ) -> None:
+        self.tx = tx
+        self.house = house
+        self.now = now
+        self.rollouts: dict[str, Rollout] = dict(live)
+        self.effects: list[str] = []
+        #: Digest of the signed request that is being decided, empty while the manager acts by itself.
+        self.request_digest = ""
+        self._store = store
+        self._changed: dict[str, Rollout] = {}
+        self._progress: dict[str, None] = {}
+        self._desired: dict[tuple[str, str], int] = {}
+        self._heartbeats: dict[str, None] = {}
+        self._parsed: dict[tuple[str, str], Desired | None] = {}
+
+    @contextmanager
+    def step(self) -> Iterator[None]:
+        """A part that is undone alone, in the store and here, when it raises."""
+        names = ("rollouts", "effects", "_changed", "_progress", "_desired", "_heartbeats", "_parsed")
+        before = {name: getattr(self, name).copy() for name in names}
+        try:
+            with self._store.step(self.tx):
+                yield
+        except BaseException:
+            for name, value in before.items():
+                setattr(self, name, value)
+            raise
+
+    # --- what may be asked for -----------------------------------------------------------------------
+
+    def rollout(self, name: str) -> Rollout | None:
+        """The rollout as it is by now, live or ended; None if there is none."""
+        known = self.rollouts.get(name) or self._changed.get(name)
+        return known if known is not None else load_rollout(self.tx, name)
+
+    def intent(self, group: str, component: str) -> compose.GroupIntent:
+        """What the group is meant to be, apart from live rollouts."""
+        table = schema.intents.c
+        text = self.tx.scalar(
+            sa.select(table.intent).where(table.group == group, table.component == component)
+        )
+        return compose.GroupIntent() if text is None else compose.GroupIntent.from_json(json.loads(text))
+
+    def desired_now(self, group: str, component: str) -> Desired | None:
+        """The group's stored document of a component, or None. One that is due anew has no order yet."""
+        key = (group, component)
+        if key in self._desired:
+            return None
+        if key not in self._parsed:
+            self._parsed[key] = publisher.stored_desired(self.tx, group, component)
+        return self._parsed[key]
+
+    # --- what may be done ----------------------------------------------------------------------------
+
+    def add(self, new: Rollout) -> None:
+        """Take in a rollout that has just been planned."""
+        self.rollouts[new.id] = new
+        self._changed[new.id] = new
+        self._progress[new.id] = None
+
+    def advance(self, name: str, event: RolloutEvent) -> Rollout:
+        """Let something happen to a live rollout and apply all that follows."""
+        before = self.rollouts[name]
+        after, follows = rollout.advance(before, event, self.now)
+        if after is not before:
+            self._changed[name] = after
+            if after.state.ended:
+                del self.rollouts[name]
+            else:
+                self.rollouts[name] = after
+        for effect in follows:
+            label = type(effect).__name__
+            self.house.faults.hit(Stage.BEFORE_APPLY, (label,))
+            self._apply(after, effect)
+            self.house.faults.hit(Stage.AFTER_APPLY, (label,))
+            self.effects.append(label)
+        return after
+
+    def _apply(self, of: Rollout, effect: Effect) -> None:
+        match effect:
+            case effects.PublishDesired():
+                for group in of.groups:
+                    self.renew_desired(group, of.component)
+            case effects.PublishProgress():
+                self._progress[of.id] = None
+            case effects.Emit(event, data, code):
+                self._emit(of, event, data, code)
+            case _:
+                for group in of.groups:
+                    self._change_intent(group, of.component, effect)
+
+    def _change_intent(self, group: str, component: str, effect: Effect) -> None:
+        intent = compose.applied(self.intent(group, component), effect)
+        text = strictjson.dumps(intent.to_json()).decode()
+        upsert(self.tx, schema.intents, {"group": group, "component": component}, {"intent": text})
+
+    def _emit(self, of: Rollout, event: Event, data: dict[str, Any], code: Code | None) -> None:
+        body = {"version": of.goal.version, "groups": list(of.groups), **data}
+        self.event(of.groups, event, body, component=of.component, rollout=of.id, code=code)
+        if event in _AUDITED:
+            about = {"rollout": of.id, "component": of.component, **body}
+            if event is Event.CIRCUIT_BREAKER_TRIPPED:
+                about["failure_count"] = of.devices.failures
+            self.audit(audit.MANAGER, _AUDITED[event], about)
+
+    def event(
+        self,
+        groups: Iterable[str],
+        event: Event,
+        data: dict[str, Any],
+        *,
+        component: str | None = None,
+        rollout: str | None = None,
+        code: Code | None = None,
+    ) -> None:
+        """Tell these groups of an event: the same id in each, so that it counts once."""
+        body = events.cloud_event(
+            event,
+            source=f"/fleets/{self.house.fleet}/manager",
+            event_id=secrets.token_hex(12),
+            time=times.to_text(self.now),
+            data=data,
+            component=component,
+            rollout=rollout,
+            code=code,
+        )
+        for group in groups:
+            publisher.send_event(self.tx, group, strictjson.dumps(body))
+
+    def audit(self, actor: str, action: str, data: dict[str, Any]) -> None:
+        """Add a row to the audit log, under the request that is being decided."""
+        audit.append(self.tx, self.now, actor, action, data, self.request_digest)
+
+    def renew_desired(self, group: str, component: str, *, beyond: int = 0) -> None:
+        """Let the group's document be composed and signed anew, with a new sequence, above `beyond`."""
+        key = (group, component)
+        self._desired[key] = max(beyond, self._desired.get(key, 0))
+
+    def renew_heartbeat(self, group: str) -> None:
+        """Let the group's heartbeat be signed anew."""
+        self._heartbeats[group] = None
+
+    # --- the end of the transaction ------------------------------------------------------------------
+
+    def finish(self) -> None:
+        """Store what changed and everything that is published of it. Once, right before the commit."""
+        for changed in self._changed.values():
+            self._store_rollout(changed)
+        for (group, component), beyond in self._desired.items():
+            targets = [
+                found
+                for of in sorted(self.rollouts.values(), key=lambda of: (of.created, of.id), reverse=True)
+                if of.component == component and group in of.groups and (found := rollout.target(of))
+            ]
+            intent = self.intent(group, component)
+            publisher.put_desired(
+                self.tx, self.house, group, component, intent, targets, self.now, beyond=beyond
+            )
+            self._heartbeats[group] = None
+        for group in self._heartbeats:
+            publisher.put_heartbeat(self.tx, self.house, group, self.now)
+        for name in self._progress:
+            if (of := self.rollout(name)) is not None:
+                publisher.put_progress(self.tx, self.house, of, self.now)
+        documents.trim_events(self.tx)
+
+    def _store_rollout(self, of: Rollout) -> None:
+        new = self.tx.scalar(sa.select(schema.rollouts.c.id).where(schema.rollouts.c.id == of.id)) is None
+        values = {
+            "component": of.component,
+            "digest": of.goal.digest,
+            "state": str(of.state),
+            "live": not of.state.ended,
+            "revision": of.revision,
+            "created": of.created,
+            "rollout": json.dumps(of.to_json(), separators=(",", ":")),
+        }
+        upsert(self.tx, schema.rollouts, {"id": of.id}, values)
+        if new:
+            self.tx.execute(
+                sa.insert(schema.rollout_groups),
+                [{"rollout": of.id, "group": group} for group in of.groups],
+            )
