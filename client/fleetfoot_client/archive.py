@@ -163,10 +163,9 @@ def _write_member(writer: "_GzipWriter", folder: Path, member: Member) -> Member
     left = member.size
     descriptor = os.open(folder / member.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     with open(descriptor, "rb", buffering=0) as file:
+        # One byte more than there should be, to notice a file that grew.
         while piece := file.read(min(_READ, left + 1)):
             left -= len(piece)
-            if left < 0:
-                break
             digest.update(piece)
             writer.write(piece)
     if left:

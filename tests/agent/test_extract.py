@@ -26,7 +26,9 @@ from tests.agent.tarbytes import (
     facts_of,
     file,
     file_member,
+    folder,
     header,
+    link,
     padded,
     refusal,
     zipped,
@@ -124,6 +126,21 @@ def test_archives_of_other_writers_are_read(destination: Path, form: int) -> Non
 def test_a_positive_base_256_size_is_read(destination: Path) -> None:
     blob = zipped(header(b"app", b"\x80" + len(APP).to_bytes(11, "big")) + padded(APP) + END)
     assert extract(io.BytesIO(blob), facts_of(blob, [file_member("app", APP)]), destination)
+
+
+def test_links_are_made_after_everything_else(destination: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    blob = zipped(link(b"first", b"last") + folder(b"d") + file(b"last", APP) + END)
+    members = [Member("l", "first", target="last"), Member("d", "d", 0o755), file_member("last", APP)]
+    real = os.symlink
+    there: list[list[str]] = []
+
+    def watching(target: str, name: str, *, dir_fd: int) -> None:
+        there.append(sorted(os.listdir(dir_fd)))
+        real(target, name, dir_fd=dir_fd)
+
+    monkeypatch.setattr(os, "symlink", watching)
+    extract(io.BytesIO(blob), facts_of(blob, members), destination)
+    assert there == [["d", "last"]]
 
 
 # Writing through descriptors

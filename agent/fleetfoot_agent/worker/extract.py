@@ -39,7 +39,6 @@ from fleetfoot_protocol.tree import (
     Member,
     SeenPaths,
     TreeError,
-    check_link,
     check_parent,
     check_path,
     path_key,
@@ -169,8 +168,8 @@ def _unpack(
 
 
 def _write_members(archive: TarReader, facts: ArtifactFacts, writer: TreeWriter) -> list[Member]:
-    members = []
-    links = []
+    members: list[Member] = []
+    links: list[Member] = []
     allowed = _Allowance(facts)
     while (entry := archive.next_entry()) is not None:
         allowed.admit(entry)
@@ -179,9 +178,10 @@ def _write_members(archive: TarReader, facts: ArtifactFacts, writer: TreeWriter)
         elif entry.kind == "d":
             members.append(writer.folder(entry.path))
         else:
-            links.append(entry)
-    members.extend(writer.link(link.path, link.target) for link in links)
-    return members
+            links.append(Member("l", entry.path, target=entry.target))
+    for link in links:
+        writer.link(link)
+    return members + links
 
 
 class _Allowance:
@@ -204,8 +204,6 @@ class _Allowance:
             raise refused(f"unpacks to more than the {self._facts.unpacked_size} bytes of the manifest")
         if entry.kind == "d":
             self._folders.add(entry.path)
-        elif entry.kind == "l":
-            check_link(entry.path, entry.target)
 
 
 def _check_tree(members: list[Member], facts: ArtifactFacts) -> None:

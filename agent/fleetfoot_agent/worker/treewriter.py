@@ -72,11 +72,9 @@ class TreeWriter:
             os.close(descriptor)
         return Member("f", path, mode, size, digest.hexdigest())
 
-    def link(self, path: str, target: str) -> Member:
-        member = Member("l", path, target=target)
-        parent, name = self._parent(path)
-        os.symlink(target, name, dir_fd=parent)
-        return member
+    def link(self, member: Member) -> None:
+        parent, name = self._parent(member.path)
+        os.symlink(member.target, name, dir_fd=parent)
 
     def _parent(self, path: str) -> tuple[int, str]:
         """The descriptor of the folder that holds `path`, and the last part of `path`."""
