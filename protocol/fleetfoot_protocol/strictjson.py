@@ -16,7 +16,9 @@ MAX_BYTES = 64 * 1024
 MAX_DEPTH = 16
 MAX_INTEGER = 2**53 - 1
 
-_STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
+# The closing quote is optional, so that an unclosed string is taken to the end and nothing ever backtracks:
+# with a demanded quote, escaped quotes in an unclosed string cost quadratic time.
+_STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"?', re.DOTALL)
 
 
 def _malformed(why: str) -> NoReturn:
