@@ -139,7 +139,12 @@ def batch_data(rollout: Rollout) -> dict[str, Any]:
 
 
 def settled(rollout: Rollout, now: float) -> Turn:
-    """The newest wave has passed and settled: the next one opens, or the rollout completes."""
+    """The newest wave has settled: the next one opens, or the rollout completes.
+
+    Unless what made it pass is no longer so: then the gate is closed again.
+    """
+    if not succeeded(rollout):
+        return replace(rollout, state=RolloutState.RUNNING, settle_until=None), [PublishProgress()]
     return open_wave(rollout, now) if rollout.wave < len(rollout.waves) else _complete(rollout, now)
 
 

@@ -37,6 +37,7 @@ from fleetfoot_manager.rollout import (
     Decide,
     Decision,
     IllegalTransition,
+    Left,
     Pause,
     Report,
     Resume,
@@ -184,6 +185,17 @@ def test_a_device_that_fails_while_the_wave_settles_trips() -> None:
     assert rollout.state is S.TRIPPED
     assert PublishDesired() in done
     assert next_deadline(rollout) is None
+
+
+def test_a_success_that_is_undone_while_the_wave_settles_does_not_pass_it() -> None:
+    rollout = running(waves=(1, 30))
+    (only,) = exposed(rollout)
+    rollout = go(rollout, says(only, None, NEW))
+    assert rollout.state is S.SETTLING
+    rollout = go(rollout, says(only, None, OLD), Tick(), at=START + 60)
+    assert (rollout.state, rollout.wave, rollout.devices[only].terminal) == (S.RUNNING, 1, T.PENDING)
+    assert go(rollout, healthy(only), at=START + 70).settle_until == START + 130
+    assert go(rollout, Left(only), at=START + 70).state is S.TRIPPED
 
 
 def test_a_batch_is_completed_once_even_if_it_trips_while_settling() -> None:
