@@ -212,14 +212,16 @@ def advance_root(have: TrustRoot, data: bytes) -> TrustRoot:
     """The root after `have`, from the envelope of version ``have.version + 1``.
 
     Raises `TrustError` (`upgrade_root_refused`) if it is not exactly the next version of the same fleet,
-    signed by the root thresholds of both, or if director keys changed without a higher epoch.
+    signed by the root thresholds of both, or if director keys changed without a higher epoch; `FormError`
+    (`upgrade_spec_unsupported`) for one that the present keys signed under a higher specification.
     """
     try:
         envelope = dsse.decode(data)
-        new = read(TrustRoot, envelope.payload)
-        verify_keys(envelope, PayloadType.ROOT, have, have.role("root"))
+        new = read(TrustRoot, verify_keys(envelope, PayloadType.ROOT, have, have.role("root")))
         verify_keys(envelope, PayloadType.ROOT, new, new.role("root"))
     except (TrustError, FormError) as error:
+        if error.upgrade_code is Code.UPGRADE_SPEC_UNSUPPORTED:
+            raise
         raise TrustError(Code.UPGRADE_ROOT_REFUSED, error.message) from error
     if new.fleet != have.fleet or new.version != have.version + 1 or new.epoch < have.epoch:
         raise TrustError(
