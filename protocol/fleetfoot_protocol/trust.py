@@ -182,9 +182,12 @@ def verify_reply(data: bytes, root: TrustRoot) -> Reply:
 
 
 def verify_progress(payload: bytes, attestation: bytes, root: TrustRoot) -> RolloutProgress:
-    """A rollout's progress with its detached signature of the director."""
+    """A rollout's progress with its detached signature of the director. The counter outside is unsigned."""
     envelope, _ = dsse.join_attestation(payload, attestation)
-    return read(RolloutProgress, verify_keys(envelope, PayloadType.ROLLOUT, root, root.role("director")))
+    progress = read(RolloutProgress, verify_keys(envelope, PayloadType.ROLLOUT, root, root.role("director")))
+    if progress.fleet != root.fleet:
+        raise TrustError(Code.UPGRADE_SCOPE_MISMATCH, f"signed for fleet {progress.fleet}")
+    return progress
 
 
 def verify_status(payload: bytes, attestation: bytes, public: bytes) -> Status:
