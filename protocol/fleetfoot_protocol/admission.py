@@ -69,12 +69,12 @@ def cut_for(
     """The cut that admits exactly `k` of the eligible devices, included ones counting first.
 
     `all` once k reaches their number; with k at or below the number of included ones, a cut that admits
-    nobody else. The cut stands directly behind the k-th device, so that devices that join later are as
+    nobody else; with k = 0 that one even where nobody is eligible yet. The cut stands directly behind the k-th device, so that devices that join later are as
     rarely admitted as can be.
     """
     listed = frozenset(include)
     fit = eligible(devices, selector or {}, exclude)
-    if k >= len(fit):
+    if k >= max(len(fit), 1):
         return ALL
     rest = sorted(position(salt, d.id) for d in fit if d.id not in listed)
     wanted = k - (len(fit) - len(rest))
