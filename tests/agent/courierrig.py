@@ -5,6 +5,8 @@ import re
 import socket
 import socketserver
 import struct
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -91,6 +93,19 @@ def carrying(
         yield courier
     finally:
         courier.stop()
+
+
+@contextmanager
+def mortal_broker(port: int) -> Iterator[Address]:
+    """A broker in a process of its own that ends by SIGKILL: nobody hears a farewell, nothing is kept."""
+    command = [sys.executable, "-m", "fleetfoot_manager.broker", "--port", str(port)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        try:
+            assert process.stdout is not None
+            assert b"listening" in process.stdout.readline()
+            yield ("127.0.0.1", port)
+        finally:
+            process.kill()
 
 
 class Observer:

@@ -23,6 +23,7 @@ from tests.agent.courierrig import (
     device,
     filters_of,
     free_port,
+    mortal_broker,
     until,
 )
 
@@ -83,15 +84,14 @@ def test_it_subscribes_to_exact_names_and_asks_for_a_will(tmp_path: Path) -> Non
         assert filters_of(broker.await_packet(8)) == STANDING
 
 
-def test_what_is_retained_reaches_its_slot_and_wakes_the_worker(config: AgentConfig, broker: Address) -> None:
+def test_what_is_retained_reaches_its_slot(config: AgentConfig, broker: Address) -> None:
     worker = WorkerSide(config.spool)
     with Observer(broker) as manager:
         manager.publish(f"{BASE}/desired/kiosk", b"group")
         manager.publish(f"{OWN}/desired/kiosk", b"own")
         manager.publish(f"{BASE}/probe/kiosk", b"probe")
         manager.publish(f"{BASE}/heartbeat", b"beat")
-        with carrying(config) as courier:
-            settled(courier, config)
+        with carrying(config):
             expected = {
                 "group.kiosk": [b"group"],
                 "own.kiosk": [b"own"],
@@ -101,7 +101,6 @@ def test_what_is_retained_reaches_its_slot_and_wakes_the_worker(config: AgentCon
             until(
                 lambda: {slot: payloads(worker, slot) for slot in worker.slots()} == expected, "four messages"
             )
-            until(lambda: wake_pending(config.wake_dir), "the wake")
 
 
 def test_neither_a_heartbeat_nor_known_bytes_nor_nothing_wake(config: AgentConfig, broker: Address) -> None:
@@ -255,16 +254,16 @@ def test_status_and_attestation_are_published_on_change_and_on_every_connect(
     worker.write_status(b'{"n":1}', attestation_of(b'{"n":1}'))
     with carrying(config) as courier:
         for _ in range(2):  # the second broker knows nothing
-            with EmbeddedBroker(port=port), Observer(("127.0.0.1", port)) as observer:
+            with mortal_broker(port) as address, Observer(address) as observer:
                 observer.await_last(f"{OWN}/status", b'{"n":1}')
                 observer.await_last(f"{OWN}/status/attestation", attestation_of(b'{"n":1}'))
             until(lambda: not courier.connected, "the loss")
-        with EmbeddedBroker(port=port), Observer(("127.0.0.1", port)) as observer:
+        with mortal_broker(port) as address, Observer(address) as observer:
             observer.await_last(f"{OWN}/status", b'{"n":1}')
             worker.write_status(b'{"n":2}', attestation_of(b'{"n":2}'))
             observer.await_last(f"{OWN}/status", b'{"n":2}')
             observer.await_last(f"{OWN}/status/attestation", attestation_of(b'{"n":2}'))
-        with EmbeddedBroker(port=port), Observer(("127.0.0.1", port), name="late") as late:
+        with mortal_broker(port) as address, Observer(address, name="late") as late:
             late.await_last(f"{OWN}/status", b'{"n":2}')
 
 
@@ -319,11 +318,11 @@ def test_events_survive_a_broker_that_dies_without_acknowledging(tmp_path: Path)
         worker.append_event(b'{"n":%d}' % n)
     with carrying(config) as courier:
         until(lambda: not courier.connected, "no broker yet")
-        with EmbeddedBroker(port=port), Observer(("127.0.0.1", port)) as observer:
+        with mortal_broker(port) as address, Observer(address) as observer:
             until(lambda: len(set(observer.on(f"{OWN}/events"))) == 30, "all events")
             until(lambda: worker.acked() > 0, "the acknowledgement")
         worker.append_event(b'{"n":30}')
-        with EmbeddedBroker(port=port), Observer(("127.0.0.1", port)) as observer:
+        with mortal_broker(port) as address, Observer(address) as observer:
             until(lambda: observer.on(f"{OWN}/events")[-1:] == [b'{"n":30}'], "the event of the outage")
 
 
@@ -393,14 +392,14 @@ def test_the_link_is_told_to_the_worker(tmp_path: Path) -> None:
 
     with carrying(config):
         until(lambda: up() is False, "down")
-        with EmbeddedBroker(port=port):
+        with mortal_broker(port):
             until(lambda: up() is True, "up")
             link = worker.link()
             assert link is not None
             assert 0 <= time.clock_gettime(time.CLOCK_BOOTTIME) - link.since < 30
             assert link.boot_id == Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         until(lambda: up() is False, "down again")
-        with EmbeddedBroker(port=port):
+        with mortal_broker(port):
             until(lambda: up() is True, "up again")
     assert up() is False
 
