@@ -8,7 +8,7 @@ import logging
 
 import sqlalchemy as sa
 
-from fleetfoot_manager import documents, inventory, schema
+from fleetfoot_manager import documents, inventory, reassert, schema
 from fleetfoot_manager.house import House
 from fleetfoot_manager.store import get_meta, set_meta
 from fleetfoot_manager.work import Work
@@ -63,6 +63,7 @@ class Agenda:
             work.renew_desired(group, component)
         for group, _ in documents.due(work.tx, Kind.HEARTBEAT, work.now):
             work.renew_heartbeat(group)
+        reassert.drop_unused(work.tx)
         requests = schema.requests
         work.tx.execute(sa.delete(requests).where(requests.c.at < work.now - REQUEST_SECONDS))
         tokens = schema.upload_tokens

@@ -12,6 +12,8 @@ from fleetfoot_protocol.codes import Code, Family, info
 from fleetfoot_protocol.errors import FleetfootError
 
 _LEVELS = ("debug", "info", "warning", "error")
+#: Libraries that tell every packet at the level at which we tell decisions.
+_CHATTY = ("amqtt", "transitions", "aiohttp")
 _FORMAT = "ts=%(asctime)s level=%(levelname)s logger=%(name)s %(message)s"
 
 
@@ -139,6 +141,8 @@ def _run(args: argparse.Namespace) -> int:
     from fleetfoot_protocol import topics
 
     logging.basicConfig(level=args.log_level.upper(), format=_FORMAT, stream=sys.stderr)
+    for name in _CHATTY:
+        logging.getLogger(name).setLevel(logging.DEBUG if args.log_level == "debug" else logging.WARNING)
     try:
         topic_root = topics.check_root(args.topic_root)
     except topics.TopicError as error:

@@ -45,6 +45,7 @@ WINDOW = 500
 _TICK_SECONDS = 1.0
 _TIDY_ROWS = 200
 _FAREWELL_SECONDS = 2.0
+_TELL_SECONDS = 60.0
 
 _LISTENED = (
     Kind.STATUS,
@@ -79,7 +80,7 @@ class Engine:
     ) -> None:
         self.failure: BaseException | None = None
         self.ingest = Ingest()
-        self.desk = Desk(self._examined)
+        self.desk = Desk(self.put)
         self.dropped: Counter[str] = Counter()
         self._store = store
         self._house = house
@@ -93,23 +94,22 @@ class Engine:
         self._in_flight: dict[int, int] = {}
         self._sent_up_to = 0
         self._acknowledged: list[int] = []
-        self._reassertion = Reassertion(house)
+        self.reassertion = Reassertion(house)
         self._agenda = agenda.Agenda(house)
         self._ending = False
+        self._told: Counter[str] = Counter()
+        self._tell_next = 0.0
 
     # --- from outside --------------------------------------------------------------------------------
 
-    def put(self, happening: Happening) -> None:
-        """Hand in what the connection tells. Waits while the queue is full."""
+    def put(self, item: Input) -> None:
+        """Hand in what has happened, from any thread. Waits while the queue is full."""
         while not self._ending:
             try:
-                self._queue.put(happening, timeout=1.0)
+                self._queue.put(item, timeout=_TICK_SECONDS)
                 return
             except queue.Full:
                 continue
-
-    def _examined(self, result: Examined) -> None:
-        self._queue.put(result)
 
     def start(self, transport: Transport) -> None:
         """Load what was going on and go on with it; raises FleetfootError if the store cannot be used."""
@@ -125,7 +125,7 @@ class Engine:
     def stop(self, timeout: float = 10.0) -> None:
         """Take in what waits in the queue, then end; `timeout` in seconds."""
         if self._thread.is_alive():
-            self._queue.put(Stop())
+            self.put(Stop())
             self._thread.join(timeout)
         self.desk.close()
 
@@ -161,7 +161,7 @@ class Engine:
         return batch
 
     def _next_deadline(self) -> float:
-        moments = [self._agenda.next_deadline(), self._reassertion.next_deadline()]
+        moments = [self._agenda.next_deadline(), self.reassertion.next_deadline()]
         moments += [due for of in self._live.values() if (due := rollout.next_deadline(of)) is not None]
         return min(moments)
 
@@ -181,6 +181,19 @@ class Engine:
                 self._guarded(work, "Tick", partial(self._tick, work, name))
             self._guarded(work, "agenda", partial(self._agenda.act, work))
         self._acknowledged.clear()
+        self._tell_counts(now)
+
+    def _tell_counts(self, now: float) -> None:
+        """Say in the log, once a minute at most, what was passed over since."""
+        if now < self._tell_next:
+            return
+        counts = self.dropped + self.ingest.ignored + self.desk.ignored + self.reassertion.counts
+        if counts != self._told:
+            log.info(
+                "passed over %s", " ".join(f"{k.replace(' ', '_')}={n}" for k, n in sorted(counts.items()))
+            )
+        self._told = counts
+        self._tell_next = now + _TELL_SECONDS
 
     def _note(self, item: Input) -> bool:
         """Take in what changes nothing in the store; whether it was that."""
@@ -245,7 +258,7 @@ class Engine:
         elif topic.kind is Kind.REQUESTS:
             self.desk.request(work, topic.operator, payload)
         else:
-            self._reassertion.arrived(work, topic, payload)
+            self.reassertion.arrived(work, topic, payload)
 
     def _tick(self, work: Work, name: str) -> None:
         if name in work.rollouts:
@@ -260,7 +273,7 @@ class Engine:
         if self._transport is not None:
             root = self._house.topic_root
             self._transport.subscribe(topics.subscription(kind, root=root) for kind in _LISTENED)
-            self._reassertion.connected()
+            self.reassertion.connected()
 
     def _pump(self) -> None:
         """Send what waits in the outbox, then what has to be re-asserted, as far as the window allows."""
@@ -269,9 +282,9 @@ class Engine:
             return
         with self._store.read() as tx:
             rows = list(documents.waiting(tx, self._sent_up_to, room))
-            again = list(self._reassertion.due(tx, room - len(rows), self._clock()))
+            again = list(self.reassertion.due(tx, room - len(rows), self._clock()))
         rows += [Publication(0, topic, payload, True, 1) for topic, payload in again]
-        new = self._reassertion.to_subscribe(row.topic for row in rows if row.retained)
+        new = self.reassertion.to_subscribe(row.topic for row in rows if row.retained)
         self._transport.subscribe(self._house.whole(topic) for topic in new)
         for row in rows:
             if not self._send(self._transport, row):
@@ -286,7 +299,7 @@ class Engine:
             return False
         self._sent_up_to = max(self._sent_up_to, row.id)
         if row.retained:
-            self._reassertion.sent(row.topic, row.payload)
+            self.reassertion.sent(row.topic, row.payload)
         self._in_flight[mid] = row.id
         return True
 

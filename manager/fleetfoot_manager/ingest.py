@@ -16,8 +16,9 @@ from dataclasses import dataclass, field
 
 from fleetfoot_manager import derive, inventory
 from fleetfoot_manager.inventory import DeviceEntry
+from fleetfoot_manager.rollout import Rollout
 from fleetfoot_manager.work import Work
-from fleetfoot_protocol import strictjson, times, trust
+from fleetfoot_protocol import admission, strictjson, times, trust
 from fleetfoot_protocol.codes import Code
 from fleetfoot_protocol.errors import FormError, UpgradeError
 from fleetfoot_protocol.events import Event
@@ -135,7 +136,7 @@ class Ingest:
         if self._is_news(work, entry, status):
             inventory.keep_status(work.tx, entry, status, payload, sha256)
             inventory.keep_seen(work.tx, entry.id, min(work.now, times.from_text(status.at)))
-            tell_rollouts(work, status)
+            tell_rollouts(work, status, entry.status)
 
     def _is_news(self, work: Work, entry: DeviceEntry, status: Status) -> bool:
         if status.incarnation != entry.incarnation:
@@ -159,12 +160,40 @@ class Ingest:
         return True
 
 
-def tell_rollouts(work: Work, status: Status) -> None:
-    """Hand what a verified status says to every live rollout that it is about."""
-    for rollout in list(work.rollouts.values()):
-        if status.device not in rollout.devices or rollout.component not in status.components:
-            continue
-        current = work.desired_now(status.group, rollout.component)
-        report = derive.report(rollout, status, current)
-        if report is not None:
-            work.advance(rollout.id, report)
+def tell_rollouts(work: Work, status: Status, before: Status | None = None) -> None:
+    """Hand what a verified status says to every rollout that it is about.
+
+    Those are the live ones of its components, and ended ones that it has an outcome of which `before`, the
+    status until now, did not have: a device that was silent tells later how it went.
+    """
+    for of in list(work.rollouts.values()):
+        if status.device in of.devices:
+            _tell(work, of, status)
+        elif status.group in of.groups and of.selector and admission.matches(of.selector, status.labels):
+            work.join(status.device, status.group, status.labels)
+    for name in _news_of(status, before) - set(work.rollouts):
+        ended = work.rollout(name)
+        if ended is not None and status.device in ended.devices:
+            _tell(work, ended, status)
+
+
+def _tell(work: Work, of: Rollout, status: Status) -> None:
+    current = work.desired_now(status.group, of.component)
+    report = derive.report(of, status, current)
+    if report is not None:
+        work.advance(of.id, report)
+
+
+def _news_of(status: Status, before: Status | None) -> set[str]:
+    """Rollouts of which the status has outcomes that the one before it did not have."""
+    known = {
+        (name, outcome)
+        for name, one in (before.components if before else {}).items()
+        for outcome in one.outcomes
+    }
+    return {
+        outcome.rollout
+        for name, one in status.components.items()
+        for outcome in one.outcomes
+        if outcome.rollout is not None and (name, outcome) not in known
+    }

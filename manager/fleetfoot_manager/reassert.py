@@ -41,7 +41,7 @@ _ALARM_SECONDS = 60.0
 #: Digests of what was sent on a topic and has not come back, at most.
 _MAX_ECHOES = 16
 NEWEST_RELEASES = 20
-NEWEST_ENDED = 20
+NEWEST_ENDED = 50
 
 PRESENCE = documents.place(Kind.MANAGER_PRESENCE)
 ONLINE = b"online"
@@ -174,17 +174,22 @@ def _verdict(work: Work, topic: Topic, payload: bytes, stored: Stored) -> Code |
 
 def in_use(tx: Connection) -> list[str]:
     """Topics of all retained documents that the broker should hold."""
-    table = schema.documents.c
     found = documents.topics_of(tx, _ALWAYS)
     wanted = _releases_in_use(tx)
     found += [
         topic for topic in documents.topics_of(tx, (Kind.RELEASE,)) if topic.rpartition("/")[2] in wanted
     ]
     shown = _rollouts_shown(tx)
-    rollouts = tx.execute(
-        sa.select(table.topic).where(table.kind.in_([str(Kind.ROLLOUT), str(Kind.ROLLOUT_ATTESTATION)]))
-    )
-    return found + [row[0] for row in rollouts if row[0].split("/")[3] in shown]
+    rollouts = documents.topics_of(tx, (Kind.ROLLOUT, Kind.ROLLOUT_ATTESTATION))
+    return found + [topic for topic in rollouts if topic.split("/")[3] in shown]
+
+
+def drop_unused(tx: Connection) -> None:
+    """Forget the progress of rollouts that ended long ago, and clear it from the broker."""
+    shown = _rollouts_shown(tx)
+    for topic in documents.topics_of(tx, (Kind.ROLLOUT, Kind.ROLLOUT_ATTESTATION)):
+        if topic.split("/")[3] not in shown:
+            documents.drop(tx, topic)
 
 
 def _rollouts_shown(tx: Connection) -> set[str]:

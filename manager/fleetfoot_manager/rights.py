@@ -6,6 +6,7 @@ The table is the whole truth about who may ask for what: a verb that is not in i
 from collections.abc import Iterable
 
 from fleetfoot_protocol.errors import FleetfootError
+from fleetfoot_protocol.reports import Request
 from fleetfoot_protocol.states import Right
 from fleetfoot_protocol.trust import TrustRoot
 
@@ -33,27 +34,37 @@ VERBS: dict[str, Right] = {
 EVERY_GROUP = "*"
 
 
-def demand(root: TrustRoot, operator: str, verb: str, groups: Iterable[str]) -> None:
-    """Raise FleetfootError `not_allowed` unless the operator has the verb's right in every group."""
-    right = VERBS[verb]
+def demand(root: TrustRoot, request: Request, groups: Iterable[str]) -> None:
+    """Raise FleetfootError unless the operator has the verb's right in every one of the groups.
+
+    `not_allowed`; `request_invalid` if the request was signed for one group and concerns another.
+    """
+    right = VERBS[request.verb]
     for group in groups:
-        if not root.may(operator, right, group):
+        if not root.may(request.operator, right, group):
             where = "every group" if group == EVERY_GROUP else f"group {group}"
-            raise FleetfootError("not_allowed", f"{operator} has no right to {right} in {where}")
+            raise FleetfootError("not_allowed", f"{request.operator} has no right to {right} in {where}")
+        if request.group not in (EVERY_GROUP, group):
+            raise FleetfootError("request_invalid", f"signed for group {request.group}, concerns {group}")
 
 
-def demand_anywhere(root: TrustRoot, operator: str, verb: str) -> None:
+def demand_anywhere(root: TrustRoot, request: Request) -> None:
     """Raise FleetfootError `not_allowed` unless the operator has the verb's right in some group."""
-    entry = root.roles.operators.get(operator)
-    if entry is None or not any(root.may(operator, VERBS[verb], group) for group in entry.roles):
-        raise FleetfootError("not_allowed", f"{operator} has no right to {VERBS[verb]} in any group")
+    right = VERBS[request.verb]
+    entry = root.roles.operators.get(request.operator)
+    if entry is None or not any(root.may(request.operator, right, group) for group in entry.roles):
+        raise FleetfootError("not_allowed", f"{request.operator} has no right to {right} in any group")
 
 
-def reads_all(root: TrustRoot, operator: str, groups: Iterable[str]) -> bool:
+def reads_all(root: TrustRoot, request: Request, groups: Iterable[str]) -> bool:
     """Whether the operator may read every one of the groups."""
-    return all(root.may(operator, Right.READ, group) for group in groups)
+    return all(root.may(request.operator, Right.READ, group) for group in groups)
 
 
-def readable(root: TrustRoot, operator: str, groups: Iterable[str]) -> list[str]:
-    """Those of the groups that the operator may read."""
-    return [group for group in groups if root.may(operator, Right.READ, group)]
+def readable(root: TrustRoot, request: Request, groups: Iterable[str]) -> list[str]:
+    """Those of the groups that the operator may read; the one that the request is about, if it names one."""
+    return [
+        group
+        for group in groups
+        if root.may(request.operator, Right.READ, group) and request.group in (EVERY_GROUP, group)
+    ]

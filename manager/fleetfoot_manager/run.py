@@ -9,6 +9,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pydantic import TypeAdapter, ValidationError
+
 from fleetfoot_manager import catalogue, roots
 from fleetfoot_manager.artifacts import ArtifactServer
 from fleetfoot_manager.broker import EmbeddedBroker
@@ -22,7 +24,9 @@ from fleetfoot_manager.mqtt import Address, MqttTransport, parse_broker
 from fleetfoot_manager.reassert import PRESENCE
 from fleetfoot_manager.store import Store
 from fleetfoot_protocol import topics
+from fleetfoot_protocol.documents import expired
 from fleetfoot_protocol.errors import FleetfootError
+from fleetfoot_protocol.fields import Url
 
 log = logging.getLogger(__name__)
 
@@ -67,6 +71,10 @@ def _open(options: Options, stack: ExitStack, over: threading.Event) -> tuple[En
     store = stack.enter_context(Store(options.folder))
     store.acquire()
     root = roots.install(store, options.roots)
+    if expired(root.expires, int(time.time())):
+        log.warning(
+            "trust root %d expired on %s: devices go on, but make a new one", root.version, root.expires
+        )
     director = Director(read_key(options.folder / KEY_NAME), root)
 
     def authorise(sha256: str, token: str) -> int | None:
@@ -83,7 +91,7 @@ def _open(options: Options, stack: ExitStack, over: threading.Event) -> tuple[En
         director=director,
         blobs=Blobs(blobs),
         artifacts=server.url,
-        mirror=options.mirror or server.url,
+        mirror=check_mirror(options.mirror or server.url),
         broker=f"{address.host}:{address.port}",
         started=time.time(),
         topic_root=options.topic_root,
@@ -124,6 +132,17 @@ def _broker(options: Options, stack: ExitStack) -> Address:
     host, port = embedded.start()
     stack.callback(embedded.stop)
     return Address(host, port)
+
+
+def check_mirror(url: str) -> str:
+    """A base URL that documents can name. Raises FleetfootError `usage`."""
+    try:
+        return str(TypeAdapter(Url).validate_python(url.rstrip("/")))
+    except ValidationError as error:
+        why = error.errors(include_url=False)[0]["msg"]
+        raise FleetfootError(
+            "usage", f"--mirror {url[:200]!a}: {why}", remedy="give a plain base URL"
+        ) from None
 
 
 def parse_address(text: str, what: str) -> Address:

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import sqlalchemy as sa
 from sqlalchemy import event
@@ -123,7 +124,7 @@ def _on_begin(connection: Connection) -> None:
 
 def _engine(path: Path, *, read_only: bool) -> Engine:
     if read_only:
-        engine = sa.create_engine(f"sqlite:///file:{path}?mode=ro&uri=true")
+        engine = sa.create_engine(f"sqlite:///file:{quote(str(path.absolute()))}?mode=ro&uri=true")
     else:
         engine = sa.create_engine(f"sqlite:///{path}")
         event.listen(engine, "connect", _on_connect)

@@ -21,7 +21,7 @@ from fleetfoot_manager.faults import Stage
 from fleetfoot_manager.house import House
 from fleetfoot_manager.rollout import Rollout, RolloutEvent
 from fleetfoot_manager.store import Store, upsert
-from fleetfoot_protocol import events, strictjson, times
+from fleetfoot_protocol import admission, events, strictjson, times
 from fleetfoot_protocol.codes import Code
 from fleetfoot_protocol.documents import Desired
 from fleetfoot_protocol.events import Event
@@ -116,13 +116,18 @@ class Work:
         self._progress[new.id] = None
 
     def advance(self, name: str, event: RolloutEvent) -> Rollout:
-        """Let something happen to a live rollout and apply all that follows."""
-        before = self.rollouts[name]
+        """Let something happen to a rollout and apply all that follows. Raises KeyError for an unknown one.
+
+        Raises FleetfootError `state_refused` for what its state does not take; nothing has changed then.
+        """
+        before = self.rollout(name)
+        if before is None:
+            raise KeyError(name)
         after, follows = rollout.advance(before, event, self.now)
         if after is not before:
             self._changed[name] = after
             if after.state.ended:
-                del self.rollouts[name]
+                self.rollouts.pop(name, None)
             else:
                 self.rollouts[name] = after
         for effect in follows:
@@ -132,6 +137,18 @@ class Work:
             self.house.faults.hit(Stage.AFTER_APPLY, (label,))
             self.effects.append(label)
         return after
+
+    def join(self, device: str, group: str, labels: Mapping[str, str]) -> None:
+        """Tell live rollouts that a device came into one of their groups, matches now, or left them."""
+        for of in list(self.rollouts.values()):
+            known = of.devices.get(device)
+            event: RolloutEvent | None = None
+            if group in of.groups and admission.matches(of.selector, labels):
+                event = rollout.Joined(device, group)
+            elif known is not None and not known.gone and group not in of.groups:
+                event = rollout.Left(device)
+            if event is not None and rollout.kind_of(event) in rollout.TRANSITIONS[of.state]:
+                self.advance(of.id, event)
 
     def _apply(self, of: Rollout, effect: Effect) -> None:
         match effect:

@@ -1,13 +1,11 @@
 """The manager as people run it: a real process, a real broker, signed requests, attested statuses."""
 
-import signal
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.manager.process import FLEETFOOT, DeviceParty, ManagerProcess, OperatorParty, Party, closing
+from tests.manager.process import DeviceParty, ManagerProcess, OperatorParty, Party, closing
 from tests.manager.realm import COMPONENT, Bundle, Device, Realm, ended, runs
 from tests.support.waiting import until
 

@@ -7,9 +7,7 @@ from fleetfoot_manager import catalogue, inventory, rights
 from fleetfoot_manager.inventory import DeviceEntry, Enrolled
 from fleetfoot_manager.requests import arguments
 from fleetfoot_manager.requests.answers import BUDGET, fitted, moment, some
-from fleetfoot_manager.rollout import IllegalTransition, Joined, Left
 from fleetfoot_manager.work import Work
-from fleetfoot_protocol import admission
 from fleetfoot_protocol.codes import Code, info
 from fleetfoot_protocol.reports import ComponentStatus, OutcomeRecord, Problem, Request
 from fleetfoot_protocol.states import BADGES, Lifecycle, Verdict
@@ -25,13 +23,13 @@ _AUDITED: dict[Enrolled, str] = {
 def enroll(work: Work, request: Request) -> dict[str, Any]:
     """`device.enroll`: all of them or none."""
     asked = arguments.parse(arguments.Enroll, request.arguments)
-    rights.demand(work.house.root, request.operator, request.verb, {one.group for one in asked.devices})
+    rights.demand(work.house.root, request, {one.group for one in asked.devices})
     enrolled = unchanged = 0
     known_groups = set(inventory.groups(work.tx))
     for one in asked.devices:
         before = inventory.find(work.tx, one.id)
         if before is not None:
-            rights.demand(work.house.root, request.operator, request.verb, [before.group])
+            rights.demand(work.house.root, request, [before.group])
         did = inventory.enroll(work.tx, one.id, one.group, one.key, one.labels, work.now, replace=one.replace)
         if did is Enrolled.UNCHANGED:
             unchanged += 1
@@ -39,24 +37,11 @@ def enroll(work: Work, request: Request) -> dict[str, Any]:
         enrolled += 1
         data = {"device": one.id, "group": one.group, "key": one.key, "labels": dict(one.labels)}
         work.audit(request.operator, _AUDITED[did], data)
-        tell_joined(work, inventory.demand(work.tx, one.id))
+        entry = inventory.demand(work.tx, one.id)
+        work.join(entry.id, entry.group, entry.labels)
     for group in {one.group for one in asked.devices} - known_groups:
         work.renew_heartbeat(group)
     return {"enrolled": enrolled, "unchanged": unchanged}
-
-
-def tell_joined(work: Work, entry: DeviceEntry) -> None:
-    """Tell live rollouts that a device came into one of their groups, or left them."""
-    for of in list(work.rollouts.values()):
-        belongs = entry.group in of.groups and admission.matches(of.selector, entry.labels)
-        known = of.devices.get(entry.id)
-        try:
-            if belongs:
-                work.advance(of.id, Joined(entry.id, entry.group))
-            elif known is not None and not known.gone and entry.group not in of.groups:
-                work.advance(of.id, Left(entry.id))
-        except IllegalTransition:
-            continue  # its state takes nobody in any more
 
 
 def listing(work: Work, request: Request) -> dict[str, Any]:
@@ -64,11 +49,11 @@ def listing(work: Work, request: Request) -> dict[str, Any]:
     asked = arguments.parse(arguments.DeviceList, request.arguments)
     root = work.house.root
     if asked.group is not None:
-        rights.demand(root, request.operator, request.verb, [asked.group])
+        rights.demand(root, request, [asked.group])
         groups = [asked.group]
     else:
-        rights.demand_anywhere(root, request.operator, request.verb)
-        groups = rights.readable(root, request.operator, inventory.groups(work.tx))
+        rights.demand_anywhere(root, request)
+        groups = rights.readable(root, request, inventory.groups(work.tx))
     entries = inventory.page(work.tx, groups, asked.after, asked.limit + 1)
     versions = catalogue.versions(work.tx)
     rows, _ = fitted([row_of(entry, versions) for entry in entries[: asked.limit]])
@@ -80,7 +65,7 @@ def show(work: Work, request: Request) -> dict[str, Any]:
     """`device.show`."""
     asked = arguments.parse(arguments.DeviceShow, request.arguments)
     entry = inventory.demand(work.tx, asked.device)
-    rights.demand(work.house.root, request.operator, request.verb, [entry.group])
+    rights.demand(work.house.root, request, [entry.group])
     row = row_of(entry, catalogue.versions(work.tx))
     row["key"] = entry.key.hex()
     problem = _last_problem(entry)

@@ -13,8 +13,8 @@ def status(work: Work, request: Request) -> dict[str, Any]:
     """Counts are of the groups that the operator may read."""
     arguments.parse(arguments.Nothing, request.arguments)
     house = work.house
-    rights.demand_anywhere(house.root, request.operator, request.verb)
-    groups = rights.readable(house.root, request.operator, inventory.groups(work.tx))
+    rights.demand_anywhere(house.root, request)
+    groups = rights.readable(house.root, request, inventory.groups(work.tx))
     devices, online = inventory.counts(work.tx, groups)
     return {
         "version": version("fleetfoot"),
@@ -23,7 +23,7 @@ def status(work: Work, request: Request) -> dict[str, Any]:
         "devices": devices,
         "online": online,
         "rollouts_active": sum(
-            rights.reads_all(house.root, request.operator, of.groups) for of in work.rollouts.values()
+            rights.reads_all(house.root, request, of.groups) for of in work.rollouts.values()
         ),
         "engine": "running",
         "broker": house.broker,

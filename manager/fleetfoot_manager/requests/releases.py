@@ -21,7 +21,7 @@ _NOTES_LISTED = 200
 def upload(work: Work, request: Request) -> dict[str, Any]:
     """`release.upload`: a token for the blobs that are not here yet."""
     wanted = arguments.parse(arguments.Upload, request.arguments)
-    rights.demand(work.house.root, request.operator, request.verb, [rights.EVERY_GROUP])
+    rights.demand(work.house.root, request, [rights.EVERY_GROUP])
     blobs = {blob.sha256: blob.length for blob in wanted.blobs}
     missing = work.house.blobs.missing(blobs)
     needed = sum(blobs[sha256] for sha256 in missing)
@@ -39,7 +39,7 @@ def upload(work: Work, request: Request) -> dict[str, Any]:
 def wanted(work: Work, request: Request) -> arguments.Publish:
     """`release.publish`, first part: may the operator, and what exactly is to be examined?"""
     parsed = arguments.parse(arguments.Publish, request.arguments)
-    rights.demand(work.house.root, request.operator, request.verb, [rights.EVERY_GROUP])
+    rights.demand(work.house.root, request, [rights.EVERY_GROUP])
     return parsed
 
 
@@ -78,7 +78,7 @@ def publish(work: Work, request: Request, candidate: Candidate) -> dict[str, Any
 def listing(work: Work, request: Request) -> dict[str, Any]:
     """`release.list`: the newest first."""
     asked = arguments.parse(arguments.ReleaseList, request.arguments)
-    rights.demand_anywhere(work.house.root, request.operator, request.verb)
+    rights.demand_anywhere(work.house.root, request)
     rows = [_row(row) for row in catalogue.listed(work.tx, asked.component)]
     for row in rows:
         row["notes"] = row["notes"][:_NOTES_LISTED]
@@ -89,7 +89,7 @@ def listing(work: Work, request: Request) -> dict[str, Any]:
 def show(work: Work, request: Request) -> dict[str, Any]:
     """`release.show`."""
     asked = arguments.parse(arguments.ReleaseShow, request.arguments)
-    rights.demand_anywhere(work.house.root, request.operator, request.verb)
+    rights.demand_anywhere(work.house.root, request)
     row = catalogue.demand(work.tx, asked.component, asked.version)
     artifacts, more = fitted(
         [artifact.model_dump(mode="json", exclude_none=True) for artifact in row.manifest.artifacts]

@@ -54,7 +54,7 @@ _ACTIONS: dict[str, str] = {
 def plan(work: Work, request: Request) -> dict[str, Any]:
     """`rollout.plan`: changes nothing."""
     asked = arguments.parse(arguments.RolloutPlan, request.arguments)
-    rights.demand(work.house.root, request.operator, request.verb, asked.groups)
+    rights.demand(work.house.root, request, asked.groups)
     made = planning.make(work.tx, asked, "r-plan", work.now)
     return {"plan": planning.describe(made)}
 
@@ -62,7 +62,7 @@ def plan(work: Work, request: Request) -> dict[str, Any]:
 def start(work: Work, request: Request) -> dict[str, Any]:
     """`rollout.start`: plans anew and starts at once."""
     asked = arguments.parse(arguments.RolloutPlan, request.arguments)
-    rights.demand(work.house.root, request.operator, request.verb, asked.groups)
+    rights.demand(work.house.root, request, asked.groups)
     _demand_no_other(work, asked)
     name = "r-" + "".join(secrets.choice(_ID_LETTERS) for _ in range(_ID_LENGTH))
     made = planning.make(work.tx, asked, name, work.now)
@@ -118,11 +118,11 @@ def listing(work: Work, request: Request) -> dict[str, Any]:
     """`rollout.list`: newest first, of the groups that the operator may read."""
     asked = arguments.parse(arguments.RolloutList, request.arguments)
     root = work.house.root
-    rights.demand_anywhere(root, request.operator, request.verb)
+    rights.demand_anywhere(root, request)
     found = sorted(work.rollouts.values(), key=lambda of: of.created, reverse=True)
     if asked.state == "all":
         found += load_rollouts(work.tx, live=False, limit=_LISTED)
-    readable = [of for of in found if rights.reads_all(root, request.operator, of.groups)]
+    readable = [of for of in found if rights.reads_all(root, request, of.groups)]
     rows = [row_of(of) for of in readable[:_LISTED]]
     shown, _ = fitted(rows)
     more = len(readable) - len(shown)
@@ -202,9 +202,9 @@ def _named(work: Work, request: Request, name: str) -> Rollout:
     of = work.rollout(name)
     if of is None:
         # Who may do nothing anywhere learns no names here.
-        rights.demand_anywhere(work.house.root, request.operator, request.verb)
+        rights.demand_anywhere(work.house.root, request)
         raise FleetfootError("not_found", f"no rollout {name}")
-    rights.demand(work.house.root, request.operator, request.verb, of.groups)
+    rights.demand(work.house.root, request, of.groups)
     return of
 
 
