@@ -1,5 +1,6 @@
 """Field types that the documents share, each checked where it is declared."""
 
+import re
 import unicodedata
 from collections.abc import Callable
 from typing import Annotated, Literal
@@ -12,6 +13,8 @@ from fleetfoot_protocol.strictjson import MAX_INTEGER
 
 #: Control, format, surrogate, private-use and separator characters never belong in what people read.
 _INVISIBLE = frozenset({"Cc", "Cf", "Cs", "Co", "Zl", "Zp"})
+#: What RFC 3986 lets stand in a URL, without query and fragment.
+_URL = re.compile(r"https?://[A-Za-z0-9._~:/\[\]@!$&'()*+,;=%-]+")
 
 
 def visible(text: str, allowed: str = "") -> str:
@@ -32,10 +35,12 @@ def _check_time(text: str) -> str:
 
 
 def _check_url(text: str) -> str:
-    visible(text)
+    # Looked at before it is split: urlsplit drops what it does not like, and does not tell `/` from `/?`.
+    if not _URL.fullmatch(text):
+        raise ValueError("must be a plain http:// or https:// base URL in ASCII")
     parts = urlsplit(text)
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
-        raise ValueError("must be a plain http:// or https:// base URL")
+    if not parts.hostname:
+        raise ValueError("must name a host")
     if parts.username is not None or parts.password is not None:
         raise ValueError("must not carry credentials")
     _ = parts.port  # raises ValueError where it is no port
