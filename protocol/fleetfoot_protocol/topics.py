@@ -137,7 +137,12 @@ def build(kind: Kind, *, root: str = DEFAULT_ROOT, **ids: str) -> str:
 
 
 def subscription(kind: Kind, *, root: str = DEFAULT_ROOT, **ids: str) -> str:
-    """A subscription filter for `kind`: ids that are not given become the one-level wildcard ``+``."""
+    """A subscription filter for `kind`: ids that are not given become the one-level wildcard ``+``.
+
+    Raises `TopicError` for a superfluous or malformed id.
+    """
+    if superfluous := sorted(set(ids) - set(_fields(kind))):
+        raise TopicError(f"topic {kind} takes {_fields(kind)}, not {superfluous}")
     for name, value in ids.items():
         if not _FIELD_PATTERNS.get(name, _ID).fullmatch(value):
             raise TopicError(f"{name} {value[:80]!a} cannot stand in a topic")
