@@ -7,7 +7,7 @@ MAX_LENGTH = 64
 
 def check(text: str) -> str:
     """Return `text` if it is a version of the contract, else raise ValueError."""
-    if len(text) > MAX_LENGTH or not text.isascii():
+    if len(text) > MAX_LENGTH or not semver.Version.is_valid(text) or not text.isascii():
         raise ValueError("not a SemVer version")
     if semver.Version.parse(text).build is not None:
         raise ValueError("a version with build metadata")
