@@ -73,7 +73,8 @@ def read(kind: type[D], payload: bytes) -> D:
         return kind.model_validate_json(payload, strict=True)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(str(part) for part in first["loc"])[:100]
+        # The place names keys as they came.
+        where = ascii(".".join(str(part) for part in first["loc"]))[1:-1][:100]
         raise FormError(Code.UPGRADE_MALFORMED, f"{where or 'document'}: {first['msg'][:200]}") from None
     except (ValueError, RecursionError) as error:
         raise FormError(Code.UPGRADE_MALFORMED, str(error)[:200]) from None
