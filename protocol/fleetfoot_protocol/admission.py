@@ -5,6 +5,7 @@ needs nothing but its own id and labels to come to the same answer.
 """
 
 import hashlib
+import re
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
@@ -12,6 +13,7 @@ from fleetfoot_protocol.documents import Target
 
 ALL = "all"
 NOBODY = "0" * 16
+_PERCENT = re.compile(r"([1-9][0-9]?|100)%")
 
 
 class Candidate(NamedTuple):
@@ -69,8 +71,8 @@ def cut_for(
     """The cut that admits exactly `k` of the eligible devices, included ones counting first.
 
     `all` once k reaches their number; with k at or below the number of included ones, a cut that admits
-    nobody else; with k = 0 that one even where nobody is eligible yet. The cut stands directly behind the k-th device, so that devices that join later are as
-    rarely admitted as can be.
+    nobody else; with k = 0 that one even where nobody is eligible yet. The cut stands directly behind the
+    k-th device, so that devices that join later are as rarely admitted as can be.
     """
     listed = frozenset(include)
     fit = eligible(devices, selector or {}, exclude)
@@ -94,11 +96,10 @@ def wave_sizes(shares: Iterable[int | str], total: int) -> tuple[int, ...]:
     for share in shares:
         if isinstance(share, int):
             size = share
+        elif _PERCENT.fullmatch(share):
+            size = -(-total * int(share[:-1]) // 100)
         else:
-            percent = int(share.removesuffix("%"))
-            if not share.endswith("%") or not 0 < percent <= 100:
-                raise ValueError(f"{share!a} is neither a count nor a percentage from 1% to 100%")
-            size = -(-total * percent // 100)
+            raise ValueError(f"{share[:80]!a} is neither a count nor a percentage from 1% to 100%")
         size = min(max(size, 1), total)
         if not sizes or size > sizes[-1]:
             sizes.append(size)
