@@ -124,7 +124,8 @@ def allow(plan: Plan, release: Release, rules: Rules, environment: Environment) 
     """Whether to proceed with a plan that INSTALLs, STAGEs or RETURNs to `release`.
 
     In this order: enabled, pin; platform, agent; channel, hop, min_version; disk; window, consent, splay.
-    A RETURN is stopped only by `enabled = false`, a pin, a platform that does not fit and a full disk.
+    A RETURN is stopped only by `enabled = false`, a pin, a platform that does not fit, a `min_agent` beyond
+    this agent and a full disk.
     """
     if refusal := _local(release.component, release.version, rules):
         return refusal
