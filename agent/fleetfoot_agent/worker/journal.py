@@ -1,0 +1,144 @@
+"""The journal of one component: its record on the disk, and the one way in which it changes.
+
+Every change is a step of `lifecycle` that is durable before anything further is done. A journal that is lost,
+torn or of another schema is rebuilt from what lies on the disk.
+"""
+
+import logging
+import time
+from collections.abc import Callable
+
+from pydantic import ValidationError
+
+from fleetfoot_agent import durable
+from fleetfoot_agent.layout import Layout, target_of, version_name
+from fleetfoot_agent.worker import lifecycle
+from fleetfoot_agent.worker.lifecycle import Record, Say, StepEvent, Work
+from fleetfoot_agent.worker.memory import Memory, verified_release
+from fleetfoot_protocol import dsse, strictjson
+from fleetfoot_protocol.codes import Code
+from fleetfoot_protocol.documents import Goal, Release
+from fleetfoot_protocol.errors import FormError, UpgradeError
+from fleetfoot_protocol.reports import Installed
+from fleetfoot_protocol.resolve import Act
+from fleetfoot_protocol.states import Lifecycle
+
+log = logging.getLogger(__name__)
+
+_JOURNAL_CAP = 256 * 1024
+_L = Lifecycle
+
+
+class Journal:
+    """The record of the component in `layout`. `rebuilt`: it had to be made anew from the disk.
+
+    say: told of each event of a step with its rollout; changed: called before something that takes long.
+    """
+
+    def __init__(
+        self,
+        component: str,
+        layout: Layout,
+        memory: Memory,
+        say: Callable[[str, Say, str | None], None],
+        changed: Callable[[], None],
+    ) -> None:
+        self.record = Record()
+        self.rebuilt = False
+        self._component = component
+        self._layout = layout
+        self._memory = memory
+        self._say = say
+        self._changed = changed
+
+    def open(self) -> None:
+        """Read the record, or rebuild it.
+
+        Raises `UpgradeError` (upgrade_layout_refused) where the disk does not say what runs, and `OSError`.
+        """
+        current = self._layout.read_current()
+        data = durable.read_regular(self._layout.folder, self._layout.journal.name, _JOURNAL_CAP)
+        if data is None and current is None:
+            return
+        try:
+            strictjson.loads(data or b"", limit=_JOURNAL_CAP)
+            record = Record.model_validate_json(data or b"", strict=True)
+        except (ValidationError, FormError, ValueError):
+            self._rebuild(current)
+            return
+        runs = target_of(version_name(record.run.version, record.run.digest)) if record.run else None
+        if record.state not in lifecycle.IN_FLIGHT and current != runs:
+            self._rebuild(current)
+            return
+        self.record = record
+
+    def _rebuild(self, current: str | None) -> None:
+        """A record from what lies on the disk: what `current` leads to runs; a trial is judged anew."""
+        self.rebuilt = True
+        log.warning("journal rebuilt component=%s current=%s", self._component, current)
+        if current is None:
+            self.write(Record())
+            return
+        trial = self._layout.read_trial()
+        names = (trial.old, trial.new) if trial and current in (trial.old, trial.new) else (current, current)
+        old, new = (self._installed(target) for target in names)
+        if trial is None or old is None or new is None or names[0] == names[1]:
+            run = self._installed(current)
+            if run is None:
+                text = f"nothing verifiable says what {current} is"
+                raise UpgradeError(Code.UPGRADE_LAYOUT_REFUSED, text)
+            self.write(Record(run=run[0], floor=run[1].min_counter))
+            return
+        goal = Goal(version=new[0].version, counter=new[0].counter, digest=new[0].digest, length=0)
+        work = Work(
+            act=Act.INSTALL,
+            goal=goal,
+            name=trial.new.removeprefix("versions/"),
+            old=trial.old.removeprefix("versions/"),
+            min_counter=new[1].min_counter,
+        )
+        # Probation notices by itself that the guard has gone back already.
+        self.write(Record(state=_L.PROBATION, run=old[0], floor=old[1].min_counter, work=work))
+
+    def _installed(self, target: str) -> tuple[Installed, Release] | None:
+        """What the verified release beside a tree says that it is."""
+        name = target.removeprefix("versions/")
+        data = self._layout.envelope(name)
+        if data is None:
+            return None
+        try:
+            digest = dsse.decode(data).digest
+        except FormError:
+            return None
+        found = verified_release(data, digest, self._memory.root)
+        if found is None or version_name(found[0].version, digest) != name:
+            return None
+        release = found[0]
+        return Installed(version=release.version, counter=release.counter, digest=digest), release
+
+    def write(self, record: Record) -> None:
+        """Make `record` the record, durably. Raises `OSError`; the old one stays then."""
+        data = strictjson.dumps(record.model_dump(mode="json", exclude_none=True))
+        durable.write_file(self._layout.journal, data)
+        self.record = record
+
+    def step(self, event: StepEvent) -> None:
+        """Let `event` happen: journaled first, told afterwards."""
+        before = self.record.state
+        record, said = lifecycle.step(self.record, event, int(time.time()))
+        self.write(record)
+        if record.work is None and record.outcomes:
+            rollout = record.outcomes[-1].rollout
+        else:
+            rollout = record.work.rollout if record.work else None
+        for item in said:
+            self._say(self._component, item, rollout)
+        name = type(event).__name__
+        log.info("component=%s event=%s from=%s to=%s", self._component, name, before, record.state)
+        if record.state in (_L.STAGING, _L.ACTIVATING):
+            self._changed()  # what follows may take long
+
+    def complain(self, code: Code, message: str) -> None:
+        """Remember an error that is not about the work in hand."""
+        problem = lifecycle.problem(code, message, int(time.time()))
+        self.write(self.record.model_copy(update={"last_error": problem}))

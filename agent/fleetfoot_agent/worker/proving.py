@@ -1,0 +1,180 @@
+"""Activation, probation and return: where `current` moves, and how a version proves itself or is left.
+
+The order of the durable changes is contract section 7's: trial, swap, restart; at commit the trial goes
+first, and `current` is looked at once more, because the guard may have gone back just before.
+"""
+
+import logging
+import time
+from contextlib import suppress
+
+from fleetfoot_agent import durable
+from fleetfoot_agent.config import AgentConfig, Component
+from fleetfoot_agent.layout import Layout, Trial, target_of, version_name
+from fleetfoot_agent.seam import Seam
+from fleetfoot_agent.worker import lifecycle, probation
+from fleetfoot_agent.worker.journal import Journal
+from fleetfoot_agent.worker.lifecycle import Work
+from fleetfoot_protocol.codes import Code
+from fleetfoot_protocol.errors import FleetfootError, UpgradeError
+from fleetfoot_protocol.resolve import Act
+
+log = logging.getLogger(__name__)
+
+
+class Proving:
+    """The way of one component from staged to committed, or back. Holds the observation in progress."""
+
+    def __init__(
+        self, config: AgentConfig, component: Component, layout: Layout, journal: Journal, seam: Seam
+    ) -> None:
+        self._config = config
+        self._component = component
+        self._layout = layout
+        self._journal = journal
+        self._seam = seam
+        self._observer: probation.Observer | None = None
+
+    def look_away(self) -> None:
+        """Forget what was observed: another version will be looked at."""
+        self._observer = None
+
+    def staged(self, work: Work, may_activate: bool) -> bool:
+        """Staged: a stage-only order is done; another is activated as soon as it may be."""
+        if work.act is Act.STAGE:
+            if not work.told:
+                self._journal.step(lifecycle.Told())
+            return False
+        if not may_activate:
+            return False
+        try:
+            self._seam.state()
+        except FleetfootError as error:
+            # Nothing was touched yet, and without a supervisor nothing could be proved.
+            raise UpgradeError(Code.UPGRADE_IO_ERROR, error.message, remedy=error.remedy) from error
+        run = self._journal.record.run
+        self._journal.step(lifecycle.Activate(version_name(run.version, run.digest) if run else None))
+        return True
+
+    def activate(self, work: Work) -> bool:
+        """Activating: trial, swap, restart."""
+        new, current = target_of(work.name), self._layout.read_current()
+        trial = self._layout.read_trial()
+        if current != new:
+            if trial and trial.new == new and trial.exhausted:
+                raise UpgradeError(Code.UPGRADE_BOOT_FAILED, "the guard went back before the worker looked")
+            self._grant_trial(work)
+            self._layout.swap_current(new)
+        self._restart()
+        self._observer = None
+        self._journal.step(lifecycle.Swapped())
+        return True
+
+    def _grant_trial(self, work: Work) -> None:
+        if work.old is not None:
+            maximum = self._component.max_boot_attempts
+            self._layout.write_trial(Trial(0, maximum, target_of(work.old), target_of(work.name)))
+
+    def _restart(self) -> None:
+        try:
+            self._seam.restart()
+        except FleetfootError as error:
+            # The look that follows decides: the component may be up, or be started by the next boot.
+            log.warning("component=%s restart failed cause=%a", self._component.name, error.message)
+
+    def watch(self, work: Work) -> bool:
+        """Probation: one look; commit or turn back when there is a verdict."""
+        if self._layout.read_current() != target_of(work.name):
+            self._observer = None
+            text = f"it did not stay up in {self._component.max_boot_attempts} starts: the guard went back"
+            self._journal.step(lifecycle.Unwell(Code.UPGRADE_BOOT_FAILED, text))
+            return True
+        if work.old is not None and self._observer is None and self._layout.read_trial() is None:
+            self._grant_trial(work)
+        judgement = self._look(work.name)
+        if judgement.verdict == "wait":
+            return False
+        self._observer = None
+        if judgement.verdict == "unwell":
+            self._journal.step(lifecycle.Unwell(judgement.code, judgement.message))
+            return True
+        self._layout.remove_trial()
+        if self._layout.read_current() == target_of(work.name):  # the guard may have gone back just before
+            self._journal.step(lifecycle.Healthy())
+            self._collect()
+        return True
+
+    def _look(self, name: str) -> probation.Judgement:
+        now = time.monotonic()
+        if self._observer is None:
+            self._observer = probation.Observer(self._component.window, self._component.settle, now)
+        return self._observer.judge(probation.look(self._component, self._seam, target_of(name)), now)
+
+    def go_back(self, work: Work) -> bool:
+        """Rolling back: `current` leads back; what ran before is well once, or the window ends."""
+        if work.old is None:
+            self._uninstall(work)
+            self.end_trial()
+            self._journal.step(lifecycle.WayBackProven())
+            return True
+        if self._observer is None:
+            self._turn_round(work.old)
+        # The way back has the same window, but needs to be well only once: it ran before.
+        judgement = self._back_look(work.old)
+        if judgement.verdict == "wait":
+            return False
+        self._observer = None
+        self.end_trial()
+        if judgement.verdict == "healthy":
+            self._journal.step(lifecycle.WayBackProven())
+        else:
+            self._journal.step(lifecycle.WayBackFailed(judgement.message))
+        return True
+
+    def _turn_round(self, old: str) -> None:
+        """Let `current` lead back and the previous version run, whatever was done of it already."""
+        target = target_of(old)
+        if self._layout.read_current() != target:
+            self._layout.swap_current(target)
+        started = None
+        with suppress(FleetfootError):
+            started = self._seam.state().target
+        if started != target:
+            self._restart()
+
+    def _back_look(self, old: str) -> probation.Judgement:
+        now = time.monotonic()
+        if self._observer is None:
+            self._observer = probation.Observer(self._component.window, 0, now)
+        seen = probation.look(self._component, self._seam, target_of(old))
+        if seen.problem is None:
+            return probation.Judgement("healthy")
+        return self._observer.judge(seen, now)
+
+    def _uninstall(self, work: Work) -> None:
+        """The first version failed and there is nothing to go back to: the component is not installed."""
+        if self._layout.read_current() == target_of(work.name):
+            durable.remove_file(self._layout.current)
+        self._restart()
+
+    def end_trial(self) -> None:
+        """Remove the trial, if the disk lets us: where `current` does not lead to it, it does nothing."""
+        try:
+            self._layout.remove_trial()
+        except OSError as error:
+            log.warning("component=%s trial stays cause=%a", self._component.name, str(error))
+
+    def _collect(self) -> None:
+        """Remove versions that are nobody's way back: beside run and prev the newest ones are kept."""
+        record = self._journal.record
+        keep = {version_name(i.version, i.digest) for i in (record.run, record.prev) if i}
+        others = [name for name in self._layout.installed() if name not in keep]
+        others.sort(key=lambda name: self._layout.tree(name).stat().st_mtime, reverse=True)
+        spare = max(0, self._config.policy.keep_versions - (len(keep) - 1))
+        try:
+            removed = self._layout.collect(keep | set(others[:spare]))
+        except (OSError, UpgradeError) as error:
+            log.warning("component=%s collection failed cause=%a", self._component.name, str(error))
+        else:
+            if removed:
+                log.info("component=%s removed=%s", self._component.name, ",".join(removed))

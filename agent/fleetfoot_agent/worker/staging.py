@@ -1,0 +1,201 @@
+"""Before activation: from an ordered digest to a whole, verified tree. What runs is not touched.
+
+Whatever raises in here ends the work with its code; see `driver`.
+"""
+
+import hashlib
+import logging
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import BinaryIO, Protocol
+
+from fleetfoot_agent import durable
+from fleetfoot_agent.config import AgentConfig
+from fleetfoot_agent.layout import Layout
+from fleetfoot_agent.spool import BlobWant, ManifestWant
+from fleetfoot_agent.worker import extract, lifecycle, planning
+from fleetfoot_agent.worker.journal import Journal
+from fleetfoot_agent.worker.lifecycle import Work
+from fleetfoot_agent.worker.memory import Memory, verified_release
+from fleetfoot_agent.worker.planning import Planned
+from fleetfoot_protocol.allow import Permission
+from fleetfoot_protocol.codes import Code
+from fleetfoot_protocol.documents import Artifact, Release
+from fleetfoot_protocol.errors import UpgradeError
+from fleetfoot_protocol.reports import Answer
+from fleetfoot_protocol.resolve import Plan, Why
+from fleetfoot_protocol.states import Lifecycle
+from fleetfoot_protocol.tree import tree_sha256
+
+log = logging.getLogger(__name__)
+
+_L = Lifecycle
+
+
+class Blobs(Protocol):
+    """Where the bytes of a release come from: the spool, or a bundle at hand."""
+
+    def open(self, sha256: str, length: int) -> BinaryIO | None:
+        """The blob, if it is there with exactly this length."""
+
+    def failure(self, sha256: str) -> tuple[Code, str] | None:
+        """Why it will not come, if somebody has given it up."""
+
+
+@dataclass(slots=True)
+class Wants:
+    """What is waited for: manifest or blobs, and the unix second at which to look again."""
+
+    manifest: ManifestWant | None = None
+    blobs: tuple[BlobWant, ...] = ()
+    at: int | None = None
+
+
+class Staging:
+    """The way of one component from waiting to staged. Holds the wants, and the answer to the document."""
+
+    def __init__(
+        self,
+        config: AgentConfig,
+        component: str,
+        layout: Layout,
+        journal: Journal,
+        memory: Memory,
+        blobs: Blobs,
+        *,
+        by_hand: bool,
+    ) -> None:
+        self.wants = Wants()
+        self.answer: Answer | None = None
+        self._config = config
+        self._component = component
+        self._layout = layout
+        self._journal = journal
+        self._memory = memory
+        self._blobs = blobs
+        self._by_hand = by_hand
+
+    def release_of(self, work: Work) -> tuple[Release, bytes] | None:
+        """The verified manifest of the work: as received, or as kept beside the tree."""
+        found = self._memory.release(work.goal.digest)
+        if found is None and (data := self._layout.envelope(work.name)) is not None:
+            found = verified_release(data, work.goal.digest, self._memory.root)
+        return found
+
+    def permitted(self, work: Work, release: Release) -> Permission:
+        """What local policy says to the work now."""
+        plan = Plan(work.act, Why.ORDERED, work.goal, work.rollout)
+        record = self._journal.record
+        staged = self._layout.is_installed(work.name) or record.state is not _L.WAITING
+        return planning.permission(self._config, record, plan, release, staged=staged, by_hand=self._by_hand)
+
+    def wait_for_manifest(self, work: Work, planned: Planned) -> bool:
+        """Waiting: the manifest is verified and permitted, or asked for, or the work is abandoned."""
+        found = self.release_of(work)
+        if found is None:
+            self.wants.manifest = ManifestWant(self._component, work.goal.digest)
+            return False
+        release, goal = found[0], work.goal
+        ordered = (self._component, goal.version, goal.counter)
+        if (release.component, release.version, release.counter) != ordered:
+            text = "the manifest is of another version than ordered"
+            raise UpgradeError(Code.UPGRADE_RELEASE_MISMATCH, text)
+        permitted = self.permitted(work, release)
+        self.answer = planning.answer(self._config, planned, permitted)
+        if permitted.verdict != "proceed" or permitted.artifact is None:
+            self._journal.step(lifecycle.Abandon())
+            return False
+        present = self._present(work, permitted.artifact)
+        self._journal.step(lifecycle.Permit(release.min_counter, present))
+        return True
+
+    def _present(self, work: Work, artifact: Artifact) -> bool:
+        """Whether the whole tree lies here already; what is not whole is cleared away."""
+        if not self._layout.is_installed(work.name):
+            return False
+        with suppress(UpgradeError):
+            if tree_sha256(extract.hash_tree(self._layout.tree(work.name))) == artifact.tree_sha256:
+                return True
+        log.warning("component=%s tree=%s was changed: fetched again", self._component, work.name)
+        self._layout.discard(work.name)
+        return False
+
+    def download(self, work: Work, planned: Planned) -> bool:
+        """Downloading: all blobs are there, or they are asked for."""
+        _, _, artifact = self._artifact(work)
+        wanted = ((artifact.index_sha256, artifact.index_length), (artifact.sha256, artifact.length))
+        missing = [(sha, length) for sha, length in wanted if not self._is_there(sha, length)]
+        if not missing:
+            self._journal.step(lifecycle.Fetched())
+            return True
+        bases = [*artifact.sources, *([planned.mirror] if planned.mirror else [])]
+        if not bases and not self._by_hand:
+            text = "neither release nor desired state names a source"
+            raise UpgradeError(Code.UPGRADE_DOWNLOAD_FAILED, text)
+        for sha, _ in missing:
+            if given_up := self._blobs.failure(sha):
+                raise UpgradeError(*given_up)
+        self.wants.blobs = tuple(
+            BlobWant(sha, length, tuple(f"{base.rstrip('/')}/{sha}" for base in bases))
+            for sha, length in wanted
+        )
+        return False
+
+    def _is_there(self, sha256: str, length: int) -> bool:
+        blob = self._blobs.open(sha256, length)
+        if blob is None:
+            return False
+        blob.close()
+        return True
+
+    def verify(self, work: Work) -> bool:
+        """Verifying: the chunk index is what was signed. Chunks are verified while they are unpacked."""
+        self._index(self._artifact(work)[2])
+        self._journal.step(lifecycle.Checked())
+        return True
+
+    def unpack(self, work: Work) -> bool:
+        """Staging: the tree is unpacked, verified, durable, and gets its name."""
+        release, envelope, artifact = self._artifact(work)
+        facts = extract.ArtifactFacts(
+            format=artifact.format,
+            length=artifact.length,
+            sha256=artifact.sha256,
+            chunk_size=artifact.chunk_size,
+            index=self._index(artifact),
+            unpacked_size=artifact.unpacked_size,
+            member_count=artifact.member_count,
+            tree_sha256=artifact.tree_sha256,
+        )
+        if not self._layout.is_installed(work.name):  # promoted just before a crash: whole by its name
+            self._layout.empty_staging()
+            staged = self._layout.staging / work.name
+            durable.make_folder(staged)
+            with self._open(artifact.sha256, artifact.length) as blob:
+                extract.extract(blob, facts, staged)
+            self._layout.promote(staged, work.name, envelope, artifact.entrypoint)
+        log.info("staged component=%s version=%s", self._component, release.version)
+        self._journal.step(lifecycle.Unpacked())
+        return True
+
+    def _artifact(self, work: Work) -> tuple[Release, bytes, Artifact]:
+        found = self.release_of(work)
+        permitted = self.permitted(work, found[0]) if found else None
+        if found is None or permitted is None or permitted.artifact is None:
+            gone = "the manifest is gone or no longer signed by whom it must be"
+            why = permitted.reason if permitted else gone
+            raise UpgradeError((permitted and permitted.code) or Code.UPGRADE_RELEASE_MISMATCH, why)
+        return (*found, permitted.artifact)
+
+    def _open(self, sha256: str, length: int) -> BinaryIO:
+        blob = self._blobs.open(sha256, length)
+        if blob is None:
+            raise UpgradeError(Code.UPGRADE_DOWNLOAD_FAILED, f"blob {sha256[:16]} is not there")
+        return blob
+
+    def _index(self, artifact: Artifact) -> bytes:
+        with self._open(artifact.index_sha256, artifact.index_length) as blob:
+            index = blob.read(artifact.index_length + 1)
+        if hashlib.sha256(index).hexdigest() != artifact.index_sha256:
+            raise UpgradeError(Code.UPGRADE_CHECKSUM_MISMATCH, "the chunk index differs from what was signed")
+        return index
