@@ -1,0 +1,59 @@
+"""`fleetfoot demo`: the main job on this machine, in under a minute."""
+
+import argparse
+import json
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+
+from fleetfoot_protocol.errors import FleetfootError
+
+
+def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the `demo` command."""
+    parser = subparsers.add_parser(
+        "demo",
+        help="watch a fleet upgrade itself and a bad release come back, on loopback",
+        description="Throw-away keys, a broker, a manager and 30 real agents on loopback: a good release "
+        "goes out in waves, a bad one is stopped and undone. Leaves nothing behind.",
+        epilog="example: fleetfoot demo --headless",
+    )
+    parser.add_argument("--devices", type=int, default=30, metavar="N", help="(default: %(default)s)")
+    parser.add_argument("--headless", action="store_true", help="plain lines instead of a live picture")
+    parser.add_argument("--json", action="store_true", help="end with the figures as one JSON object")
+    parser.add_argument("--keep", type=Path, metavar="DIR", help="keep everything in DIR")
+    parser.add_argument("--speed", type=float, default=1.0, metavar="X", help="divide waiting times by X")
+    parser.add_argument("--picture", type=Path, metavar="FILE.svg", help="draw the end as a picture")
+    parser.add_argument("--sabotage", choices=("probation", "breaker"), help=argparse.SUPPRESS)
+    parser.set_defaults(handler=_demo)
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _demo(args: argparse.Namespace) -> int:
+    from fleetfoot_sim import demo, screen
+
+    if not 3 <= args.devices <= 200:
+        raise FleetfootError("usage", "--devices must be from 3 to 200", remedy="choose a number in between")
+    if not 0.2 <= args.speed <= 10:
+        raise FleetfootError("usage", "--speed must be from 0.2 to 10", remedy="choose a number in between")
+    # A terminated demo cleans up just as an interrupted one.
+    signal.signal(signal.SIGTERM, _interrupt)
+    options = demo.Options(args.devices, args.keep, args.speed, args.sabotage)
+    plain = args.headless or args.json or not sys.stdout.isatty()
+    display = screen.Plain(sys.stderr if args.json else sys.stdout) if plain else screen.Live()
+    with display:
+        result = demo.Demo(options, display.show).run()
+    wrong = demo.is_true(result, args.devices)
+    if args.picture:
+        screen.write_picture(args.picture, display.last, result)
+    if args.json:
+        print(json.dumps(result))
+    else:
+        print(screen.epilogue(result, args.keep))
+    for what in wrong:
+        print(f"not true: {what}", file=sys.stderr)
+    return 1 if wrong else 0

@@ -1,0 +1,310 @@
+"""The main job, seen from outside: a fleet upgrades itself, and a bad release comes back by itself.
+
+Everything is real but the purpose of the kiosk: keys, signatures, broker, manager, agents, downloads,
+restarts, probation, rollback. The figures are counted by a process of its own that only subscribes.
+"""
+
+import json
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fleetfoot_client import bundle as bundles
+from fleetfoot_client import publishing
+from fleetfoot_client.profiles import Profile
+from fleetfoot_client.session import Session
+from fleetfoot_protocol.admission import wave_sizes
+from fleetfoot_protocol.errors import FleetfootError
+from fleetfoot_sim import kiosk
+from fleetfoot_sim.devices import Device, Pace, ProcessDevice, free_ports, set_up
+from fleetfoot_sim.processes import LineProcess
+from fleetfoot_sim.scene import BAD, FIRST, GOOD, OPERATOR, Scene
+
+GROUPS = ("kitchens", "lobbies")
+WAVES = ("10%", "50%", "100%")
+#: Devices that are processes of their own; the others share `HOSTS` processes.
+PROCESSES = 5
+HOSTS = 2
+ENROLL_AT_ONCE = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """devices: how many; keep: folder that stays; speed: divides every waiting time; sabotage: for tests."""
+
+    devices: int = 30
+    keep: Path | None = None
+    speed: float = 1.0
+    sabotage: str | None = None
+
+
+@dataclass(slots=True)
+class View:
+    """What a display draws: the step, the story so far, and the watcher's last snapshot."""
+
+    step: str = "starting"
+    story: list[str] = field(default_factory=list)
+    snapshot: dict[str, Any] = field(default_factory=dict)
+    members: list[tuple[str, str]] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+def _state_is(rollout: str, *states: str) -> Callable[[dict[str, Any]], bool]:
+    """Whether a snapshot shows the rollout in one of the states."""
+    return lambda snapshot: snapshot["rollouts"].get(rollout, {}).get("state") in states
+
+
+class Demo:
+    """One demo. `run` returns the figures; `show` is called whenever there is something new to see."""
+
+    def __init__(self, options: Options, show: Callable[[View], None]) -> None:
+        self.options = options
+        self.view = View()
+        self._show = show
+        self._changed = threading.Condition()
+        self._started = time.monotonic()
+        self._stack = ExitStack()
+        self._hosts: list[LineProcess] = []
+        self._own: list[ProcessDevice] = []
+
+    # -- the frame
+
+    def run(self) -> dict[str, Any]:
+        """Play the whole story in a folder of its own; leaves nothing behind but what `keep` asks for."""
+        folder = self._folder()
+        try:
+            with self._stack:
+                scene = Scene(folder)
+                self._play(scene)
+                result = dict(self.view.snapshot["result"])
+                result["seconds"] = round(time.monotonic() - self._started, 1)
+            return result
+        finally:
+            if self.options.keep is None:
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def _folder(self) -> Path:
+        if self.options.keep is None:
+            return Path(tempfile.mkdtemp(prefix="fleetfoot-demo-"))
+        folder = self.options.keep.absolute()
+        if folder.exists() and any(folder.iterdir()):
+            raise FleetfootError("exists_already", f"{folder} is not empty", remedy="name a new folder")
+        folder.mkdir(parents=True, exist_ok=True)
+        folder.chmod(0o700)
+        return folder
+
+    def _say(self, step: str, text: str = "") -> None:
+        with self._changed:
+            self.view.step = step
+            self.view.seconds = time.monotonic() - self._started
+            if text:
+                self.view.story.append(text)
+            self._show(self.view)
+
+    def _seen(self, line: str) -> None:
+        snapshot = json.loads(line)
+        with self._changed:
+            self.view.snapshot = snapshot
+            self.view.seconds = time.monotonic() - self._started
+            self._show(self.view)
+            self._changed.notify_all()
+
+    def _await(self, what: str, seconds: float, look: Callable[[dict[str, Any]], bool]) -> None:
+        """Wait until the watcher sees it."""
+        with self._changed:
+            if not self._changed.wait_for(
+                lambda: bool(self.view.snapshot) and look(self.view.snapshot), seconds
+            ):
+                raise FleetfootError("timeout", f"{what}: not seen within {seconds:g} s")
+
+    # -- the story
+
+    def _play(self, scene: Scene) -> None:
+        self._say("keys, trust root and three signed releases")
+        scene.prepare()
+        self._say("broker and manager")
+        broker = self._start_manager(scene)
+        devices = self._set_up(scene, broker)
+        self._say(f"{len(devices)} devices: putting {FIRST} on by hand, verified")
+        self._start_devices(scene, devices)
+        profile = Profile("demo", f"mqtt://{broker}", OPERATOR, scene.operator_key, scene.root)
+        with Session(profile) as session:
+            self._enroll(session, devices)
+            self._watch(scene, broker, devices)
+            self._install_first(scene)
+            self._connect()
+            total = len(devices)
+            self._await(f"{total} devices run {FIRST}", 60, lambda s: s["result"]["final"] == {FIRST: total})
+            self._say("the fleet is up", f"{total} devices in {len(GROUPS)} groups run kiosk {FIRST}")
+            self._good(session, scene, total)
+            self._bad(session, scene, total)
+
+    def _publish(self, session: Session, scene: Scene, version: str) -> None:
+        publishing.publish(session, bundles.load(scene.bundle(version)), lambda *_: None, timeout=30)
+
+    def _rollout(self, session: Session, version: str, total: int) -> str:
+        arguments = {
+            "component": kiosk.COMPONENT,
+            "version": version,
+            "groups": list(GROUPS),
+            "waves": list(WAVES),
+            "settle": max(0, round(1 / self.options.speed)),
+            "device_timeout": 60,
+            "breaker": 0 if self.options.sabotage == "breaker" else 1,
+        }
+        started = session.request("rollout.start", arguments=arguments, timeout=30)
+        waves = ", ".join(str(n) for n in started["plan"]["waves"])
+        self._say(f"rollout of {version}", f"rollout of {version} started: waves of {waves}")
+        return str(started["rollout"])
+
+    def _good(self, session: Session, scene: Scene, total: int) -> None:
+        self._publish(session, scene, GOOD)
+        rollout = self._rollout(session, GOOD, total)
+        self._await(f"{GOOD} everywhere", 90, _state_is(rollout, "completed"))
+        self._await(f"{total} devices run {GOOD}", 30, lambda s: s["result"]["final"] == {GOOD: total})
+        waves = self.view.snapshot["result"]["good"]["waves"]
+        self._say("the good release is everywhere", f"{GOOD} went out in waves of {waves} and is healthy")
+
+    def _bad(self, session: Session, scene: Scene, total: int) -> None:
+        self._publish(session, scene, BAD)
+        rollout = self._rollout(session, BAD, total)
+        self._await(f"{BAD} trips", 90, _state_is(rollout, "tripped", "completed"))
+        self._await(
+            f"whoever began {BAD} is back",
+            60,
+            lambda s: s["result"]["bad"]["started"] == s["result"]["bad"]["rolled_back"],
+        )
+        bad = self.view.snapshot["result"]["bad"]
+        self._say(
+            "the bad release is stopped",
+            f"{BAD} died on {bad['started']} canaries, which came back by themselves; "
+            f"{bad['untouched']} never began",
+        )
+        if self.view.snapshot["rollouts"][rollout]["state"] == "tripped":
+            self._decide(session, rollout)
+        self._await(f"{total} devices run {GOOD}", 60, lambda s: s["result"]["final"] == {GOOD: total})
+        self._say("done", f"rolled back: the whole fleet runs {GOOD}")
+
+    def _decide(self, session: Session, rollout: str) -> None:
+        row = session.request("rollout.show", arguments={"rollout": rollout}, timeout=30)
+        decision = {"rollout": rollout, "decision": "rollback"}
+        session.request("rollout.decide", arguments=decision, revision=row["revision"], timeout=30)
+        self._await("the rollback is done", 60, _state_is(rollout, "rolled_back"))
+
+    # -- the cast
+
+    def _start_manager(self, scene: Scene) -> str:
+        broken = self.options.sabotage == "breaker"
+        argv = ["-m", "fleetfoot_sim.sabotage", "manager"] if broken else [*_FLEETFOOT, "manager"]
+        listening = ["--listen", "127.0.0.1:0", "--artifacts", "127.0.0.1:0", "--json"]
+        command = ["run", "--dir", str(scene.manager), "--root", str(scene.root), *listening]
+        manager = LineProcess("manager", [*argv, *command], scene.logs / "manager.log")
+        self._stack.callback(manager.close)
+        return str(manager.answer(30)["broker"])
+
+    def _set_up(self, scene: Scene, broker: str) -> list[Device]:
+        count, speed = self.options.devices, self.options.speed
+        pace = Pace(window=max(0.5, 3.0 / speed), settle=0.5 / speed, restart_delay=0.1)
+        root = scene.root.read_bytes()
+        devices = []
+        for number, port in enumerate(free_ports(count), start=1):
+            name = f"dev-{number:03d}"
+            group = GROUPS[number % len(GROUPS)]
+            folder = scene.folder / "devices" / name
+            device = set_up(folder, name, group, f"mqtt://{broker}", root, port, pace=pace)
+            devices.append(device)
+        self.view.members = [(d.id, d.group) for d in devices]
+        return devices
+
+    def _start_devices(self, scene: Scene, devices: list[Device]) -> None:
+        own = 0 if self.options.sabotage == "probation" else min(PROCESSES, len(devices))
+        for device in devices[:own]:
+            process = ProcessDevice(device)
+            self._stack.callback(process.power_off)
+            process.power_on()
+            self._own.append(process)
+        shared = devices[own:]
+        module = "fleetfoot_sim.sabotage" if self.options.sabotage == "probation" else "fleetfoot_sim.host"
+        for number in range(min(HOSTS, len(shared))):
+            spec = scene.folder / f"host-{number}.json"
+            spec.write_text(json.dumps({"configs": [str(d.config.path) for d in shared[number::HOSTS]]}))
+            argv = ["-m", module, *(["host"] if module.endswith("sabotage") else []), str(spec)]
+            host = LineProcess(f"host-{number}", argv, scene.logs / f"host-{number}.log")
+            self._stack.callback(host.close)
+            self._hosts.append(host)
+        for host in self._hosts:
+            host.done(30)
+
+    def _install_first(self, scene: Scene) -> None:
+        for host in self._hosts:
+            host.send(f"install {scene.bundle(FIRST)}")
+        statuses: dict[str, int] = {}
+
+        def install(device: ProcessDevice) -> None:
+            statuses[device.device.id] = device.install(scene.bundle(FIRST))
+
+        threads = [threading.Thread(target=install, args=(device,)) for device in self._own]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        for host in self._hosts:
+            host.done(90)
+        if failed := [name for name, status in statuses.items() if status != 0]:
+            raise FleetfootError("io_error", f"{FIRST} could not be put on {', '.join(failed)}")
+
+    def _connect(self) -> None:
+        for host in self._hosts:
+            host.send("connect")
+        for device in self._own:
+            device.connect()
+        for host in self._hosts:
+            host.done(30)
+
+    def _enroll(self, session: Session, devices: list[Device]) -> None:
+        rows = [{"id": d.id, "group": d.group, "key": d.public, "labels": {}} for d in devices]
+        for start in range(0, len(rows), ENROLL_AT_ONCE):
+            batch = rows[start : start + ENROLL_AT_ONCE]
+            session.request("device.enroll", arguments={"devices": batch}, timeout=30)
+
+    def _watch(self, scene: Scene, broker: str, devices: list[Device]) -> None:
+        host, _, port = broker.rpartition(":")
+        spec = scene.folder / "watcher.json"
+        members = [{"id": d.id, "group": d.group, "key": d.public} for d in devices]
+        facts = {"host": host, "port": int(port), "root": str(scene.root), "component": kiosk.COMPONENT}
+        spec.write_text(json.dumps({**facts, "good": GOOD, "bad": BAD, "members": members}))
+        argv = ["-m", "fleetfoot_sim.watcher", str(spec)]
+        watcher = LineProcess("watcher", argv, scene.logs / "watcher.log", on_line=self._seen)
+        self._stack.callback(watcher.close)
+
+
+_FLEETFOOT = ["-c", "import sys; from fleetfoot_client.cli import main; sys.exit(main())"]
+
+
+def expected(devices: int) -> dict[str, Any]:
+    """The figures that a demo of so many devices must show; `bad.started` may be from 1 to the first wave."""
+    waves = list(wave_sizes(WAVES, devices))
+    return {"devices": devices, "completed": devices, "waves": waves, "final": {GOOD: devices}}
+
+
+def is_true(result: dict[str, Any], devices: int) -> list[str]:
+    """What of the promised story the figures contradict; empty if it is all true."""
+    want, good, bad = expected(devices), result["good"], result["bad"]
+    canaries = want["waves"][0]
+    checks = {
+        f"all {devices} devices were counted": result["devices"] == devices,
+        f"all devices completed {GOOD}": good["completed"] == devices,
+        f"the waves were {want['waves']}": good["waves"] == want["waves"],
+        f"from 1 to {canaries} canaries began {BAD}": 1 <= bad["started"] <= canaries,
+        "every device that began came back": bad["rolled_back"] == bad["started"],
+        "the rollout tripped": bad["tripped"] is True,
+        "nobody else began it": bad["untouched"] == devices - bad["started"],
+        f"the whole fleet runs {GOOD}": result["final"] == want["final"],
+    }
+    return [what for what, held in checks.items() if not held]

@@ -1,0 +1,185 @@
+"""How the demo is shown: plain lines, or a live picture on a terminal; and the picture as a file."""
+
+import re
+import sys
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TextIO
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live as RichLive
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from fleetfoot_protocol.states import BADGES, Lifecycle, RolloutState
+from fleetfoot_sim.demo import View
+from fleetfoot_sim.scene import BAD, FIRST, GOOD
+
+#: Version -> colour; told apart by glyph and number too.
+_COLOURS = {FIRST: "grey62", GOOD: "dodger_blue1", BAD: "dark_orange"}
+_WIDTH = 100
+_STATE_COLOURS = {
+    RolloutState.COMPLETED: "dodger_blue1",
+    RolloutState.TRIPPED: "dark_orange",
+    RolloutState.ROLLED_BACK: "dodger_blue1",
+}
+
+
+class Plain:
+    """A line for each step and each change of a rollout."""
+
+    def __init__(self, out: TextIO) -> None:
+        self.last = View()
+        self._out = out
+        self._told = 0
+        self._step = ""
+        self._rollouts: dict[str, tuple[Any, ...]] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        return None
+
+    def _line(self, view: View, text: str) -> None:
+        print(f"{view.seconds:5.1f} s  {text}", file=self._out, flush=True)
+
+    def show(self, view: View) -> None:
+        """Tell what is new."""
+        self.last = view
+        if view.step != self._step:
+            self._step = view.step
+            if len(view.story) == self._told:
+                self._line(view, view.step)
+        for text in view.story[self._told :]:
+            self._line(view, text)
+        self._told = len(view.story)
+        for name, rollout in view.snapshot.get("rollouts", {}).items():
+            seen = (rollout["state"], rollout["wave"])
+            if self._rollouts.get(name) == seen:
+                continue
+            self._rollouts[name] = seen
+            waves = rollout["waves"]
+            reach = waves[rollout["wave"] - 1] if rollout["wave"] else 0
+            why = f": {rollout['reason']}" if rollout["reason"] else ""
+            self._line(
+                view,
+                f"  {rollout['version']} {rollout['state']}, wave {rollout['wave']} of {len(waves)}, "
+                f"{reach} devices admitted{why}",
+            )
+
+
+class Live:
+    """The picture, redrawn as things change."""
+
+    def __init__(self) -> None:
+        self.last = View()
+        self._live = RichLive(console=Console(), refresh_per_second=8, transient=False)
+
+    def __enter__(self) -> Self:
+        self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._live.stop()
+
+    def show(self, view: View) -> None:
+        """Draw what is there now."""
+        self.last = view
+        self._live.update(draw(view))
+
+
+def _cell(device: str, found: dict[str, str]) -> Text:
+    state = found.get("state", Lifecycle.IDLE)
+    version = found.get("version", "")
+    badge = BADGES[state]
+    if state == Lifecycle.IDLE:
+        glyph = "↩" if found.get("last") == "rolled_back" else "✓" if version else "·"
+        return Text(f"{glyph} {version or '-'}", style=_COLOURS.get(version, "grey62"))
+    return Text(f"{badge.glyph} {badge.word.split()[0][:7]}", style=badge.colour)
+
+
+def _grid(view: View) -> RenderableType:
+    cells = view.snapshot.get("devices", {})
+    table = Table.grid(padding=(0, 2))
+    for group in sorted({group for _, group in view.members}):
+        members = [device for device, where in view.members if where == group]
+        table.add_row(Text(f"{group} ({len(members)})", style="bold"))
+        for start in range(0, len(members), 8):
+            row = Text()
+            for device in members[start : start + 8]:
+                cell = _cell(device, cells.get(device, {}))
+                cell.truncate(10, pad=True)
+                row.append_text(cell).append(" ")
+            table.add_row(row)
+    return table
+
+
+def _strip(rollout: dict[str, Any]) -> Text:
+    """The waves of a rollout as boxes, open ones filled."""
+    text = Text()
+    for index, size in enumerate(rollout["waves"], start=1):
+        opened = index <= rollout["wave"]
+        text.append(f" {'■' if opened else '□'} {size:>3} ", style="bold" if opened else "grey62")
+    return text
+
+
+def _rollouts(view: View) -> RenderableType:
+    table = Table(box=None, padding=(0, 2), show_header=True, header_style="grey62")
+    for name in ("rollout", "waves", "state", "devices"):
+        table.add_column(name, no_wrap=name != "state")
+    for rollout in view.snapshot.get("rollouts", {}).values():
+        counts = ", ".join(f"{n} {word.replace('_', ' ')}" for word, n in rollout["counts"].items() if n)
+        table.add_row(
+            Text(f"kiosk {rollout['version']}", style=_COLOURS.get(rollout["version"], "")),
+            _strip(rollout),
+            Text(rollout["state"].replace("_", " "), style=_STATE_COLOURS.get(rollout["state"], "")),
+            Text(counts),
+        )
+    return table
+
+
+def draw(view: View) -> RenderableType:
+    """The whole picture."""
+    story = Text("\n").join(Text(f"  {line}") for line in view.story)
+    title = f"fleetfoot demo   {view.seconds:.0f} s   {view.step}"
+    return Panel(Group(_grid(view), Text(), _rollouts(view), Text(), story), title=title, title_align="left")
+
+
+def write_picture(path: Path, view: View, result: dict[str, Any]) -> None:
+    """Write the end of the demo as an SVG picture that loads nothing from anywhere."""
+    console = Console(record=True, width=_WIDTH, file=sys.stderr, quiet=True)
+    console.print(draw(view))
+    text = console.export_svg(title=f"fleetfoot demo: {result['devices']} devices in {result['seconds']} s")
+    # rich points to a web font; the picture must not depend on anybody's server.
+    path.write_text(re.sub(r"@font-face\s*\{.*?\}\s*", "", text, flags=re.DOTALL), encoding="utf-8")
+
+
+def epilogue(result: dict[str, Any], keep: Path | None) -> str:
+    """What was seen, and what to do for a first real device."""
+    good, bad = result["good"], result["bad"]
+    waves = ", ".join(str(n) for n in good["waves"])
+    final = ", ".join(f"{count} on {version}" for version, count in result["final"].items())
+    kept = f"\nEverything is kept in {keep}: keys, releases, devices, logs.\n" if keep else ""
+    return f"""
+What was seen, counted by a process that only subscribed:
+  {good["version"]} reached {good["completed"]} devices in waves of {waves}
+  {bad["version"]} was begun by {bad["started"]}, {bad["rolled_back"]} came back by themselves; it \
+{"tripped" if bad["tripped"] else "did not trip"}, and {bad["untouched"]} devices never began it
+  in the end: {final}   ({result["seconds"]} s)
+{kept}
+A first real device:
+  fleetfoot key new root.key; fleetfoot key new release.key; fleetfoot key new me.key
+  fleetfoot manager init --dir manager --operator me=me.key.pub
+  fleetfoot trust init --request manager/root-request.json --root-key root.key \\
+    --release-key release.key.pub --out root.json
+  fleetfoot manager run --dir manager --root root.json
+on the device:
+  fleetfoot-agent init --device dev-001 --group lab --component app --broker mqtt://HOST --root root.json
+The README goes on from there.
+"""
