@@ -51,8 +51,17 @@ Id = Annotated[str, StringConstraints(pattern=f"^{topics.ID_PATTERN}$")]
 Digest = Annotated[str, StringConstraints(pattern=f"^{topics.DIGEST_PATTERN}$")]
 Uint = Annotated[int, Field(ge=0, le=MAX_INTEGER)]
 Positive = Annotated[int, Field(ge=1, le=MAX_INTEGER)]
-Version = Annotated[str, StringConstraints(max_length=versions.MAX_LENGTH), AfterValidator(versions.check)]
-Time = Annotated[str, AfterValidator(_check_time)]
+Version = Annotated[
+    str,
+    StringConstraints(max_length=versions.MAX_LENGTH),
+    AfterValidator(versions.check),
+    Field(json_schema_extra={"pattern": versions.PATTERN}),
+]
+Time = Annotated[
+    str,
+    AfterValidator(_check_time),
+    Field(json_schema_extra={"format": "date-time", "pattern": times.PATTERN}),
+]
 Cut = Annotated[str, StringConstraints(pattern="^([0-9a-f]{16}|all)$")]
 Salt = Annotated[str, StringConstraints(pattern=f"^{topics.ID_PATTERN}$")]
 Word = Annotated[str, StringConstraints(pattern="^[a-z0-9][a-z0-9_.+-]{0,31}$")]
@@ -60,7 +69,12 @@ LabelKey = Annotated[str, StringConstraints(pattern="^[A-Za-z0-9][A-Za-z0-9._/-]
 Line = Annotated[str, StringConstraints(max_length=256), AfterValidator(visible)]
 Label = Annotated[str, StringConstraints(max_length=128), AfterValidator(visible)]
 Notes = Annotated[str, StringConstraints(max_length=4096), AfterValidator(_visible_with("\n\t"))]
-Url = Annotated[str, StringConstraints(max_length=512), AfterValidator(_check_url)]
+Url = Annotated[
+    str,
+    StringConstraints(max_length=512),
+    AfterValidator(_check_url),
+    Field(json_schema_extra={"format": "uri", "pattern": f"^{_URL.pattern}$"}),
+]
 KeyHex = Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")]
 Channel = Literal["stable", "beta", "dev"]
 

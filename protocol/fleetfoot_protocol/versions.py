@@ -3,6 +3,10 @@
 import semver
 
 MAX_LENGTH = 64
+_NUMBER = "(0|[1-9][0-9]*)"
+_WORD = "(0|[1-9][0-9]*|[0-9]*[A-Za-z-][0-9A-Za-z-]*)"
+#: The form, as schemas tell it.
+PATTERN = rf"^{_NUMBER}\.{_NUMBER}\.{_NUMBER}(-{_WORD}(\.{_WORD})*)?$"
 
 
 def check(text: str) -> str:
