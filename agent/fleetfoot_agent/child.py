@@ -88,7 +88,7 @@ class Record:
         try:
             fields = json.loads(data or b"")
             record = cls(**fields)
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, RecursionError):
             return None
         kinds = [type(value) for value in (record.boot_id, record.mark, record.pid, record.started)]
         return record if kinds == [str, str, int, int] and record.mark else None

@@ -53,6 +53,11 @@ def _base_environment() -> dict[str, str]:
     return {"PATH": os.defpath} | {name: os.environ[name] for name in kept if name in os.environ}
 
 
+def pause_before(delay: float, failures: int) -> float:
+    """Seconds before the next start after so many failures in a row: `delay`, doubling up to a minute."""
+    return min(delay * 2.0 ** min(failures, 16), max(delay, BACKOFF_MAX))
+
+
 class Supervisor:
     """Keeps the component in `folder` running from `start` to `stop`.
 
@@ -339,7 +344,7 @@ class Supervisor:
         is; otherwise nothing does, so it doubles."""
         delay = self._component.restart_delay
         if not self._on_trial():
-            delay = min(delay * 2 ** min(self._failures, 16), max(delay, BACKOFF_MAX))
+            delay = pause_before(delay, self._failures)
             self._failures += 1
         self._start_at = time.monotonic() + delay
 

@@ -57,8 +57,19 @@ def tools_of(folder: Path, busybox: str | None) -> Path:
 
 
 SH = Path(shutil.which("sh") or "/bin/sh").resolve().name
-#: What the machine calls sh, and dash if that is another shell. Their tools are found on the PATH.
-PLAIN = ["sh"] if SH == "dash" else ["sh", pytest.param("dash", marks=pytest.mark.needs("dash"))]
+#: What the machine calls sh, and dash if that is another shell; these find their tools on the PATH.
+PLAIN = ["sh", *(["dash"] if SH != "dash" and shutil.which("dash") else [])]
+SHELLS = [*PLAIN, *(["busybox"] if shutil.which("busybox") else [])]
+
+
+@pytest.mark.needs("busybox")
+def test_the_shells_of_this_run_include_busybox() -> None:
+    assert "busybox" in SHELLS
+
+
+@pytest.mark.needs("dash")
+def test_the_shells_of_this_run_include_dash() -> None:
+    assert "dash" in (SH, *SHELLS)
 
 
 @pytest.fixture(params=PLAIN)
@@ -69,7 +80,7 @@ def plain_shell(request: pytest.FixtureRequest, tmp_path: Path) -> Shell:
 
 
 # Some builds of busybox ash take their own applets before the PATH: no test can put others in their place.
-@pytest.fixture(params=[*PLAIN, pytest.param("busybox", marks=pytest.mark.needs("busybox"))])
+@pytest.fixture(params=SHELLS)
 def shell(request: pytest.FixtureRequest, tmp_path: Path) -> Shell:
     program = shutil.which(request.param)
     assert program is not None
