@@ -122,16 +122,21 @@ class HandManager:
     def signed(self, kind: PayloadType, payload: bytes, key: str) -> bytes:
         return dsse.encode(dsse.sign(kind, payload, self.fleet.secret(key)))
 
-    def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
-        self._client.publish(topic, payload, qos=1, retain=retain).wait_for_publish(10)
+    def publish(self, topic: str, payload: bytes, *, retain: bool = False, wait: bool = True) -> None:
+        """`wait` until the broker has it; an answer must not, it runs where the broker's word arrives."""
+        published = self._client.publish(topic, payload, qos=1, retain=retain)
+        if wait:
+            published.wait_for_publish(10)
 
-    def publish_progress(self, progress: RolloutProgress, key: str = "director") -> None:
+    def publish_progress(
+        self, progress: RolloutProgress, key: str = "director", *, wait: bool = True
+    ) -> None:
         """Retained progress with its attestation."""
         payload = progress.payload()
         ids = {"group": progress.group, "rollout": progress.rollout}
         attestation = dsse.attest(PayloadType.ROLLOUT, payload, 1, self.fleet.secret(key))
-        self.publish(topics.build(Kind.ROLLOUT, **ids), payload, retain=True)
-        self.publish(topics.build(Kind.ROLLOUT_ATTESTATION, **ids), attestation, retain=True)
+        self.publish(topics.build(Kind.ROLLOUT, **ids), payload, retain=True, wait=wait)
+        self.publish(topics.build(Kind.ROLLOUT_ATTESTATION, **ids), attestation, retain=True, wait=wait)
 
     def _on_message(self, client: mqtt.Client, _data: Any, message: mqtt.MQTTMessage) -> None:
         envelope = bytes(message.payload)
