@@ -219,7 +219,7 @@ def on_expire(rollout: Rollout, event: Expire, now: float) -> Turn:
 
 def on_retry(rollout: Rollout, event: Retry, now: float) -> Turn:
     again = {
-        device: replace(record, terminal=Terminal.PENDING, code="", reason="", since=now, ended=None)
+        device: replace(record, terminal=Terminal.PENDING, code="", reason="", ended=None)
         for device, record in rollout.devices.items()
         if record.terminal in (*FAILURES, Terminal.SILENT) and record.since is not None and not record.gone
     }

@@ -250,6 +250,11 @@ def test_after_a_retry_the_breaker_counts_anew() -> None:
     assert go(rollout, failed(bad, attempt=2)).state is S.TRIPPED
 
 
+def test_failures_forgiven_before_a_retry_forgive_none_after_it() -> None:
+    rollout = go(tripped(), Decide(Decision.CONTINUE), Retry())
+    assert go(rollout, failed(exposed(rollout)[0], attempt=2)).state is S.TRIPPED
+
+
 def test_who_was_at_work_on_the_old_attempt_counts_by_what_runs() -> None:
     rollout = running()
     bad, active, _ = exposed(rollout)
@@ -343,6 +348,15 @@ def test_the_failure_of_a_device_that_left_stays_a_failure() -> None:
     one, two, _ = exposed(rollout)
     rollout = go(rollout, failed(one), Left(one))
     assert go(rollout, failed(two)).state is S.TRIPPED
+
+
+def test_what_a_device_reports_after_it_left_changes_nothing() -> None:
+    rollout = running(breaker=0)
+    device = exposed(rollout)[0]
+    rollout = go(rollout, Left(device))
+    for report in (healthy(device), failed(device), says(device, T.ACTIVE), says(device, None, NEW)):
+        assert advance(rollout, report, START) == (rollout, ())
+    assert advance(rollout, Left(device), START) == (rollout, ())
 
 
 def test_a_wave_that_everybody_left_does_not_pass() -> None:

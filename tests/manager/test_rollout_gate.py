@@ -369,6 +369,14 @@ def test_a_late_report_of_an_ended_rollout_publishes_no_desired_state() -> None:
     assert list(events_of(done)) == [Event.INSTANCE_HEALTH_CHECK]
 
 
+def test_a_silent_device_that_only_begins_is_not_awaited_again() -> None:
+    rollout = running(waves=(3,))
+    quiet, *rest = exposed(rollout)
+    rollout = go(go(rollout, *map(healthy, rest)), Tick(), at=START + 300)
+    rollout = go(rollout, says(quiet, T.ACTIVE), at=START + 301)
+    assert (rollout.devices[quiet].terminal, rollout.devices.awaited) == (T.SILENT, 0)
+
+
 @pytest.mark.parametrize("hold", ["pause", "trip"])
 def test_no_device_becomes_silent_for_the_time_of_a_hold(hold: str) -> None:
     rollout = running()
