@@ -184,8 +184,8 @@ def on_rollback(rollout: Rollout, event: Decide, now: float) -> Turn:
         return_until=now + rollout.device_timeout,
     )
     after, more = _returned(back, now)
-    effects = [Withdraw(rollout.goal.digest), PublishDesired(), PublishProgress(), _decided(event)]
-    return after, [*effects, *more]
+    withdraw = Withdraw(rollout.goal.digest)
+    return after, [withdraw, PublishDesired(), PublishProgress(), _decided(event), *more]
 
 
 def _returned(rollout: Rollout, now: float) -> Turn:
