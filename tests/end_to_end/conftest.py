@@ -1,0 +1,29 @@
+"""Fleets for end-to-end tests."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.end_to_end.town import Town
+
+
+@pytest.fixture
+def town(tmp_path: Path) -> Iterator[Town]:
+    """A manager with its embedded broker, and no device yet."""
+    town = Town(tmp_path)
+    try:
+        town.open()
+        yield town
+    finally:
+        town.close()
+
+
+@pytest.fixture
+def town_with_broker(tmp_path: Path) -> Iterator[Town]:
+    """A manager and, as a process of its own, a broker."""
+    town = Town(tmp_path, own_broker=True)
+    try:
+        town.open()
+        yield town
+    finally:
+        town.close()
