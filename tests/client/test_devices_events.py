@@ -1,12 +1,17 @@
 """Devices and events from the command line."""
 
+import itertools
 import json
+import signal
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.client.rig import Fleet, HandManager, Ran, Run
+from tests.support.waiting import until
 
 from fleetfoot_client.exits import Exit
 from fleetfoot_client.profiles import Profile
@@ -186,3 +191,27 @@ def test_fewer_events_than_asked_for_in_time_is_a_timeout(
 ) -> None:
     assert run("events", "--timeout", "1s", "--limit", 1).code == Exit.TIMEOUT
     assert run("events", "--timeout", "1s").code == 0
+
+
+def test_ctrl_c_ends_following_without_a_traceback(profile: Profile, manager: HandManager) -> None:
+    command = [sys.executable, "-c", "import sys; from fleetfoot_client.cli import main; sys.exit(main())"]
+    with subprocess.Popen(
+        [*command, "events", "--follow", "--json"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        try:
+            thread = threading.Thread(target=process.stdout.readline)
+            thread.start()
+            numbers = itertools.count()
+
+            def printed() -> bool:
+                manager.publish(EVENTS, event(next(numbers)))
+                return not thread.is_alive()
+
+            until(printed, "an event is printed")
+            process.send_signal(signal.SIGINT)
+            assert process.wait(20) == Exit.INTERRUPTED
+            assert process.stderr is not None
+            assert process.stderr.read() == ""
+        finally:
+            process.kill()
