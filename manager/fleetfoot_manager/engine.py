@@ -25,7 +25,15 @@ from fleetfoot_manager.documents import Publication
 from fleetfoot_manager.faults import Stage
 from fleetfoot_manager.house import House
 from fleetfoot_manager.ingest import Ingest
-from fleetfoot_manager.mqtt import Acknowledged, Arrived, Connected, Disconnected, Happening, Transport
+from fleetfoot_manager.mqtt import (
+    Acknowledged,
+    Arrived,
+    Connected,
+    Disconnected,
+    Happening,
+    Subscribed,
+    Transport,
+)
 from fleetfoot_manager.reassert import Reassertion
 from fleetfoot_manager.requests.desk import Desk, Examined
 from fleetfoot_manager.rollout import Rollout, Tick
@@ -67,7 +75,8 @@ Input = Happening | Examined | Stop
 class Engine:
     """Start it with `start`, hand it inputs with `put`, end it with `stop`.
 
-    clock: unix seconds. `failure` is the error that ended it, if one did; `on_end` is called then.
+    clock: unix seconds. `listening` is set once devices and operators are heard. `failure` is the error
+    that ended the engine, if one did; `on_end` is called whenever it has ended.
     """
 
     def __init__(
@@ -79,6 +88,7 @@ class Engine:
         on_end: Callable[[], None] = lambda: None,
     ) -> None:
         self.failure: BaseException | None = None
+        self.listening = threading.Event()
         self.ingest = Ingest()
         self.desk = Desk(self.put)
         self.dropped: Counter[str] = Counter()
@@ -189,9 +199,8 @@ class Engine:
             return
         counts = self.dropped + self.ingest.ignored + self.desk.ignored + self.reassertion.counts
         if counts != self._told:
-            log.info(
-                "passed over %s", " ".join(f"{k.replace(' ', '_')}={n}" for k, n in sorted(counts.items()))
-            )
+            text = (f"{what.replace(' ', '_')}={count}" for what, count in sorted(counts.items()))
+            log.info("passed over %s", " ".join(text))
         self._told = counts
         self._tell_next = now + _TELL_SECONDS
 
@@ -206,6 +215,9 @@ class Engine:
             case Acknowledged(session, mid):
                 if session == self._session and (row := self._in_flight.pop(mid, None)):
                     self._acknowledged.append(row)
+            case Subscribed(session):
+                if session == self._session:
+                    self.listening.set()
             case Stop():
                 self._ending = True
             case _:

@@ -60,7 +60,14 @@ class Acknowledged:
     mid: int
 
 
-Happening = Connected | Disconnected | Arrived | Acknowledged
+@dataclass(frozen=True, slots=True)
+class Subscribed:
+    """The broker has granted a subscription of `session`."""
+
+    session: int
+
+
+Happening = Connected | Disconnected | Arrived | Acknowledged | Subscribed
 
 
 class Transport(Protocol):
@@ -189,6 +196,7 @@ class MqttTransport:
         client.on_disconnect = link.on_disconnect
         client.on_message = link.on_message
         client.on_publish = link.on_publish
+        client.on_subscribe = link.on_subscribe
         return client
 
 
@@ -229,3 +237,10 @@ class _Link:
 
     def on_publish(self, _client: mqtt.Client, _data: Any, mid: int, _reason: Any, _properties: Any) -> None:
         self._sink(Acknowledged(self._session, mid))
+
+    def on_subscribe(
+        self, _client: mqtt.Client, _data: Any, _mid: int, reasons: Any, _properties: Any
+    ) -> None:
+        if any(reason.is_failure for reason in reasons):
+            log.warning("the broker refuses a subscription; see its access rules")
+        self._sink(Subscribed(self._session))

@@ -30,6 +30,8 @@ from fleetfoot_protocol.fields import Url
 
 log = logging.getLogger(__name__)
 
+_LOOK_SECONDS = 0.2
+
 
 @dataclass(frozen=True)
 class Options:
@@ -59,7 +61,10 @@ def run(options: Options, on_ready: Callable[[Ready], None]) -> None:
         signal.signal(number, lambda *_: over.set())
     with ExitStack() as stack:
         engine, ready = _open(options, stack, over)
-        on_ready(ready)
+        while not over.is_set() and not engine.listening.wait(_LOOK_SECONDS):
+            continue
+        if not over.is_set():
+            on_ready(ready)
         over.wait()
         log.info("stopping")
     if engine.failure is not None:

@@ -20,6 +20,7 @@ from fleetfoot_manager.effects import Effect
 from fleetfoot_manager.faults import Stage
 from fleetfoot_manager.house import House
 from fleetfoot_manager.rollout import Rollout, RolloutEvent
+from fleetfoot_manager.rollout_events import kind_of
 from fleetfoot_manager.store import Store, upsert
 from fleetfoot_protocol import admission, events, strictjson, times
 from fleetfoot_protocol.codes import Code
@@ -147,7 +148,7 @@ class Work:
                 event = rollout.Joined(device, group)
             elif known is not None and not known.gone and group not in of.groups:
                 event = rollout.Left(device)
-            if event is not None and rollout.kind_of(event) in rollout.TRANSITIONS[of.state]:
+            if event is not None and kind_of(event) in rollout.TRANSITIONS[of.state]:
                 self.advance(of.id, event)
 
     def _apply(self, of: Rollout, effect: Effect) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import paho.mqtt.client as mqtt
+from paho.mqtt.enums import CallbackAPIVersion
 from tests.manager.realm import Bundle, Device, Realm
 from tests.support.waiting import until
 
@@ -90,8 +91,8 @@ class Party:
         host, _, port = address.rpartition(":")
         self.heard: list[tuple[str, bytes]] = []
         self.filters = filters
-        self.client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, client_id=name)
-        self.client.on_message = lambda _c, _u, message: self.heard.append((message.topic, message.payload))
+        self.client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id=name)
+        self.client.on_message = self._on_message
         self.granted = 0
         self.client.on_subscribe = self._on_subscribe
         self.client.connect(host, int(port))
@@ -100,6 +101,9 @@ class Party:
         for text in filters:
             self.client.subscribe(text, 1)
         until(lambda: self.granted == len(filters), "subscriptions are granted")
+
+    def _on_message(self, _client: Any, _data: Any, message: mqtt.MQTTMessage) -> None:
+        self.heard.append((message.topic, bytes(message.payload)))
 
     def _on_subscribe(self, *_: Any) -> None:
         self.granted += 1
