@@ -35,6 +35,7 @@ def test_a_version_that_dies_comes_back_by_itself_and_is_refused_afterwards(town
     town.add(DEVICE, own_processes=True)
     town.await_versions({DEVICE: "1.0.0"})
     before = town.layout(DEVICE).read_current()
+    town.publish("1.1.0")
     digest = town.publish("1.2.0")
     rollout = town.rollout("1.2.0", "--immediate", "--settle", "0")
     town.await_outcome(DEVICE, rollout, Outcome.ROLLED_BACK)
@@ -66,6 +67,5 @@ def test_a_version_that_dies_comes_back_by_itself_and_is_refused_afterwards(town
     assert town.answer(DEVICE) == "kiosk 1.0.0\n"
     # It is no deadlock: what is new is installed.
     town.fleetfoot("rollout", "decide", rollout, "abort")
-    town.publish("1.1.0")
     town.rollout("1.1.0", "--immediate", "--settle", "0")
     town.await_versions({DEVICE: "1.1.0"})
