@@ -4,14 +4,17 @@ import json
 import time
 from typing import Any
 
+from fleetfoot_agent import durable
 from fleetfoot_agent.config import AgentConfig
 from fleetfoot_agent.spool import WorkerSide
+from fleetfoot_agent.spool.forms import MESSAGE_CAP
 from fleetfoot_agent.worker import platform_facts
 from fleetfoot_agent.worker.driver import Driver
 from fleetfoot_agent.worker.lifecycle import Say
 from fleetfoot_agent.worker.memory import Memory
-from fleetfoot_protocol import dsse, times
+from fleetfoot_protocol import dsse, strictjson, times
 from fleetfoot_protocol.codes import Code
+from fleetfoot_protocol.errors import FormError, TrustError
 from fleetfoot_protocol.events import Event, cloud_event
 from fleetfoot_protocol.fields import CHANNELS_ADMITTED
 from fleetfoot_protocol.reports import Clock, ComponentStatus, PolicySummary, Problem, Status
@@ -23,6 +26,11 @@ CAPABILITIES = ("upgrade", "stage", "rollback")
 
 def _visible(text: str) -> str:
     return "".join(c if c.isprintable() else "?" for c in text)[:256]
+
+
+def _essence(status: dict[str, Any]) -> dict[str, Any]:
+    """What is worth a new status: all of it but what changes by itself."""
+    return {k: v for k, v in status.items() if k not in ("counter", "at", "free", "clock")}
 
 
 def component_status(driver: Driver) -> ComponentStatus:
@@ -92,7 +100,7 @@ class Reporter:
     def status(self, drivers: dict[str, Driver], time_floor: int) -> None:
         """Write a new snapshot if anything but counter, time and free space has changed."""
         snapshot = self._snapshot(drivers, time_floor)
-        essence = {k: v for k, v in snapshot.items() if k not in ("counter", "at", "free", "clock")}
+        essence = _essence(snapshot)
         if self._last is None:
             self._last = self._written()
         if essence == self._last:
@@ -106,14 +114,20 @@ class Reporter:
         self._last = essence
 
     def _written(self) -> dict[str, Any]:
-        """The essence of the status that lies in the spool, whoever wrote it before this run."""
+        """The essence of the status in the spool, whoever wrote it before this run.
+
+        Empty if its attestation does not belong to it: a worker that was killed between the two leaves a
+        status that nobody would believe, so it is written anew.
+        """
+        out = self._spool.root / "out"
+        status = durable.read_regular(out, "status.json", MESSAGE_CAP)
+        attestation = durable.read_regular(out, "status.sig", MESSAGE_CAP)
         try:
-            value = json.loads((self._spool.root / "out" / "status.json").read_bytes())
-        except (OSError, ValueError):
+            dsse.join_attestation(status or b"", attestation or b"")
+            value = strictjson.loads(status or b"")
+        except (FormError, TrustError):
             return {}
-        if not isinstance(value, dict):
-            return {}
-        return {k: v for k, v in value.items() if k not in ("counter", "at", "free", "clock")}
+        return _essence(value) if isinstance(value, dict) else {}
 
     def _snapshot(self, drivers: dict[str, Driver], time_floor: int) -> dict[str, Any]:
         config, memory, policy = self._config, self._memory, self._config.policy
