@@ -4,13 +4,14 @@ import queue
 import re
 import socket
 import socketserver
+import ssl
 import struct
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Self
 
@@ -56,13 +57,21 @@ def until(fact: Callable[[], bool], what: str, seconds: float = SECONDS) -> None
         pause.wait(0.01)
 
 
+def server_tls(certificate: Path, key: Path) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    return context
+
+
 def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as server:
         return int(server.getsockname()[1])
 
 
-def device(folder: Path, port: int, name: str = "dev-1") -> AgentConfig:
+def device(folder: Path, port: int, name: str = "dev-1", **broker: str) -> AgentConfig:
     """The configuration of a device with the component `kiosk`, everything of it in `folder`."""
+    settings = {"url": f"mqtt://127.0.0.1:{port}", **broker}
+    lines = "\n".join(f'{key} = "{value}"' for key, value in settings.items())
     text = f"""
 [agent]
 device = "{name}"
@@ -71,7 +80,7 @@ state_dir = "{name}/state"
 run_dir = "{name}/run"
 install_root = "{name}/root"
 [broker]
-url = "mqtt://127.0.0.1:{port}"
+{lines}
 [upgrade]
 enabled = true
 [components.kiosk]
@@ -155,10 +164,13 @@ class ScriptedBroker:
     `packets`: (first byte, body) of everything it got after CONNECT, per connection in one queue.
     """
 
-    def __init__(self, *, answer: bytes | None = b"\x20\x02\x00\x00") -> None:
+    def __init__(
+        self, *, answer: bytes | None = b"\x20\x02\x00\x00", tls: ssl.SSLContext | None = None
+    ) -> None:
         self.packets: queue.Queue[tuple[int, bytes]] = queue.Queue()
         self.connections = 0
         self._answer = answer
+        self._tls = tls
         self._server = socket.create_server(("127.0.0.1", 0))
         self.port = int(self._server.getsockname()[1])
         self._connections: list[socket.socket] = []
@@ -218,12 +230,16 @@ class ScriptedBroker:
                 connection, _ = self._server.accept()
             except OSError:
                 return
-            self._connections.append(connection)
             self.connections += 1
             self._run(self._serve, connection)
 
     def _serve(self, connection: socket.socket) -> None:
-        with connection, suppress(OSError, EOFError), connection.makefile("rb") as stream:
+        with suppress(OSError, EOFError), ExitStack() as stack:
+            stack.enter_context(connection)
+            if self._tls is not None:
+                connection = stack.enter_context(self._tls.wrap_socket(connection, server_side=True))
+            self._connections.append(connection)
+            stream = stack.enter_context(connection.makefile("rb"))
             while True:
                 first, body = _packet(stream.read)
                 if first >> 4 == 1:
@@ -316,6 +332,16 @@ class Request:
 class _Handler(socketserver.StreamRequestHandler):
     server: "HttpServer"
 
+    def setup(self) -> None:
+        if self.server.tls is not None:
+            self.request = self.server.tls.wrap_socket(self.request, server_side=True)
+        super().setup()
+
+    def finish(self) -> None:
+        super().finish()
+        if self.server.tls is not None:
+            self.request.close()  # the server closes what it accepted, which is no socket any more
+
     def handle(self) -> None:
         with suppress(OSError):
             first = self.rfile.readline().decode()
@@ -334,12 +360,13 @@ class HttpServer(socketserver.ThreadingTCPServer):
     daemon_threads = True
     allow_reuse_address = True
 
-    def __init__(self, answer: Callable[[Request], None]) -> None:
+    def __init__(self, answer: Callable[[Request], None], tls: ssl.SSLContext | None = None) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.answer = answer
+        self.tls = tls
         self.requests: list[Request] = []
         self.closing = threading.Event()
-        self.url = f"http://127.0.0.1:{self.server_address[1]}"
+        self.url = f"{'http' if tls is None else 'https'}://127.0.0.1:{self.server_address[1]}"
         self._thread = threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True)
 
     def __enter__(self) -> Self:

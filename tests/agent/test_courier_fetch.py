@@ -9,7 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests.agent.courierrig import QUICK, HttpServer, Request, free_port, until
+from tests.agent.courierrig import QUICK, HttpServer, Request, free_port, server_tls, until
+from tests.agent.tinycert import write_certificate
 
 from fleetfoot_agent.courier.fetch import Fetch, Interrupted
 from fleetfoot_agent.courier.fetcher import Fetcher
@@ -243,6 +244,51 @@ def test_a_redirect_from_elsewhere_to_this_device_is_refused(
     state = fetch_for(spool, want(f"http://127.0.0.1:{front_port}/x")).run()
     assert state.error == Code.UPGRADE_URL_REFUSED
     assert inner.requests == []
+
+
+def test_https_is_believed_only_with_a_certificate(spool: CourierSide, tmp_path: Path) -> None:
+    certificate, key = write_certificate(tmp_path)
+    with HttpServer(lambda r: r.serve(CONTENT), server_tls(certificate, key)) as server:
+        blob = want(server.url)
+        assert fetch_for(spool, blob).run().error == Code.UPGRADE_TLS_FAILED
+        assert server.requests == []
+        source = Source(connect_timeout=5.0, read_timeout=5.0, ca_file=certificate)
+        assert Fetch(blob, spool, source, QUICK).run().error is None
+        assert bytes_of(spool) == CONTENT
+
+
+def test_a_redirect_from_https_to_http_is_refused(spool: CourierSide, serve: Serve, tmp_path: Path) -> None:
+    plain = serve(lambda r: r.serve(CONTENT))
+    certificate, key = write_certificate(tmp_path)
+    with HttpServer(lambda r: r.head(302, Location=plain.url), server_tls(certificate, key)) as server:
+        source = Source(connect_timeout=5.0, read_timeout=5.0, ca_file=certificate)
+        state = Fetch(want(server.url), spool, source, QUICK).run()
+    assert state.error == Code.UPGRADE_URL_REFUSED
+    assert plain.requests == []
+
+
+def run_until_interrupted(fetch: Fetch) -> None:
+    with pytest.raises(Interrupted):
+        fetch.run()
+
+
+def test_an_interrupt_ends_the_wait_for_a_silent_tls_server_too(spool: CourierSide, tmp_path: Path) -> None:
+    certificate, key = write_certificate(tmp_path)
+
+    def silent(request: Request) -> None:
+        request.head(200, Content_Length=len(CONTENT))
+        request.send(CONTENT[:1000])
+        server.closing.wait()
+
+    with HttpServer(silent, server_tls(certificate, key)) as server:
+        source = Source(connect_timeout=5.0, read_timeout=60.0, ca_file=certificate)
+        fetch = Fetch(want(server.url), spool, source, QUICK)
+        thread = threading.Thread(target=run_until_interrupted, args=(fetch,))
+        thread.start()
+        until(lambda: fetch.have == 1000, "the first bytes")
+        fetch.interrupt()
+        thread.join(5)
+        assert not thread.is_alive()
 
 
 @pytest.mark.parametrize(

@@ -24,8 +24,10 @@ from tests.agent.courierrig import (
     filters_of,
     free_port,
     mortal_broker,
+    server_tls,
     until,
 )
+from tests.agent.tinycert import write_certificate
 
 from fleetfoot_agent.config import AgentConfig
 from fleetfoot_agent.courier.courier import Courier
@@ -451,6 +453,64 @@ def test_attempts_are_spread_at_random_and_not_by_a_fixed_delay(tmp_path: Path) 
     gaps = [later - earlier for earlier, later in pairwise(arrivals[2:])]
     assert max(gaps) < 1.0
     assert max(gaps) - min(gaps) > 0.03
+
+
+# TLS and credentials
+
+
+def test_over_tls_it_carries_as_without(tmp_path: Path) -> None:
+    certificate, key = write_certificate(tmp_path)
+    with ScriptedBroker(tls=server_tls(certificate, key)) as broker:
+        config = device(tmp_path, 0, url=f"mqtts://127.0.0.1:{broker.port}", ca_file=str(certificate))
+        worker = WorkerSide(config.spool)
+        with carrying(config, CURT):
+            assert filters_of(broker.await_packet(8)) == STANDING
+            # Several records at once: what TLS has already taken from the socket must not be left lying.
+            for n in range(20):
+                broker.publish(f"{BASE}/probe/kiosk".encode(), b"%d" % n * 3000)
+            broker.publish(f"{BASE}/heartbeat".encode(), b"beat")
+            until(lambda: payloads(worker, "heartbeat") == [b"beat"], "the last message")
+            assert payloads(worker, "probe.kiosk")[-1] == b"19" * 3000
+
+
+# paho leaves the socket of a failed TLS handshake to the garbage collector, which says so.
+@pytest.mark.filterwarnings(
+    "ignore:Exception ignored in. <ssl.SSLSocket:pytest.PytestUnraisableExceptionWarning"
+)
+def test_a_broker_that_cannot_prove_its_name_gets_no_session(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "fleetfoot_agent.courier")
+    certificate, key = write_certificate(tmp_path, "real")
+    other, _ = write_certificate(tmp_path, "other")
+    with ScriptedBroker(tls=server_tls(certificate, key)) as broker:
+        config = device(tmp_path, 0, url=f"mqtts://127.0.0.1:{broker.port}", ca_file=str(other))
+        with carrying(config, CURT):
+            until(lambda: broker.connections >= 2, "two attempts")
+        assert broker.packets.empty()
+    assert "CERTIFICATE_VERIFY_FAILED" in caplog.text
+
+
+def test_name_and_password_are_sent_and_the_password_never_logged(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    (tmp_path / "password").write_text("open sesame\n")
+    with ScriptedBroker() as broker:
+        config = device(tmp_path, broker.port, username="dev-1-user", password_file="password")
+        with carrying(config, CURT):
+            connect = broker.await_packet(1)
+    assert connect.endswith(b"\x00\x0adev-1-user\x00\x0bopen sesame")
+    assert "sesame" not in caplog.text
+
+
+def test_a_missing_password_file_is_waited_for(tmp_path: Path) -> None:
+    with ScriptedBroker() as broker:
+        config = device(tmp_path, broker.port, username="u", password_file="password")
+        with carrying(config, CURT) as courier:
+            until(lambda: config.wake_dir.exists(), "the start")
+            (tmp_path / "password").write_text("later")
+            until(lambda: courier.connected, "the connection")
 
 
 # Waking by the clock

@@ -35,6 +35,8 @@ log = logging.getLogger(__name__)
 
 #: Changes younger than this may share their mtime with the next one: look again.
 _RACY_NS = 100_000_000
+#: Looks at a status and an attestation that do not belong together, before the next change is awaited.
+_STATUS_LOOKS = 5
 #: Seconds after which a message that the disk refused is asked for again.
 _ASK_AGAIN_AFTER = 30.0
 _NO_MARKS = OutMarks(None, None, None, None, None, None)
@@ -96,6 +98,7 @@ class Courier:
         self._marks = _NO_MARKS
         self._look_at = self._busy_until = float("-inf")
         self._status: tuple[bytes, bytes] | None = None
+        self._status_looks = 0
         self._wake_at: WakeAt | None = None
         self._presence = _Presence()
         self._ask_again: set[str] = set()
@@ -137,16 +140,22 @@ class Courier:
             self._tell_link()
             self._wake("start")
             while not self._stop.is_set():
-                try:
-                    self._turn()
-                except OSError as error:
-                    log.error("event=spool_failed device=%s error=%a", self._config.device, error)
+                if not self._survived(self._turn):
                     self._stop.wait(1.0)
-            self._farewell()
+            self._survived(self._farewell)
         finally:
             self._end()
 
     # The loop
+
+    def _survived(self, work: Callable[[], None]) -> bool:
+        # A full or failing disk must not end the courier: it is the one who can tell about it.
+        try:
+            work()
+        except OSError as error:
+            log.error("event=spool_failed device=%s error=%a", self._config.device, error)
+            return False
+        return True
 
     def _turn(self) -> None:
         now = time.monotonic()
@@ -188,20 +197,21 @@ class Courier:
         """Take notice of what the worker wrote since the last look."""
         old, new = self._marks, self._spool.marks()
         self._marks, self._look_at = new, float("inf")
-        if new == old:
-            return
-        self._busy_until = now + self._tuning.busy_for
+        if new != old:
+            self._busy_until = now + self._tuning.busy_for
         if new.want != old.want:
             self._take_want()
         if new.seen != old.seen:
             self._spool.drop_seen()
-        if (new.status, new.attestation) != (old.status, old.attestation) and not self._take_status():
-            self._marks = replace(self._marks, status=None)
+        if (new.status, new.attestation) != (old.status, old.attestation):
+            self._status_looks = _STATUS_LOOKS
+        if self._status_looks > 0:
+            self._take_status()
         if new.wake_at != old.wake_at:
             self._wake_at = self._spool.read_wake_at()
         if new.events != old.events:
             self._outbox.look()
-            if new.events is not None and time.time_ns() - new.events[1] < _RACY_NS:
+            if new.events is not None and abs(time.time_ns() - new.events[1]) < _RACY_NS:
                 self._marks = replace(self._marks, events=None)
 
     def _take_want(self) -> None:
@@ -214,15 +224,13 @@ class Courier:
         self._session.unsubscribe(dropped)
         self._fetcher.want(want.blobs)
 
-    def _take_status(self) -> bool:
-        """Publish a new status. False if what lies there does not belong together."""
+    def _take_status(self) -> None:
+        """Publish a new status, if what lies there belongs together."""
         pair = self._spool.read_status()
-        if pair is None:
-            return self._marks.status is None or self._marks.attestation is None
-        if pair != self._status:
+        self._status_looks = 0 if pair is not None else self._status_looks - 1
+        if pair is not None and pair != self._status:
             self._status = pair
             self._publish_status()
-        return True
 
     def _step_downloads(self, now: float) -> float:
         for want, state in self._fetcher.step(now):

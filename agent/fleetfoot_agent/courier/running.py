@@ -1,13 +1,16 @@
 """Waking the worker, and in child mode running it (contract section 6, rules 12 to 15)."""
 
 import logging
-import subprocess
 import sys
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fleetfoot_agent.spool import wake, wake_pending
+
+if TYPE_CHECKING:
+    from subprocess import Popen
 
 log = logging.getLogger(__name__)
 
@@ -60,16 +63,18 @@ class ChildWorker:
         self._command = tuple(command or default)
         self._grace = grace
         self._lock = threading.Lock()
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: Popen[bytes] | None = None
         self._stopped = False
         log.info("event=child_mode note='the worker runs as a child: there is no privilege split'")
 
     def __call__(self) -> None:
         """Run the worker to its end. WorkerFailed if it does not end with 0; OSError if it cannot start."""
+        from subprocess import DEVNULL, Popen  # under systemd nobody pays for it
+
         with self._lock:
             if self._stopped:
                 return
-            self._process = process = subprocess.Popen(self._command, stdin=subprocess.DEVNULL)
+            self._process = process = Popen(self._command, stdin=DEVNULL)
         code = process.wait()
         with self._lock:
             self._process = None
@@ -81,6 +86,8 @@ class ChildWorker:
 
         It may be killed: it goes on from its journal.
         """
+        from subprocess import TimeoutExpired
+
         with self._lock:
             self._stopped = True
             process = self._process
@@ -89,7 +96,7 @@ class ChildWorker:
         process.terminate()
         try:
             process.wait(self._grace)
-        except subprocess.TimeoutExpired:
+        except TimeoutExpired:
             process.kill()
 
 
