@@ -168,7 +168,7 @@ class Demo:
         rollout = self._rollout(session, GOOD, total)
         self._await(f"{GOOD} everywhere", 90, _state_is(rollout, "completed"))
         self._await(f"{total} devices run {GOOD}", 30, lambda s: s["result"]["final"] == {GOOD: total})
-        waves = self.view.snapshot["result"]["good"]["waves"]
+        waves = ", ".join(str(n) for n in self.view.snapshot["result"]["good"]["waves"])
         self._say("the good release is everywhere", f"{GOOD} went out in waves of {waves} and is healthy")
 
     def _bad(self, session: Session, scene: Scene, total: int) -> None:

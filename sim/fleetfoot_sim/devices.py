@@ -1,10 +1,11 @@
 """Devices for demo and tests: real agents, in processes of their own or many in one process."""
 
 import json
+import random
 import socket
 import subprocess
 import sys
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from fleetfoot_agent.supervise import Supervisor
 from fleetfoot_agent.worker import memory
 from fleetfoot_agent.worker.by_hand import install
 from fleetfoot_agent.worker.run import Worker
+from fleetfoot_protocol.errors import FleetfootError
 from fleetfoot_sim import kiosk
 
 #: A fleet on loopback reconnects sooner than one on the internet may.
@@ -33,11 +35,30 @@ class Pace:
     restart_delay: float = 0.1
 
 
+def _first_ephemeral() -> int:
+    """Where the ports begin that the kernel gives to whoever connects without choosing one."""
+    try:
+        return int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text("ascii").split()[0])
+    except (OSError, ValueError):
+        return 32768
+
+
 def free_ports(count: int) -> list[int]:
-    """Ports of loopback that are free now. Held all at once, so that they differ."""
+    """Ports of loopback that are free now, for listeners that will come later.
+
+    They lie below the ephemeral ones: else any connection made meanwhile could be given one of them.
+    All are held at once, so that they differ.
+    """
+    candidates = range(10240, max(_first_ephemeral(), 11264))
     with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
-        return [int(s.getsockname()[1]) for s in sockets]
+        ports: list[int] = []
+        for port in random.sample(candidates, len(candidates)):
+            if len(ports) == count:
+                return ports
+            with suppress(OSError):
+                stack.enter_context(socket.create_server(("127.0.0.1", port)))
+                ports.append(port)
+    raise FleetfootError("io_error", f"there are no {count} free ports on loopback")
 
 
 def _toml(

@@ -1,7 +1,7 @@
 """How the demo is shown: plain lines, or a live picture on a terminal; and the picture as a file."""
 
+import io
 import re
-import sys
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TextIO
@@ -12,7 +12,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from fleetfoot_protocol.states import BADGES, Lifecycle, RolloutState
+from fleetfoot_protocol.states import BADGES, Lifecycle, Outcome, RolloutState
 from fleetfoot_sim.demo import View
 from fleetfoot_sim.scene import BAD, FIRST, GOOD
 
@@ -99,7 +99,11 @@ def _cell(device: str, found: dict[str, str]) -> Text:
     version = found.get("version", "")
     badge = BADGES[state]
     if state == Lifecycle.IDLE:
-        glyph = "↩" if found.get("last") == "rolled_back" else "✓" if version else "·"
+        if found.get("last") == Outcome.ROLLED_BACK:
+            return Text(
+                f"{BADGES[Outcome.ROLLED_BACK].glyph} {version}", style=BADGES[Outcome.ROLLED_BACK].colour
+            )
+        glyph = BADGES[Outcome.COMPLETED].glyph if version else badge.glyph
         return Text(f"{glyph} {version or '-'}", style=_COLOURS.get(version, "grey62"))
     return Text(f"{badge.glyph} {badge.word.split()[0][:7]}", style=badge.colour)
 
@@ -153,7 +157,7 @@ def draw(view: View) -> RenderableType:
 
 def write_picture(path: Path, view: View, result: dict[str, Any]) -> None:
     """Write the end of the demo as an SVG picture that loads nothing from anywhere."""
-    console = Console(record=True, width=_WIDTH, file=sys.stderr, quiet=True)
+    console = Console(record=True, width=_WIDTH, file=io.StringIO(), force_terminal=True)
     console.print(draw(view))
     text = console.export_svg(title=f"fleetfoot demo: {result['devices']} devices in {result['seconds']} s")
     # rich points to a web font; the picture must not depend on anybody's server.
