@@ -8,8 +8,6 @@ import logging
 import time
 from collections.abc import Callable
 
-from pydantic import ValidationError
-
 from fleetfoot_agent import durable
 from fleetfoot_agent.layout import Layout, target_of, version_name
 from fleetfoot_agent.worker import lifecycle
@@ -27,6 +25,20 @@ log = logging.getLogger(__name__)
 
 _JOURNAL_CAP = 256 * 1024
 _L = Lifecycle
+
+
+def record_bytes(record: Record) -> bytes:
+    """The bytes of the journal. The order of refusals is kept, because the oldest make room."""
+    return record.model_dump_json(exclude_none=True).encode()
+
+
+def read_record(data: bytes) -> Record:
+    """The record in the bytes of a journal. Raises `ValueError` for everything that is none."""
+    try:
+        strictjson.loads(data, limit=_JOURNAL_CAP)
+    except FormError as error:
+        raise ValueError(error.message) from error
+    return Record.model_validate_json(data, strict=True)
 
 
 class Journal:
@@ -61,9 +73,8 @@ class Journal:
         if data is None and current is None:
             return
         try:
-            strictjson.loads(data or b"", limit=_JOURNAL_CAP)
-            record = Record.model_validate_json(data or b"", strict=True)
-        except (ValidationError, FormError, ValueError):
+            record = read_record(data or b"")
+        except ValueError:
             self._rebuild(current)
             return
         runs = target_of(version_name(record.run.version, record.run.digest)) if record.run else None
@@ -118,8 +129,7 @@ class Journal:
 
     def write(self, record: Record) -> None:
         """Make `record` the record, durably. Raises `OSError`; the old one stays then."""
-        data = strictjson.dumps(record.model_dump(mode="json", exclude_none=True))
-        durable.write_file(self._layout.journal, data)
+        durable.write_file(self._layout.journal, record_bytes(record))
         self.record = record
 
     def step(self, event: StepEvent) -> None:
