@@ -111,7 +111,7 @@ class Driver:
                 self._journal.step(lifecycle.Recalled())
         elif work is not None and state in BEFORE_ACTIVATION:
             if goal is None or goal.digest != work.goal.digest or not self._enabled():
-                self._journal.step(lifecycle.Abandon(plan.code if plan.act is Act.DEFER else None))
+                self._journal.step(lifecycle.Abandon())
             elif (plan.act, goal, plan.rollout) != (work.act, work.goal, work.rollout):
                 self._journal.step(lifecycle.Reorder(plan.act, goal, plan.rollout))
         if self.record.state is _L.IDLE and goal is not None and self._enabled():

@@ -187,9 +187,7 @@ class WayBackFailed:
 
 @dataclass(frozen=True, slots=True)
 class Abandon:
-    """The plan changed before activation."""
-
-    code: Code | None = None
+    """The plan changed before activation, or policy does not permit it: what is answered says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -314,10 +312,14 @@ def _refuse(record: Record) -> Record:
     return _put(record, refused=dict(list(refused.items())[-MAX_REFUSED:]))
 
 
+def line(text: str) -> str:
+    """`text` as one line of at most 256 characters; those without a shape of their own are replaced."""
+    return "".join(c if c.isprintable() else "?" for c in text)[:256]
+
+
 def problem(code: Code, message: str, now: int) -> Problem:
-    """An error as the status tells it; characters without a shape of their own are replaced."""
-    visible = "".join(c if c.isprintable() else "?" for c in message)
-    return Problem(code=str(code), message=visible[:256], at=times.to_text(now))
+    """An error as the status tells it."""
+    return Problem(code=str(code), message=line(message), at=times.to_text(now))
 
 
 def _running(record: Record) -> str | None:
@@ -392,8 +394,8 @@ def _healthy(record: Record, event: Healthy, now: int) -> Step:
 
 
 def _unwell(record: Record, event: Unwell, now: int) -> Step:
-    work = _work(record).model_copy(update={"cause": event.code, "cause_text": event.message[:256]})
-    facts = {**_facts(work), "healthy": False, "message": event.message[:256]}
+    work = _work(record).model_copy(update={"cause": event.code, "cause_text": line(event.message)})
+    facts = {**_facts(work), "healthy": False, "message": line(event.message)}
     said = (
         Say(Event.UPGRADE_HEALTH_CHECK, event.code, facts),
         Say(Event.UPGRADE_HEALTHCHECK_FAILED, event.code, facts),
@@ -424,7 +426,7 @@ def _proven(record: Record, event: WayBackProven, now: int) -> Step:
 
 
 def _not_proven(record: Record, event: WayBackFailed, now: int) -> Step:
-    facts = {**_facts(_work(record)), "message": event.message[:256]}
+    facts = {**_facts(_work(record)), "message": line(event.message)}
     done = _put(_back(record, now), last_error=problem(Code.UPGRADE_BOTH_BAD, event.message, now))
     return done, (
         Say(Event.UPGRADE_ROLLBACK_FAILED, Code.UPGRADE_BOTH_BAD, facts),
@@ -433,11 +435,7 @@ def _not_proven(record: Record, event: WayBackFailed, now: int) -> Step:
 
 
 def _abandon(record: Record, event: Abandon, now: int) -> Step:
-    begun = record.state is not _L.WAITING
-    done = _put(record, state=_L.IDLE, work=None)
-    if not begun or event.code is None:
-        return done, ()
-    return done, (Say(Event.UPGRADE_DEFERRED, event.code, _facts(_work(record))),)
+    return _put(record, state=_L.IDLE, work=None), ()
 
 
 def _fail(record: Record, event: Fail, now: int) -> Step:
@@ -452,7 +450,7 @@ def _fail(record: Record, event: Fail, now: int) -> Step:
     else:
         done = _refuse(done)
     done = _ended(done, Outcome.FAILED, event.code, _running(record), now)
-    facts = {**_facts(work), "message": event.message[:256]}
+    facts = {**_facts(work), "message": line(event.message)}
     return _put(done, state=_L.IDLE, work=None), (Say(event.event, event.code, facts),)
 
 

@@ -10,7 +10,7 @@ from fleetfoot_agent.spool import WorkerSide
 from fleetfoot_agent.spool.forms import MESSAGE_CAP
 from fleetfoot_agent.worker import platform_facts
 from fleetfoot_agent.worker.driver import Driver
-from fleetfoot_agent.worker.lifecycle import Say
+from fleetfoot_agent.worker.lifecycle import Say, line
 from fleetfoot_agent.worker.memory import Memory
 from fleetfoot_protocol import dsse, strictjson, times
 from fleetfoot_protocol.codes import Code
@@ -22,10 +22,6 @@ from fleetfoot_protocol.states import Lifecycle, Verdict
 
 #: What this agent can be asked to do. Kept when `enabled` is false: then it answers `upgrade_disabled`.
 CAPABILITIES = ("upgrade", "stage", "rollback")
-
-
-def _visible(text: str) -> str:
-    return "".join(c if c.isprintable() else "?" for c in text)[:256]
 
 
 def _essence(status: dict[str, Any]) -> dict[str, Any]:
@@ -46,12 +42,12 @@ def component_status(driver: Driver) -> ComponentStatus:
     problem = record.last_error
     if driver.broken is not None:
         now = times.to_text(time.time())
-        problem = Problem(code=driver.broken.code, message=_visible(driver.broken.message), at=now)
+        problem = Problem(code=driver.broken.code, message=line(driver.broken.message), at=now)
     goal = record.work.goal if record.work else plan.goal if plan else None
     rollout = record.work.rollout if record.work else plan.rollout if plan else None
     return ComponentStatus(
         state=state,
-        reason=_visible(reason),
+        reason=line(reason),
         running=record.run,
         previous=record.prev,
         floor=record.floor,
@@ -95,7 +91,7 @@ class Reporter:
     def alarm(self, code: Code, message: str, component: str | None = None) -> None:
         """Tell an alarm, and let it stand in the status."""
         if self._memory.set_alarm(code, True):
-            self.event(component, Say(Event.ALARM, code, {"message": message[:256]}), None)
+            self.event(component, Say(Event.ALARM, code, {"message": line(message)}), None)
 
     def status(self, drivers: dict[str, Driver], time_floor: int) -> None:
         """Write a new snapshot if anything but counter, time and free space has changed."""
