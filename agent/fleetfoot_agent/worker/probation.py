@@ -15,10 +15,13 @@ from fleetfoot_protocol.errors import FleetfootError
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """One observation. `problem` is None when all is well; `up` tells whether the process runs at all."""
+    """One observation. `problem` is None when all is well.
+
+    `up`: whether the process runs at all; None if nobody could say, because the supervisor does not answer.
+    """
 
     pid: int | None
-    up: bool
+    up: bool | None
     problem: str | None
 
 
@@ -36,7 +39,7 @@ def look(component: Component, seam: Seam, target: str) -> Look:
     try:
         state = seam.state()
     except FleetfootError as error:
-        return Look(None, False, error.message)
+        return Look(None, None, error.message)
     if state.target != target:
         return Look(state.pid, False, f"{state.target or 'nothing'} was started last, not {target}")
     if not state.active:
@@ -50,7 +53,8 @@ class Observer:
     """Judges a version over `window` seconds; it must be well for the last `settle` of them.
 
     Until it has been well for the first time, starts are the guard's to count. Once it was well, its death
-    inside the window is enough: what dies so soon will die again.
+    inside the window is enough: what dies so soon will die again. A supervisor that does not answer is no
+    death, but no health either.
     """
 
     def __init__(self, window: float, settle: float, now: float) -> None:
@@ -62,7 +66,7 @@ class Observer:
 
     def judge(self, seen: Look, now: float) -> Judgement:
         """The judgement after one more look at `now` (monotonic seconds)."""
-        died = self._was_well and (not seen.up or seen.pid != self._pid)
+        died = self._was_well and seen.up is not None and (not seen.up or seen.pid != self._pid)
         if died:
             return Judgement("unwell", Code.UPGRADE_BOOT_FAILED, "it died while on probation")
         if seen.problem is None:
