@@ -46,10 +46,10 @@ class Options:
 
 @dataclass(slots=True)
 class View:
-    """What a display draws: the step, the story so far, and the watcher's last snapshot."""
+    """What a display draws: the step, the story with its seconds, the watcher's last snapshot."""
 
     step: str = "starting"
-    story: list[str] = field(default_factory=list)
+    story: list[tuple[float, str]] = field(default_factory=list)
     snapshot: dict[str, Any] = field(default_factory=dict)
     members: list[tuple[str, str]] = field(default_factory=list)
     seconds: float = 0.0
@@ -104,7 +104,7 @@ class Demo:
             self.view.step = step
             self.view.seconds = time.monotonic() - self._started
             if text:
-                self.view.story.append(text)
+                self.view.story.append((self.view.seconds, text))
             self._show(self.view)
 
     def _seen(self, line: str) -> None:

@@ -19,6 +19,15 @@ from fleetfoot_sim.scene import BAD, FIRST, GOOD
 #: Version -> colour; told apart by glyph and number too.
 _COLOURS = {FIRST: "grey62", GOOD: "dodger_blue1", BAD: "dark_orange"}
 _WIDTH = 100
+#: What a device does, in at most eight letters.
+_STAGES: dict[str, str] = {
+    Lifecycle.DOWNLOADING: "fetch",
+    Lifecycle.VERIFYING: "verify",
+    Lifecycle.STAGING: "unpack",
+    Lifecycle.ACTIVATING: "switch",
+    Lifecycle.PROBATION: "proving",
+    Lifecycle.ROLLING_BACK: "return",
+}
 _STATE_COLOURS = {
     RolloutState.COMPLETED: "dodger_blue1",
     RolloutState.TRIPPED: "dark_orange",
@@ -54,7 +63,7 @@ class Plain:
             self._step = view.step
             if len(view.story) == self._told:
                 self._line(view, view.step)
-        for text in view.story[self._told :]:
+        for _, text in view.story[self._told :]:
             self._line(view, text)
         self._told = len(view.story)
         for name, rollout in view.snapshot.get("rollouts", {}).items():
@@ -105,7 +114,7 @@ def _cell(device: str, found: dict[str, str]) -> Text:
             )
         glyph = BADGES[Outcome.COMPLETED].glyph if version else badge.glyph
         return Text(f"{glyph} {version or '-'}", style=_COLOURS.get(version, "grey62"))
-    return Text(f"{badge.glyph} {badge.word.split()[0][:7]}", style=badge.colour)
+    return Text(f"{badge.glyph} {_STAGES.get(state, badge.word)}", style=badge.colour)
 
 
 def _grid(view: View) -> RenderableType:
@@ -150,7 +159,7 @@ def _rollouts(view: View) -> RenderableType:
 
 def draw(view: View) -> RenderableType:
     """The whole picture."""
-    story = Text("\n").join(Text(f"  {line}") for line in view.story)
+    story = Text("\n").join(Text(f"{at:5.0f} s  {line}") for at, line in view.story)
     title = f"fleetfoot demo   {view.seconds:.0f} s   {view.step}"
     return Panel(Group(_grid(view), Text(), _rollouts(view), Text(), story), title=title, title_align="left")
 
