@@ -124,8 +124,3 @@ def progress(house: House, of: Rollout, group: str, now: float) -> RolloutProgre
         counts=of.devices.counts,
         at=times.to_text(now),
     )
-
-
-def send_event(tx: Connection, group: str, payload: bytes) -> None:
-    """Put an event of a group into the outbox."""
-    documents.enqueue(tx, documents.place(Kind.GROUP_EVENTS, group=group), payload, retained=False)

@@ -26,6 +26,7 @@ from fleetfoot_protocol import admission, events, strictjson, times
 from fleetfoot_protocol.codes import Code
 from fleetfoot_protocol.documents import Desired
 from fleetfoot_protocol.events import Event
+from fleetfoot_protocol.topics import Kind
 
 #: Events of a rollout that are decisions of the manager and so stand in the audit log.
 _AUDITED: dict[Event, str] = {
@@ -33,6 +34,18 @@ _AUDITED: dict[Event, str] = {
     Event.ROLLOUT_COMPLETED: "group.upgrade.complete",
     Event.ROLLOUT_EXPIRED: "group.upgrade.expire",
 }
+
+#: What a step of a transaction must leave as it was, when it fails.
+_MEMORY = (
+    "rollouts",
+    "effects",
+    "_changed",
+    "_progress",
+    "_desired",
+    "_heartbeats",
+    "_parsed",
+    "_sends",
+)
 
 
 def load_rollouts(tx: Connection, *, live: bool | None = None, limit: int | None = None) -> list[Rollout]:
@@ -70,12 +83,12 @@ class Work:
         self._desired: dict[tuple[str, str], int] = {}
         self._heartbeats: dict[str, None] = {}
         self._parsed: dict[tuple[str, str], Desired | None] = {}
+        self._sends: list[tuple[str, bytes]] = []
 
     @contextmanager
     def step(self) -> Iterator[None]:
         """A part that is undone alone, in the store and here, when it raises."""
-        names = ("rollouts", "effects", "_changed", "_progress", "_desired", "_heartbeats", "_parsed")
-        before = {name: getattr(self, name).copy() for name in names}
+        before = {name: getattr(self, name).copy() for name in _MEMORY}
         try:
             with self._store.step(self.tx):
                 yield
@@ -200,7 +213,11 @@ class Work:
             code=code,
         )
         for group in groups:
-            publisher.send_event(self.tx, group, strictjson.dumps(body))
+            self.send(documents.place(Kind.GROUP_EVENTS, group=group), strictjson.dumps(body))
+
+    def send(self, topic: str, payload: bytes) -> None:
+        """Publish something that is not retained, behind the documents that this transaction changes."""
+        self._sends.append((topic, payload))
 
     def audit(self, actor: str, action: str, data: dict[str, Any]) -> None:
         """Add a row to the audit log, under the request that is being decided."""
@@ -237,6 +254,8 @@ class Work:
         for name in self._progress:
             if (of := self.rollout(name)) is not None:
                 publisher.put_progress(self.tx, self.house, of, self.now)
+        for topic, payload in self._sends:
+            documents.enqueue(self.tx, topic, payload, retained=False)
         documents.trim_events(self.tx)
 
     def _store_rollout(self, of: Rollout) -> None:

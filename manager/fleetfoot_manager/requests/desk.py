@@ -218,8 +218,7 @@ class Desk:
         )
 
     def _send(self, work: Work, operator: str, reply: bytes) -> None:
-        topic = documents.place(Kind.REPLIES, operator=operator)
-        documents.enqueue(work.tx, topic, reply, retained=False)
+        work.send(documents.place(Kind.REPLIES, operator=operator), reply)
 
 
 def _check_times(request: Request, now: float) -> None:
