@@ -1,0 +1,411 @@
+"""The form of documents (contract sections 2 and 3): strict, frozen, complete, and refused with a code."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+from tests.protocol import samples
+from tests.protocol.samples import DOCUMENTS, digest
+
+from fleetfoot_protocol import documents, strictjson, times, versions
+from fleetfoot_protocol.codes import Code
+from fleetfoot_protocol.documents import Document, Release, Target
+from fleetfoot_protocol.errors import FormError
+from fleetfoot_protocol.reports import Request
+
+Change = Callable[[Any], object]
+
+
+def refusal(kind: type[Document], payload: bytes) -> FormError:
+    with pytest.raises(FormError) as caught:
+        documents.read(kind, payload)
+    assert caught.value.message.isprintable()
+    assert len(caught.value.message) < 400
+    return caught.value
+
+
+def altered(name: str, change: Change) -> tuple[type[Document], bytes]:
+    """The named sample with its JSON changed in place."""
+    document = DOCUMENTS[name][1]
+    obj = json.loads(document.payload())
+    change(obj)
+    return type(document), json.dumps(obj).encode()
+
+
+def malformed(name: str, change: Change) -> str:
+    """The cause for which the changed sample is malformed."""
+    error = refusal(*altered(name, change))
+    assert error.upgrade_code is Code.UPGRADE_MALFORMED
+    return error.message
+
+
+def accept(name: str, change: Change) -> Document:
+    """The changed sample, which must be read, written and read again alike."""
+    document = documents.read(*altered(name, change))
+    assert documents.read(type(document), document.payload()) == document
+    return document
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_an_unknown_field_is_refused_by_name(name: str) -> None:
+    assert "newfangled" in malformed(name, lambda d: d.update(newfangled=1))
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_a_document_without_spec_is_malformed(name: str) -> None:
+    assert malformed(name, lambda d: d.pop("spec")) == "spec is missing"
+
+
+@pytest.mark.parametrize("spec", [0, "1", True, None, [], {}])
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_a_spec_that_is_no_number_from_one_is_malformed(name: str, spec: object) -> None:
+    malformed(name, lambda d: d.update(spec=spec))
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_a_higher_spec_is_told_apart_whatever_else_stands_there(name: str) -> None:
+    kind, payload = altered(name, lambda d: (d.clear(), d.update(spec=2, shape="unheard of")))
+    assert refusal(kind, payload).upgrade_code is Code.UPGRADE_SPEC_UNSUPPORTED
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_every_field_that_is_needed_is_missed(name: str) -> None:
+    kind = type(DOCUMENTS[name][1])
+    needed = [field for field, info in kind.model_fields.items() if info.is_required()]
+    assert needed
+    for field in needed:
+        assert field in malformed(name, lambda d, field=field: d.pop(field))  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_documents_are_frozen(name: str) -> None:
+    document = DOCUMENTS[name][1]
+    with pytest.raises(ValidationError, match="frozen"):
+        document.__setattr__("spec", 1)
+
+
+@pytest.mark.parametrize("payload", [b"[]", b"1", b'"x"', b"null", b"true"])
+def test_a_document_is_an_object(payload: bytes) -> None:
+    assert refusal(Release, payload).message == "not an object"
+
+
+def test_a_document_beyond_64_kib_is_too_large() -> None:
+    assert refusal(Release, b" " * (strictjson.MAX_BYTES + 1)).upgrade_code is Code.UPGRADE_TOO_LARGE
+
+
+@pytest.mark.parametrize("value", ["7", 7.0, True, -1, 10**30, 2**53, None, [7], {"n": 7}])
+def test_where_a_number_stands_nothing_else_passes(value: object) -> None:
+    malformed("release", lambda d: d.update(counter=value))
+    malformed("release", lambda d: d["artifacts"][0].update(length=value))
+    malformed("desired_group", lambda d: d.update(sequence=value))
+    malformed("status", lambda d: d.update(free=value))
+
+
+@pytest.mark.parametrize("value", [1, 0, "true", None, "false", []])
+def test_where_a_flag_stands_nothing_else_passes(value: object) -> None:
+    malformed("desired_group", lambda d: d.update(hold=value))
+    malformed("reply", lambda d: d.update(ok=value))
+
+
+@pytest.mark.parametrize("value", [1, True, None, ["north"], {}])
+def test_where_text_stands_nothing_else_passes(value: object) -> None:
+    malformed("desired_group", lambda d: d.update(group=value))
+
+
+def test_where_a_list_stands_nothing_else_passes() -> None:
+    for value in ("ab", {"0": "a"}, None, 1):
+        malformed("desired_group", lambda d, value=value: d.update(withdrawn=value))  # type: ignore[misc]
+
+
+BAD_IDS = ["", "-a", "A", "a.b", "a b", "a/b", "a+", "#", "ä", "a\n", "a" * 64, "a_b", "\u202ea"]
+
+
+@pytest.mark.parametrize("text", BAD_IDS)
+def test_an_id_may_stand_in_a_topic_and_else_is_none(text: str) -> None:
+    for field in ("fleet", "group", "component"):
+        malformed("desired_group", lambda d, field=field: d.update({field: text}))  # type: ignore[misc]
+    malformed("desired_device", lambda d: d.update(device=text))
+    malformed("desired_group", lambda d: d["targets"][0].update(include=[text]))
+
+
+BAD_VERSIONS = [
+    "../x",
+    "1.0",
+    "1",
+    "v1.0.0",
+    "1.0.0.0",
+    "01.0.0",
+    "1.0.0-01",
+    "1.0.0-",
+    "1.0.0-a..b",
+    "1.0.0\n",
+    "1.0.0 ",
+    " 1.0.0",
+    "1.0.0+build",
+    "1.0.0-rc.1+build.5",
+    "1.0.0\u202e",
+    "\u0661.0.0",
+    "1.0.0-é",
+    "1." * 150,
+    "1.0." + "0" * 61,
+    "1.0.0-" + "a" * 59,
+    "",
+]
+
+
+@pytest.mark.parametrize("text", BAD_VERSIONS)
+def test_a_version_is_semver_without_build_metadata(text: str) -> None:
+    assert malformed("release", lambda d: d.update(version=text)).startswith("version: ")
+
+
+@pytest.mark.parametrize("text", ["0.0.0", "1.2.3-rc.1", "10.20.30", "1.0.0--", "1.0.0-" + "a" * 58])
+def test_versions_of_the_contract_are_accept(text: str) -> None:
+    accept("release", lambda d: d.update(version=text))
+
+
+def test_versions_are_ordered_as_semver_says() -> None:
+    rising = (
+        "1.0.0-alpha 1.0.0-alpha.1 1.0.0-alpha.beta 1.0.0-beta 1.0.0-beta.2 1.0.0-beta.11 1.0.0-rc.1 1.0.0"
+    )
+    keys = [versions.key(text) for text in [*rising.split(), "1.0.10", "1.1.0", "2.0.0"]]
+    assert keys == sorted(keys)
+    assert len(set(map(str, keys))) == len(keys)
+    assert [versions.major(text) for text in ("0.9.0", "12.0.0-rc.1")] == [0, 12]
+
+
+BAD_TIMES = [
+    "2026-01-31T12:00:00",
+    "2026-01-31 12:00:00Z",
+    "2026-01-31T12:00:00z",
+    "2026-01-31T12:00:00+00:00",
+    "2026-01-31T12:00:00.5Z",
+    "2026-1-31T12:00:00Z",
+    "2026-02-30T12:00:00Z",
+    "2026-01-31T24:00:00Z",
+    "2026-01-31T12:00:60Z",
+    "1969-12-31T23:59:59Z",
+    "0000-01-01T00:00:00Z",
+    "2026-01-31T12:00:00Z\n",
+    "\u0662\u0660\u0662\u0666-01-31T12:00:00Z",
+    "1769860800",
+    "",
+]
+
+
+@pytest.mark.parametrize("text", BAD_TIMES)
+def test_a_time_is_utc_in_whole_seconds(text: str) -> None:
+    assert malformed("desired_group", lambda d: d.update(expires=text)).startswith("expires: ")
+
+
+@pytest.mark.parametrize("seconds", [0, 1, 951_782_400, 1_769_860_800, 253_402_300_799])
+def test_times_are_written_and_read_alike(seconds: int) -> None:
+    assert times.from_text(times.to_text(seconds)) == seconds
+    assert times.to_text(seconds + 0.9) == times.to_text(seconds)
+
+
+def test_a_document_is_expired_from_the_very_second() -> None:
+    at = times.from_text("2026-01-31T12:00:00Z")
+    assert not documents.expired("2026-01-31T12:00:00Z", at - 1)
+    assert documents.expired("2026-01-31T12:00:00Z", at)
+
+
+BAD_URLS = [
+    "",
+    "mirror.example",
+    "//mirror.example",
+    "ftp://mirror.example",
+    "file:///etc/passwd",
+    "http://",
+    "http:///blobs",
+    "http://:80/",
+    " http://mirror.example",
+    "http://mirror.example ",
+    "http://mirror.example/a b",
+    "http://mirror.example/\n",
+    "http://mirror.example/?",
+    "http://mirror.example/?a=1",
+    "http://mirror.example/#",
+    "http://mirror.example/#a",
+    "http://user@mirror.example",
+    "http://user:word@mirror.example",
+    "http://@mirror.example",
+    "http://mirror.example\\@evil.example",
+    "http://mirror.example:99999",
+    "http://mirror.example:port",
+    "http://[::1",
+    "http://mirror.exämple",
+    "http://mirror.example/\u202e",
+    "http://mirror.example/" + "a" * 500,
+]
+
+
+@pytest.mark.parametrize("url", BAD_URLS)
+def test_a_source_is_a_plain_base_url(url: str) -> None:
+    malformed("release", lambda d: d["artifacts"][0].update(sources=[url]))
+    malformed("desired_group", lambda d: d.update(mirror=url))
+
+
+@pytest.mark.parametrize(
+    "url", ["http://127.0.0.1:8080", "https://mirror.example/a/b/", "http://[::1]:80/x", "http://h/~a%20b"]
+)
+def test_base_urls_of_every_kind_are_accept(url: str) -> None:
+    accept("desired_group", lambda d: d.update(mirror=url))
+
+
+INVISIBLE = ["\u202e", "\u2066", "\u200b", "\x00", "\x1b", "\x7f", "\u0085", "\u2028", "\ufeff", "\ue000"]
+
+
+@pytest.mark.parametrize("char", INVISIBLE)
+def test_characters_without_a_shape_are_refused_wherever_people_read(char: str) -> None:
+    text = f"safe{char}text"
+    malformed("release", lambda d: d.update(notes=text))
+    malformed("status", lambda d: d.update(labels={"site": text}))
+    malformed("status", lambda d: d.update(boot_id=text))
+    malformed("status", lambda d: d["platform"].update(hw=text))
+    malformed("status", lambda d: d["components"]["kiosk"].update(reason=text))
+    malformed("rollout", lambda d: d.update(reason=text))
+    malformed("desired_group", lambda d: d["targets"][0].update(selector={"site": text}))
+
+
+def test_notes_may_have_lines_and_single_lines_may_not() -> None:
+    accept("release", lambda d: d.update(notes="one\n\ttwo"))
+    malformed("release", lambda d: d.update(notes="one\rtwo"))
+    malformed("rollout", lambda d: d.update(reason="one\ntwo"))
+
+
+@pytest.mark.parametrize("key", ["evil\x1b[31m", "evil\n", "evil\u202e"])
+def test_what_a_refusal_repeats_of_a_document_is_printable(key: str) -> None:
+    assert "evil\\" in malformed("release", lambda d: d.update({key: 1}))
+
+
+def test_a_withdrawn_goal_is_malformed() -> None:
+    withdrawn = [samples.GOAL.digest]
+    assert "a goal is withdrawn" in malformed("desired_group", lambda d: d.update(withdrawn=withdrawn))
+    baseline = [samples.BASELINE.digest]
+    assert "a goal is withdrawn" in malformed("desired_group", lambda d: d.update(withdrawn=baseline))
+
+
+HEX = ("0" * 16, "5" * 16, "9" * 16, "a" * 16, "b" * 16, "f" * 16)
+CUTS = [
+    *((low, high, True) for i, low in enumerate(HEX) for high in HEX[i:]),
+    *((high, low, False) for i, low in enumerate(HEX) for high in HEX[i + 1 :]),
+    *((cut, "all", True) for cut in (*HEX, "all")),
+    *(("all", cut, False) for cut in HEX),
+]
+
+
+@pytest.mark.parametrize(("activate", "stage", "good"), CUTS)
+def test_nobody_activates_who_may_not_stage(activate: str, stage: str, good: bool) -> None:
+    def change(d: Any) -> None:
+        d["targets"][0].update(activate_cut=activate, stage_cut=stage)
+
+    if good:
+        accept("desired_group", change)
+    else:
+        assert "activate_cut beyond stage_cut" in malformed("desired_group", change)
+
+
+@pytest.mark.parametrize(
+    "cut", ["", "ALL", "none", "F" * 16, "0" * 15, "0" * 17, "0x" + "0" * 14, 0, "all\n"]
+)
+def test_a_cut_is_16_hex_digits_or_all(cut: object) -> None:
+    malformed("desired_group", lambda d: d["targets"][0].update(stage_cut=cut, activate_cut=cut))
+
+
+def test_a_target_lists_at_most_500_ids() -> None:
+    ids = [f"d-{number}" for number in range(500)]
+
+    def listing(include: list[str], exclude: list[str]) -> Change:
+        return lambda d: d["targets"][0].update(include=include, exclude=exclude)
+
+    accept("desired_group", listing(ids[:300], ids[300:]))
+    assert "more than 500" in malformed("desired_group", listing([*ids, "one-more"], []))
+    assert "more than 500" in malformed("desired_group", listing(ids, ["one-more"]))
+
+
+def _targets(count: int) -> list[dict[str, Any]]:
+    target: Target = samples.GROUP.targets[0]
+    return [{**target.model_dump(mode="json"), "rollout": f"r-{number}"} for number in range(count)]
+
+
+def test_a_document_has_at_most_eight_targets_each_of_its_own_rollout() -> None:
+    accept("desired_group", lambda d: d.update(targets=_targets(8)))
+    malformed("desired_group", lambda d: d.update(targets=_targets(9)))
+    twice = _targets(1) * 2
+    assert "same rollout" in malformed("desired_group", lambda d: d.update(targets=twice))
+
+
+def test_at_most_64_digests_are_withdrawn() -> None:
+    digests = [digest(str(number)) for number in range(65)]
+    accept("desired_group", lambda d: d.update(withdrawn=digests[:64]))
+    malformed("desired_group", lambda d: d.update(withdrawn=digests))
+
+
+@pytest.mark.parametrize("mode", ["", "At_least", "at least", "exact", None, 1])
+def test_a_mode_is_one_of_two(mode: object) -> None:
+    malformed("desired_group", lambda d: d["baseline"].update(mode=mode))
+
+
+def test_a_release_is_not_below_its_own_floor() -> None:
+    accept("release", lambda d: d.update(min_counter=d["counter"]))
+    assert "below its own floor" in malformed("release", lambda d: d.update(min_counter=d["counter"] + 1))
+
+
+def test_a_release_has_one_artifact_for_each_platform() -> None:
+    twice = malformed("release", lambda d: d["artifacts"].append(d["artifacts"][0]))
+    assert "same platform" in twice
+    malformed("release", lambda d: d.update(artifacts=[]))
+
+
+def test_an_index_has_at_most_2048_entries() -> None:
+    def sized(length: int) -> Change:
+        return lambda d: d["artifacts"][0].update(length=length, chunk_size=4096)
+
+    release = accept("release", sized(2048 * 4096))
+    assert isinstance(release, Release)
+    assert (release.artifacts[0].chunks, release.artifacts[0].index_length) == (2048, 65536)
+    assert "2048 chunks" in malformed("release", sized(2048 * 4096 + 1))
+
+
+@pytest.mark.parametrize(
+    "path", ["", "/bin/app", "../app", "bin/../../app", "bin//app", "bin/", "a b", "./app", "ä"]
+)
+def test_an_entrypoint_stays_inside(path: str) -> None:
+    malformed("release", lambda d: d["artifacts"][0].update(entrypoint=path))
+
+
+@pytest.mark.parametrize("text", ["", "AB" * 32, "ab" * 31, "ab" * 33, "zz" * 32, "ab" * 32 + "\n"])
+def test_a_digest_is_64_small_hex_digits(text: str) -> None:
+    malformed("release", lambda d: d["artifacts"][0].update(sha256=text))
+
+
+def test_deltas_are_reserved() -> None:
+    accept("release", lambda d: d["artifacts"][0].update(deltas=[]))
+    malformed("release", lambda d: d["artifacts"][0].update(deltas=[{}]))
+
+
+def test_absent_options_are_left_out_of_the_payload() -> None:
+    payload = json.loads(samples.GROUP.payload())
+    assert "device" not in payload
+    assert payload["hold"] is False
+
+
+def test_none_inside_arguments_is_kept() -> None:
+    request = samples.REQUEST.model_copy(update={"arguments": {"device": None, "list": [None]}})
+    assert documents.read(Request, request.payload()) == request
+
+
+def test_the_newer_document_has_the_greater_order() -> None:
+    def order(epoch: int, sequence: int) -> tuple[int, int]:
+        return samples.GROUP.model_copy(update={"epoch": epoch, "sequence": sequence}).order
+
+    assert order(1, 9) < order(2, 1) < order(2, 2)
+
+
+@pytest.mark.parametrize(
+    "verb", ["", "rollout", "Rollout.start", "rollout.start.", "a.b.c.d", "rollout start", "rollout.start\n"]
+)
+def test_a_verb_has_two_or_three_words(verb: str) -> None:
+    malformed("request", lambda d: d.update(verb=verb))
