@@ -6,6 +6,7 @@ Contract sections 2 to 4.
 import hashlib
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from fleetfoot_agent.config import AgentConfig
@@ -71,13 +72,13 @@ class Reader:
         """Deal with every unread message; after a new trust root also with the newest read ones again."""
         intake = Intake()
         seen: dict[str, int] = {}
-        root = self._memory.root.version
         for slot in sorted(self._spool.slots(), key=_rank):
             for message in self._spool.messages(slot):
-                if message.unread or self._memory.root.version != root:
+                # Compared with what the memory keeps, so that a run that was cut in between is made up for.
+                if message.unread or self._memory.root.version != self._memory.read_root:
                     self._take(message, intake)
                     seen[slot] = message.arrival
-        if seen:
+        if seen or self._memory.root.version != self._memory.read_root:
             self._spool.mark_seen(seen)
             self._memory.end_inputs()
         return intake
@@ -92,6 +93,12 @@ class Reader:
         except UpgradeError as error:
             log.warning("refused slot=%s code=%s cause=%a", message.slot, error.code, error.message)
             intake.refusals.append(Refusal(message.slot, error.upgrade_code, error.message))
+        except OSError:
+            # The disk, not the input, ends this run. It stays unread, and is read by the next one.
+            with suppress(OSError):
+                self._memory.forgive_input(digest)
+            raise
+        self._memory.end_input(digest)
 
     def _root(self, message: SpooledMessage, intake: Intake) -> None:
         if int(message.slot.partition(".")[2]) <= self._memory.root.version:

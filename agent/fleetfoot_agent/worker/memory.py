@@ -4,7 +4,7 @@
     <state>/worker/root.json       the envelope of the newest trust root
     <state>/worker/docs/<name>     envelopes of the newest documents, which are also the floors of order
     <state>/worker/state.json      incarnation, counter, standing alarms
-    <state>/worker/doing.json      the input in hand, so that one that crashes the worker is found out
+    <state>/worker/doing.json      crashes by input, so that one that crashes the worker is found out
 
 Documents are kept as envelopes and verified again whenever they are read: a document whose signer has left
 the trust root is gone with it.
@@ -14,13 +14,16 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
+
+from pydantic import BaseModel, RootModel
 
 from fleetfoot_agent import durable
-from fleetfoot_protocol import dsse, keys, strictjson, times, trust
+from fleetfoot_protocol import dsse, keys, times, trust
 from fleetfoot_protocol.codes import Code
 from fleetfoot_protocol.documents import Desired, Heartbeat, Release, read
 from fleetfoot_protocol.errors import FleetfootError, FormError, TrustError
+from fleetfoot_protocol.fields import Digest, Line, Uint, Word
 from fleetfoot_protocol.trust import TrustRoot
 
 _ENVELOPE_CAP = dsse.MAX_ENVELOPE
@@ -34,6 +37,23 @@ _DATED: dict[str, type[Desired] | type[Heartbeat]] = {
 }
 #: Crashes on one input after which it is skipped (contract section 6, rule 17).
 MAX_CRASHES = 3
+
+
+class _State(BaseModel):
+    """state.json."""
+
+    incarnation: Word
+    reserved: Uint
+    alarms: tuple[Line, ...] = ()
+    lost_events: Uint = 0
+    read_root: Uint = 0
+
+
+class _Crashed(RootModel[dict[Digest, Uint]]):
+    """doing.json: how often the worker has died on an input."""
+
+
+F = TypeVar("F", _State, _Crashed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,15 +106,16 @@ class Memory:
             durable.clear_temporary(path)
         self.key = load_key(folder / "device.key")
         self.root = self._load_root()
-        state: dict[str, Any] = self._load_json("state.json")
-        incarnation = state.get("incarnation")
-        self.incarnation = incarnation if isinstance(incarnation, str) else os.urandom(6).hex()
-        self._reserved: int = int(state.get("reserved", 0))
-        self._counter: int = self._reserved
-        self.alarms: set[str] = {str(code) for code in state.get("alarms", [])}
-        self.lost_events: int = int(state.get("lost_events", 0))
-        self._doing = {str(k): int(v) for k, v in self._load_json("doing.json").items()}
-        if not isinstance(incarnation, str):
+        state = self._load(_State, "state.json")
+        self.incarnation = state.incarnation if state else os.urandom(6).hex()
+        self._reserved = self._counter = state.reserved if state else 0
+        self.alarms = set(state.alarms) if state else set()
+        self.lost_events = state.lost_events if state else 0
+        #: Version of the trust root under which all messages were read; 0 if none was yet.
+        self.read_root = state.read_root if state else 0
+        crashed = self._load(_Crashed, "doing.json")
+        self._crashed = dict(crashed.root) if crashed else {}
+        if state is None:
             self.save()
 
     def _load_root(self) -> TrustRoot:
@@ -107,29 +128,33 @@ class Memory:
             )
         return trust.first_root(data)
 
-    def _load_json(self, name: str) -> dict[str, Any]:
+    def _load(self, kind: type[F], name: str) -> F | None:
+        """A file of the worker's own; None for one that is missing, torn or foreign."""
         data = durable.read_regular(self.folder, name, _FORM_CAP)
         try:
-            value = strictjson.loads(data) if data is not None else {}
-        except FormError:
-            value = {}  # torn or foreign: starting a new incarnation says so to the manager
-        return value if isinstance(value, dict) else {}
+            return None if data is None else kind.model_validate_json(data, strict=True)
+        except ValueError:
+            return None
 
     def save(self) -> None:
         """Write incarnation, counter block and alarms durably."""
-        form = {
-            "incarnation": self.incarnation,
-            "reserved": self._reserved,
-            "alarms": sorted(self.alarms),
-            "lost_events": self.lost_events,
-        }
-        durable.write_file(self.folder / "state.json", strictjson.dumps(form), 0o600)
+        self._write_state(self._reserved)
+
+    def _write_state(self, reserved: int) -> None:
+        state = _State(
+            incarnation=self.incarnation,
+            reserved=reserved,
+            alarms=tuple(sorted(self.alarms)),
+            lost_events=self.lost_events,
+            read_root=self.read_root,
+        )
+        durable.write_file(self.folder / "state.json", state.model_dump_json().encode(), 0o600)
 
     def next_counter(self) -> int:
-        """A number that was never used before in this incarnation."""
+        """A number that was never used before in this incarnation. Raises `OSError`, and uses none up."""
         if self._counter >= self._reserved:
+            self._write_state(self._counter + _BLOCK)
             self._reserved = self._counter + _BLOCK
-            self.save()
         self._counter += 1
         return self._counter
 
@@ -148,17 +173,33 @@ class Memory:
 
     def begin_input(self, digest: str) -> bool:
         """Note that this input is about to be parsed. False if it has crashed the worker too often."""
-        crashes = self._doing.get(digest, 0)
+        crashes = self._crashed.get(digest, 0)
         if crashes >= MAX_CRASHES:
             return False
-        self._doing = {digest: crashes + 1}
-        durable.write_file(self.folder / "doing.json", strictjson.dumps(self._doing), 0o600)
+        self._crashed[digest] = crashes + 1
+        self._write_crashed()
         return True
 
+    def end_input(self, digest: str) -> None:
+        """This input was survived; noted on disk with the next one, or with the last."""
+        self._crashed.pop(digest, None)
+
+    def forgive_input(self, digest: str) -> None:
+        """The run ends on this input, but through no fault of it."""
+        self.end_input(digest)
+        self._write_crashed()
+
     def end_inputs(self) -> None:
-        """All inputs were survived."""
-        self._doing = {}
+        """All inputs were dealt with, under the present trust root."""
+        self._crashed = {}
         durable.remove_file(self.folder / "doing.json")
+        if self.read_root != self.root.version:
+            self.read_root = self.root.version
+            self.save()
+
+    def _write_crashed(self) -> None:
+        data = _Crashed(self._crashed).model_dump_json().encode()
+        durable.write_file(self.folder / "doing.json", data, 0o600)
 
     # -- trust root and documents
 
