@@ -4,9 +4,10 @@ One `Supervisor` keeps one component running, in one thread of its own, without 
 that one process can host many. Before every start it runs the very guard script that systemd runs, and
 only then resolves `current`. A process that ends unasked, with whatever status, is started again.
 
-What belongs to a component is its process group: stopping sends SIGTERM to the group, and SIGKILL to what is
-left of it when the first process has ended or the grace is over. A supervisor that was killed itself cannot
-do that; the record `<component>.pid` in its run folder lets the next one find and end what was left.
+What belongs to a component is its process group, and whoever carries its mark in the environment: stopping
+sends SIGTERM to the group, and SIGKILL to all that is left when the first process has ended or the grace is
+over. A supervisor that was killed itself cannot do that; the record `<component>.pid` in its run folder lets
+the next one find and end what was left. Who leaves the group and drops the mark as well is not found.
 """
 
 import atexit
@@ -365,6 +366,7 @@ class Supervisor:
         status = self._reap(child)
         self._child = None
         self._since = time.time()
+        end_left_over(Record(boot_id(), self._mark, 0, 0))  # who left the group
         return status
 
     # -- any child, the guard too

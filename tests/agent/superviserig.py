@@ -68,11 +68,16 @@ def active(seam: SocketSeam) -> UnitState:
     return state
 
 
-#: A component of three processes; one ignores being asked to end.
+#: A component that is hard to end: of its children one is plain, one ignores being asked, one leaves the
+#: group, one drops the mark.
 FAMILY = """#!/bin/sh
 sleep 1000 &
 echo $! >children
 (trap '' TERM; exec sleep 1000) &
+echo $! >>children
+setsid sleep 1000 &
+echo $! >>children
+env -i PATH="$PATH" sleep 1000 &
 echo $! >>children
 echo >ready
 wait

@@ -100,23 +100,10 @@ def test_a_host_ends_on_a_signal_with_everything_it_started(
         assert sorted(os.listdir(run_dir)) == ["kiosk.lock", "other.lock"]
 
 
-# One keeps the group and the mark, one leaves the group, one drops the mark: none may stay.
-SCATTERED = """#!/bin/sh
-sleep 1000 &
-echo $! >children
-setsid sleep 1001 &
-echo $! >>children
-env -i PATH="$PATH" sleep 1002 &
-echo $! >>children
-echo >ready
-wait
-"""
-
-
 def test_the_next_supervisor_ends_what_a_killed_one_left(
     layout: Layout, run_dir: Path, begin: Begin, host: Callable[[], "subprocess.Popen[bytes]"]
 ) -> None:
-    install(layout, ONE, SCATTERED)
+    install(layout, ONE, FAMILY)
     layout.swap_current(target_of(ONE))
     process = host()
     pids = family(layout, SocketSeam(run_dir / "kiosk.sock"))
