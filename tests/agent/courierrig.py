@@ -199,10 +199,9 @@ class ScriptedBroker:
         """Send bytes on the newest connection."""
         self._connections[-1].sendall(data)
 
-    def publish(self, topic: bytes, payload: bytes) -> None:
-        """Send a QoS 0 PUBLISH, whether or not anybody subscribed."""
-        body = struct.pack("!H", len(topic)) + topic + payload
-        self.send(b"\x30" + _length(len(body)) + body)
+    def publish(self, *messages: tuple[str | bytes, bytes]) -> None:
+        """Send (topic, payload)s as QoS 0 PUBLISHes in one go, whether or not anybody subscribed."""
+        self.send(b"".join(_publish(topic, payload) for topic, payload in messages))
 
     def await_packet(self, kind: int) -> bytes:
         """The body of the next packet of that kind (its upper four bits)."""
@@ -252,6 +251,12 @@ class ScriptedBroker:
                     topics = len(_filters(body))
                     connection.sendall(b"\x90" + _length(2 + topics) + body[:2] + b"\x01" * topics)
                 self.packets.put((first, body))
+
+
+def _publish(topic: str | bytes, payload: bytes) -> bytes:
+    name = topic.encode() if isinstance(topic, str) else topic
+    body = struct.pack("!H", len(name)) + name + payload
+    return b"\x30" + _length(len(body)) + body
 
 
 def _packet(read: Callable[[int], bytes]) -> tuple[int, bytes]:

@@ -99,6 +99,10 @@ class Session:
             self._check(self._client.loop_misc(), now)
         if self._state is State.GREETING and now - self._since > self._tuning.connack_timeout:
             self._lose("the broker does not answer", now)
+        if self._unread():
+            self.ready(select.POLLIN, now)
+        if self._unread():
+            return now
         return self._retry_at if self._state is State.WAITING else now + 1.0
 
     def ready(self, events: int, now: float) -> None:
@@ -110,11 +114,16 @@ class Session:
             for _ in range(_READS):
                 if not self._check(self._guarded(client.loop_read), now):
                     return
-                pending = getattr(client.socket(), "pending", None)
-                if pending is None or not pending():
+                if not self._unread():
                     break
         if client.want_write():
             self._check(self._guarded(client.loop_write), now)
+
+    def _unread(self) -> bool:
+        """Whether TLS holds bytes that it has taken from the socket: poll will not tell of them."""
+        sock = None if self._client is None else self._client.socket()
+        pending = getattr(sock, "pending", None)
+        return pending is not None and pending() > 0
 
     def publish(self, topic: str, payload: bytes, *, qos: int, retain: bool) -> int | None:
         """Send a message; the number by which it will be acknowledged, None if there is no session."""
