@@ -149,8 +149,10 @@ class Town:
     def close(self) -> None:
         if self._witness:
             self._witness.close()
-        for device in (*self.hosted.values(), *self.processes.values()):
-            device.power_off()
+        for hosted in self.hosted.values():
+            hosted.power_off()
+        for process in self.processes.values():
+            process.power_off()
         self.manager.end(signal.SIGTERM)
         if self.broker:
             self.broker.end(signal.SIGTERM)

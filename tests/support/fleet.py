@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import paho.mqtt.client as mqtt
+from paho.mqtt import client as mqtt
+from paho.mqtt.enums import CallbackAPIVersion
 from tests.support.waiting import until
 
 from fleetfoot_client.cli import main as fleetfoot
@@ -79,9 +80,9 @@ class Director:
     heard: dict[str, list[bytes]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, client_id="director")
+        self.client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id="director")
         self.client.on_connect = lambda client, *_: client.subscribe("ff/v1/groups/#", 1)
-        self.client.on_message = lambda _c, _u, m: self.heard.setdefault(m.topic, []).append(m.payload)
+        self.client.on_message = lambda _c, _u, m: self.heard.setdefault(m.topic, []).append(bytes(m.payload))
         self.client.connect(self.host, self.port)
         self.client.loop_start()
         until(self.client.is_connected, "the director connects")
