@@ -73,23 +73,9 @@ class Courier:
         self._outbox = Outbox(
             self._spool, self._send_event, window=tuning.outbox_window, interval=tuning.acked_interval
         )
-        source = Source(
-            connect_timeout=tuning.fetch_connect_timeout,
-            read_timeout=tuning.fetch_read_timeout,
-            ca_file=config.broker.ca_file,
-        )
-        self._fetcher = Fetcher(self._spool, source, tuning, self.nudge)
+        self._fetcher = Fetcher(self._spool, self._source(), tuning, self.nudge)
         self._waker = Waker(config.wake_dir, tuning.wake_interval)
-        self._runner: WorkerRunner | None = None
-        if start_worker is not None:
-            self._runner = WorkerRunner(
-                start_worker,
-                stop_worker,
-                config.wake_dir,
-                pause=tuning.worker_restart,
-                interval=tuning.wake_interval,
-                ended=self.nudge,
-            )
+        self._runner = self._runner_for(start_worker, stop_worker)
         topic = partial(topics.build, root=config.broker.topic_root, group=config.group, device=config.device)
         self._status_topic = topic(Kind.STATUS)
         self._attestation_topic = topic(Kind.STATUS_ATTESTATION)
@@ -103,6 +89,27 @@ class Courier:
         self._presence = _Presence()
         self._ask_again: set[str] = set()
         self._ask_again_at = float("inf")
+
+    def _source(self) -> Source:
+        return Source(
+            connect_timeout=self._tuning.fetch_connect_timeout,
+            read_timeout=self._tuning.fetch_read_timeout,
+            ca_file=self._config.broker.ca_file,
+        )
+
+    def _runner_for(
+        self, start: Callable[[], None] | None, stop: Callable[[], None] | None
+    ) -> WorkerRunner | None:
+        if start is None:
+            return None
+        return WorkerRunner(
+            start,
+            stop,
+            self._config.wake_dir,
+            pause=self._tuning.worker_restart,
+            interval=self._tuning.wake_interval,
+            ended=self.nudge,
+        )
 
     @property
     def connected(self) -> bool:
