@@ -132,9 +132,23 @@ def verify(bundle: Bundle, root: TrustRoot) -> Signers:
     TrustError if the release keys of `root` have not signed as the threshold demands; else as
     `check_blobs`.
     """
-    trust.verify_release(dsse.encode(bundle.envelope), root)
+    verify_signatures(bundle, root)
     check_blobs(bundle)
     return signers(bundle, root)
+
+
+def verify_signatures(bundle: Bundle, root: TrustRoot) -> None:
+    """The first part of `verify`. TrustError naming the bundle and who still has to sign."""
+    try:
+        trust.verify_release(dsse.encode(bundle.envelope), root)
+    except TrustError as error:
+        unsigned = "it is not signed yet" if not bundle.envelope.signatures else error.message
+        raise TrustError(
+            error.upgrade_code,
+            f"{bundle.path}: {unsigned}",
+            remedy=f"have {root.roles.release.threshold} of the release keys sign it: "
+            f"'fleetfoot release sign {bundle.path} --key KEY'",
+        ) from error
 
 
 def signers(bundle: Bundle, root: TrustRoot) -> Signers:

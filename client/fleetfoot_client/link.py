@@ -54,7 +54,7 @@ class Link:
         try:
             self._client.connect(self._address.host, self._address.port, _KEEPALIVE)
         except (OSError, ValueError) as error:
-            raise self._unreachable(str(error)) from error
+            raise self._unreachable(getattr(error, "strerror", None) or str(error)) from error
         self._client.loop_start()
         with self._changed:
             self._changed.wait_for(lambda: self._connected or self._refusal, timeout)

@@ -81,7 +81,10 @@ class RefusingRow(Row):
 
 
 class PlanRow(Row):
-    """What a rollout would do. `waves`: cumulative device counts; times in seconds."""
+    """What a rollout would do. `waves`: cumulative device counts; times in seconds.
+
+    Where the lists were shortened, the counts are greater than their lengths.
+    """
 
     component: str
     version: str
@@ -93,7 +96,9 @@ class PlanRow(Row):
     device_timeout: float = 0
     breaker: int = 0
     refusing: tuple[RefusingRow, ...] = ()
+    refusing_count: int = 0
     already: tuple[str, ...] = ()
+    already_count: int = 0
 
 
 class RolloutDevice(Row):
@@ -108,7 +113,10 @@ class RolloutDevice(Row):
 
 
 class RolloutRow(Row):
-    """A rollout. `waves`: cumulative device counts; `wave`: how many of them are open."""
+    """A rollout. `waves`: cumulative device counts; `wave`: how many of them are open.
+
+    `settles`: when the open wave has been well for long enough; `more`: devices that are not listed.
+    """
 
     rollout: str
     component: str
@@ -122,9 +130,17 @@ class RolloutRow(Row):
     counts: dict[str, int] = {}
     revision: int
     started: str = ""
+    settles: str = ""
     ended: str = ""
     attempt: int = 1
     devices: tuple[RolloutDevice, ...] = ()
+    more: int = 0
+
+
+class More(Row):
+    """How many rows a list leaves out because they did not fit into the reply."""
+
+    more: int = 0
 
 
 R = TypeVar("R", bound=Row)

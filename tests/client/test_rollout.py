@@ -248,3 +248,20 @@ def test_a_rollout_that_is_not_there_is_the_managers_error(
     with Session(profile) as session, pytest.raises(FleetfootError) as caught:
         next(following.follow(session, "r-6", reply_timeout=0.5))
     assert caught.value.code == "timeout"
+
+
+def test_lists_that_were_shortened_say_how_much_is_missing(
+    run: Run, profile: Profile, manager: HandManager
+) -> None:
+    device = {"id": "d-1", "group": "ovens", "wave": 1, "terminal": "pending"}
+    manager.answers |= {
+        "rollout.list": lambda request: {"rollouts": [ROW], "more": 7},
+        "rollout.show": lambda request: {**ROW, "devices": [device], "more": 29},
+        "rollout.plan": lambda request: {"plan": {**PLAN, "refusing_count": 12, "already_count": 400}},
+    }
+    assert "... and 7 more" in run("rollout", "list").out
+    assert "... and 29 more" in run("rollout", "show", "r-1").out
+    plan = run("rollout", "plan", *WISH).out
+    assert "12 would refuse it" in plan
+    assert "... and 11 more" in plan
+    assert "already there   400" in plan

@@ -5,10 +5,9 @@ from pathlib import Path
 
 from fleetfoot_client import bundle as bundles
 from fleetfoot_client import options, publishing, terminal
-from fleetfoot_client.commands import online
+from fleetfoot_client.commands import online, rollout_text
 from fleetfoot_client.exits import Exit
-from fleetfoot_client.rows import ReleaseRow, parse, parse_list
-from fleetfoot_protocol import dsse, trust
+from fleetfoot_client.rows import More, ReleaseRow, parse, parse_list
 
 
 def add_publish(group: options.Subparsers) -> None:
@@ -53,7 +52,7 @@ def _publish(args: argparse.Namespace) -> int:
     bundle = bundles.load(args.bundle)
     session = online.open_session(args)
     # Before anything is connected: a half-signed release is no reason to need a broker.
-    trust.verify_release(dsse.encode(bundle.envelope), session.root)
+    bundles.verify_signatures(bundle, session.root)
     with session:
         result = publishing.publish(session, bundle, _progress, timeout=args.reply_timeout)
     release = bundle.release
@@ -80,7 +79,8 @@ def _list(args: argparse.Namespace) -> int:
         for r in rows
     ]  # fmt: skip
     header = ("COMPONENT", "VERSION", "CHANNEL", "COUNTER", "LIFE", "PLATFORMS", "SIZE", "CREATED")
-    terminal.say(terminal.table(header, cells) if cells else "no releases yet: fleetfoot release publish")
+    listed = terminal.table(header, cells) + rollout_text.more(parse(More, result).more)
+    terminal.say(listed if cells else "no releases yet: fleetfoot release publish")
     return Exit.OK
 
 

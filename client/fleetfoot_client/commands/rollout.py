@@ -7,7 +7,7 @@ from fleetfoot_client import following, options, terminal
 from fleetfoot_client.commands import online, rollout_arguments, rollout_text
 from fleetfoot_client.exits import Exit
 from fleetfoot_client.following import View
-from fleetfoot_client.rows import PlanRow, RolloutRow, parse, parse_list
+from fleetfoot_client.rows import More, PlanRow, RolloutRow, parse, parse_list
 from fleetfoot_protocol.states import RolloutState
 
 
@@ -49,9 +49,13 @@ def _start(args: argparse.Namespace) -> int:
 
 def _list(args: argparse.Namespace) -> int:
     result = online.ask(args, "rollout.list", state="all" if args.all else "active")
-    text = "" if args.json else rollout_text.listing(parse_list(RolloutRow, result, "rollouts"))
+    text = "" if args.json else _listing(result)
     terminal.show(result, text, as_json=args.json)
     return Exit.OK
+
+
+def _listing(result: dict[str, Any]) -> str:
+    return rollout_text.listing(parse_list(RolloutRow, result, "rollouts"), parse(More, result).more)
 
 
 def _show(args: argparse.Namespace) -> int:

@@ -28,18 +28,19 @@ def plan(row: PlanRow) -> str:
             ("settle", _seconds(row.settle)),
             ("device timeout", _seconds(row.device_timeout)),
             ("trips at", _breaker(row.breaker)),
-            ("already there", len(row.already) or ""),
+            ("already there", max(row.already_count, len(row.already)) or ""),
         ]
     )
-    if row.refusing:
+    refusing = max(row.refusing_count, len(row.refusing))
+    if refusing:
         cells = [(r.device, r.code, r.reason) for r in row.refusing[:_LISTED]]
-        text += f"\n\n{len(row.refusing)} would refuse it:\n{table(('DEVICE', 'CODE', 'REASON'), cells)}"
-        text += _more(len(row.refusing))
+        text += f"\n\n{refusing} would refuse it:\n{table(('DEVICE', 'CODE', 'REASON'), cells)}"
+        text += more(refusing - len(cells))
     return text
 
 
-def listing(rows: list[RolloutRow]) -> str:
-    """Rollouts, a line each."""
+def listing(rows: list[RolloutRow], left_out: int) -> str:
+    """Rollouts, a line each, and how many more there are."""
     if not rows:
         return "no rollouts"
     cells = [
@@ -47,7 +48,9 @@ def listing(rows: list[RolloutRow]) -> str:
          _counts(r.counts), r.started)
         for r in rows
     ]  # fmt: skip
-    return table(("ROLLOUT", "UPGRADE", "GROUPS", "STATE", "WAVE", "DEVICES", "STARTED"), cells)
+    return table(("ROLLOUT", "UPGRADE", "GROUPS", "STATE", "WAVE", "DEVICES", "STARTED"), cells) + more(
+        left_out
+    )
 
 
 def summary(row: RolloutRow) -> str:
@@ -62,6 +65,7 @@ def summary(row: RolloutRow) -> str:
             ("devices", _counts(row.counts)),
             ("attempt", row.attempt if row.attempt > 1 else ""),
             ("started", row.started),
+            ("settles", row.settles),
             ("ended", row.ended),
             ("revision", row.revision),
         ]
@@ -75,7 +79,8 @@ def one(row: RolloutRow) -> str:
     if not row.devices:
         return summary(row)
     cells = [(d.id, d.group, d.wave, badge(d.terminal), d.code, d.reason) for d in row.devices]
-    return f"{summary(row)}\n\n{table(('DEVICE', 'GROUP', 'WAVE', 'RESULT', 'CODE', 'REASON'), cells)}"
+    devices = table(("DEVICE", "GROUP", "WAVE", "RESULT", "CODE", "REASON"), cells)
+    return f"{summary(row)}\n\n{devices}{more(row.more)}"
 
 
 def line(view: View) -> str:
@@ -120,5 +125,6 @@ def _seconds(seconds: float) -> str:
     return f"{seconds:g} s"
 
 
-def _more(count: int) -> str:
-    return f"\n... and {count - _LISTED} more" if count > _LISTED else ""
+def more(count: int) -> str:
+    """The line that says how many rows are not shown; nothing if all are."""
+    return f"\n... and {count} more" if count > 0 else ""
