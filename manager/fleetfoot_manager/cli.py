@@ -128,7 +128,7 @@ def _init(args: argparse.Namespace) -> int:
     print(f"made the manager of fleet {args.fleet} in {args.dir}")
     print("next, where the root key is:")
     print(
-        f"  fleetfoot trust init --request {request} --root-key root.key --release-key release.pub"
+        f"  fleetfoot trust init --request {request} --root-key root.key --release-key release.key.pub"
         " --out root.json"
     )
     print("then, here:")

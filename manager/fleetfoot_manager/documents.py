@@ -133,6 +133,13 @@ def enqueue(tx: Connection, topic: str, payload: bytes, *, retained: bool, qos: 
     tx.execute(sa.insert(schema.outbox).values(topic=topic, payload=payload, retained=retained, qos=qos))
 
 
+def enqueue_all(tx: Connection, sends: Sequence[tuple[str, bytes]]) -> None:
+    """Put publications that are not retained into the outbox, in their order."""
+    if sends:
+        rows = [{"topic": topic, "payload": data, "retained": False, "qos": 1} for topic, data in sends]
+        tx.execute(sa.insert(schema.outbox), rows)
+
+
 def waiting(tx: Connection, after: int, limit: int) -> Sequence[Publication]:
     """Up to `limit` publications behind row `after`, in their order."""
     table = schema.outbox

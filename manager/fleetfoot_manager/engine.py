@@ -35,13 +35,14 @@ from fleetfoot_manager.mqtt import (
     Transport,
 )
 from fleetfoot_manager.reassert import Reassertion
+from fleetfoot_manager.registry import Registry
 from fleetfoot_manager.requests.desk import Desk, Examined
 from fleetfoot_manager.rollout import Rollout, Tick
 from fleetfoot_manager.store import Store
 from fleetfoot_manager.work import Work, load_rollouts
 from fleetfoot_protocol import topics
 from fleetfoot_protocol.errors import FleetfootError
-from fleetfoot_protocol.topics import Kind
+from fleetfoot_protocol.topics import Kind, Topic
 
 log = logging.getLogger(__name__)
 
@@ -100,6 +101,7 @@ class Engine:
         self._transport: Transport | None = None
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._live: dict[str, Rollout] = {}
+        self._registry = Registry()
         self._session: int | None = None
         self._in_flight: dict[int, int] = {}
         self._sent_up_to = 0
@@ -107,6 +109,7 @@ class Engine:
         self.reassertion = Reassertion(house)
         self._agenda = agenda.Agenda(house)
         self._ending = False
+        self._closed = False
         self._told: Counter[str] = Counter()
         self._tell_next = 0.0
 
@@ -114,7 +117,7 @@ class Engine:
 
     def put(self, item: Input) -> None:
         """Hand in what has happened, from any thread. Waits while the queue is full."""
-        while not self._ending:
+        while not self._closed:
             try:
                 self._queue.put(item, timeout=_TICK_SECONDS)
                 return
@@ -152,7 +155,7 @@ class Engine:
             self.failure = error
             log.critical("the engine ends: %s", error, exc_info=not isinstance(error, FleetfootError))
         finally:
-            self._ending = True
+            self._closed = True
             self._on_end()
 
     def _collect(self) -> list[Input]:
@@ -186,7 +189,9 @@ class Engine:
         with self._transaction() as work:
             documents.acknowledged(work.tx, self._acknowledged)
             for item in decisive:
-                self._guarded(work, type(item).__name__, partial(self._take, work, item))
+                topic = self._house.parse(item.topic) if isinstance(item, Arrived) else None
+                writes = topic is None or topic.kind not in _OF_DEVICES
+                self._guarded(work, type(item).__name__, partial(self._take, work, item, topic), writes)
             for name in overdue:
                 self._guarded(work, "Tick", partial(self._tick, work, name))
             self._guarded(work, "agenda", partial(self._agenda.act, work))
@@ -227,7 +232,7 @@ class Engine:
     @contextmanager
     def _transaction(self) -> Iterator[Work]:
         with self._store.write() as tx:
-            work = Work(self._store, tx, self._house, self._live, self._clock())
+            work = Work(self._store, tx, self._house, self._live, self._registry, self._clock())
             yield work
             work.finish()
         self._live = work.rollouts
@@ -236,10 +241,10 @@ class Engine:
             self._pump()
             self._house.faults.hit(Stage.AFTER_PUBLISH, work.effects)
 
-    def _guarded(self, work: Work, what: str, act: Callable[[], None]) -> None:
+    def _guarded(self, work: Work, what: str, act: Callable[[], None], writes: bool = True) -> None:
         """One step; what is wrong with it is logged and ends nothing but the step."""
         try:
-            with work.step():
+            with work.step(writes=writes):
                 act()
         except OperationalError:
             raise
@@ -252,17 +257,16 @@ class Engine:
             self.dropped[what] += 1
             log.exception("dropped input=%s", what)
 
-    def _take(self, work: Work, item: Input) -> None:
+    def _take(self, work: Work, item: Input, topic: Topic | None) -> None:
         match item:
-            case Arrived(text, payload, retained):
-                self._arrived(work, text, payload, retained)
+            case Arrived(_, payload, retained):
+                self._arrived(work, topic, payload, retained)
             case Examined():
                 self.desk.examined(work, item)
             case _:
                 raise AssertionError(f"no input of the store: {item!r}")
 
-    def _arrived(self, work: Work, text: str, payload: bytes, retained: bool) -> None:
-        topic = self._house.parse(text)
+    def _arrived(self, work: Work, topic: Topic | None, payload: bytes, retained: bool) -> None:
         if topic is None:
             self.dropped["foreign topic"] += 1
         elif topic.kind in _OF_DEVICES:

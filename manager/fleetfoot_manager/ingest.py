@@ -14,7 +14,7 @@ import logging
 from collections import Counter, OrderedDict
 from dataclasses import dataclass, field
 
-from fleetfoot_manager import derive, inventory
+from fleetfoot_manager import derive
 from fleetfoot_manager.inventory import DeviceEntry
 from fleetfoot_manager.rollout import Rollout
 from fleetfoot_manager.work import Work
@@ -58,7 +58,7 @@ class Ingest:
         """One message on a device's topic. An empty payload is no information."""
         if not payload:
             return
-        entry = inventory.find(work.tx, topic.device)
+        entry = work.devices.find(work.tx, topic.device)
         if entry is None or entry.group != topic.group:
             self.ignored["unknown device" if entry is None else "other group"] += 1
             return
@@ -73,16 +73,14 @@ class Ingest:
         if payload not in (b"online", b"offline"):
             self.ignored["malformed"] += 1
             return
-        online = payload == b"online"
-        if online != entry.online:
-            inventory.keep_presence(work.tx, entry.id, online)
+        entry = work.devices.presence(entry, payload == b"online")
         if not retained:
-            inventory.keep_seen(work.tx, entry.id, work.now)
+            work.devices.seen(entry, work.now)
 
     def _status(self, work: Work, entry: DeviceEntry, payload: bytes, retained: bool) -> None:
         sha256 = hashlib.sha256(payload).hexdigest()
         if not retained:
-            inventory.keep_seen(work.tx, entry.id, work.now)
+            entry = work.devices.seen(entry, work.now)
         if sha256 == entry.status_sha256:
             return
         halves = self._halves(entry.id)
@@ -134,9 +132,9 @@ class Ingest:
             self.ignored[Code.UPGRADE_SCOPE_MISMATCH] += 1
             return
         if self._is_news(work, entry, status):
-            inventory.keep_status(work.tx, entry, status, payload, sha256)
-            inventory.keep_seen(work.tx, entry.id, min(work.now, times.from_text(status.at)))
-            tell_rollouts(work, status, entry.status)
+            new = work.devices.status(entry, status, payload, sha256)
+            work.devices.seen(new, min(work.now, times.from_text(status.at)))
+            tell_rollouts(work, status, entry)
 
     def _is_news(self, work: Work, entry: DeviceEntry, status: Status) -> bool:
         if status.incarnation != entry.incarnation:
@@ -160,18 +158,18 @@ class Ingest:
         return True
 
 
-def tell_rollouts(work: Work, status: Status, before: Status | None = None) -> None:
+def tell_rollouts(work: Work, status: Status, before: DeviceEntry) -> None:
     """Hand what a verified status says to every rollout that it is about.
 
-    Those are the live ones of its components, and ended ones that it has an outcome of which `before`, the
-    status until now, did not have: a device that was silent tells later how it went.
+    Those are the live ones of its components, and ended ones that it has an outcome of which the device's
+    status until now did not have: a device that was silent tells later how it went.
     """
     for of in list(work.rollouts.values()):
         if status.device in of.devices:
             _tell(work, of, status)
         elif status.group in of.groups and of.selector and admission.matches(of.selector, status.labels):
             work.join(status.device, status.group, status.labels)
-    for name in _news_of(status, before) - set(work.rollouts):
+    for name in _news_of(status, before, set(work.rollouts)):
         ended = work.rollout(name)
         if ended is not None and status.device in ended.devices:
             _tell(work, ended, status)
@@ -184,16 +182,16 @@ def _tell(work: Work, of: Rollout, status: Status) -> None:
         work.advance(of.id, report)
 
 
-def _news_of(status: Status, before: Status | None) -> set[str]:
-    """Rollouts of which the status has outcomes that the one before it did not have."""
-    known = {
+def _news_of(status: Status, before: DeviceEntry, live: set[str]) -> set[str]:
+    """Rollouts that are not live of which the status has outcomes that the one before it did not have."""
+    told = {
         (name, outcome)
-        for name, one in (before.components if before else {}).items()
-        for outcome in one.outcomes
-    }
-    return {
-        outcome.rollout
         for name, one in status.components.items()
         for outcome in one.outcomes
-        if outcome.rollout is not None and (name, outcome) not in known
+        if outcome.rollout is not None and outcome.rollout not in live
     }
+    if told and before.status is not None:
+        told -= {
+            (name, outcome) for name, one in before.status.components.items() for outcome in one.outcomes
+        }
+    return {outcome.rollout for _, outcome in told if outcome.rollout is not None}

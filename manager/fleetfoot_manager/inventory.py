@@ -162,36 +162,29 @@ def enroll(
     return Enrolled.RELABELLED if same_key else Enrolled.REPLACED
 
 
-def keep_status(tx: Connection, entry: DeviceEntry, status: Status, payload: bytes, sha256: str) -> None:
-    """Keep a verified status that is news."""
-    past = dict(entry.past)
-    if entry.incarnation is not None and entry.incarnation != status.incarnation:
-        past[entry.incarnation] = entry.counter
-        past = dict(list(past.items())[-MAX_PAST_INCARNATIONS:])
-    _update(
-        tx,
-        entry.id,
-        status=payload,
-        status_sha256=sha256,
-        incarnation=status.incarnation,
-        counter=status.counter,
-        past=strictjson.dumps(past).decode(),
-    )
-
-
-def keep_presence(tx: Connection, device: str, online: bool) -> None:
-    """Keep whether the device is connected."""
-    _update(tx, device, online=online)
-
-
-def keep_seen(tx: Connection, device: str, at: float) -> None:
-    """Keep when the device was last heard; an earlier time than the known one is no news."""
+def keep(tx: Connection, entries: Sequence[DeviceEntry]) -> None:
+    """Write what devices said of themselves, and when they were heard."""
     table = schema.devices
-    tx.execute(
+    columns = ("status", "status_sha256", "incarnation", "counter", "past", "online", "last_seen")
+    statement = (
         sa.update(table)
-        .where(table.c.id == device, sa.func.coalesce(table.c.last_seen, 0.0) < at)
-        .values(last_seen=at)
+        .where(table.c.id == sa.bindparam("device"))
+        .values({name: sa.bindparam(f"new_{name}") for name in columns})
     )
+    rows = [
+        {
+            "device": entry.id,
+            "new_status": entry.status_bytes,
+            "new_status_sha256": entry.status_sha256,
+            "new_incarnation": entry.incarnation,
+            "new_counter": entry.counter,
+            "new_past": strictjson.dumps(dict(entry.past)).decode(),
+            "new_online": entry.online,
+            "new_last_seen": entry.last_seen,
+        }
+        for entry in entries
+    ]
+    tx.execute(statement, rows)
 
 
 def _update(tx: Connection, device: str, **values: Any) -> None:

@@ -19,6 +19,7 @@ from fleetfoot_manager import audit, compose, documents, effects, publisher, rol
 from fleetfoot_manager.effects import Effect
 from fleetfoot_manager.faults import Stage
 from fleetfoot_manager.house import House
+from fleetfoot_manager.registry import Registry
 from fleetfoot_manager.rollout import Rollout, RolloutEvent
 from fleetfoot_manager.rollout_events import kind_of
 from fleetfoot_manager.store import Store, upsert
@@ -45,6 +46,8 @@ _MEMORY = (
     "_heartbeats",
     "_parsed",
     "_sends",
+    "_audits",
+    "_intents",
 )
 
 
@@ -68,9 +71,16 @@ class Work:
     """What handlers of inputs act through. `rollouts` are the live ones by id, as they are by now."""
 
     def __init__(
-        self, store: Store, tx: Connection, house: House, live: Mapping[str, Rollout], now: float
+        self,
+        store: Store,
+        tx: Connection,
+        house: House,
+        live: Mapping[str, Rollout],
+        devices: Registry,
+        now: float,
     ) -> None:
         self.tx = tx
+        self.devices = devices
         self.house = house
         self.now = now
         self.rollouts: dict[str, Rollout] = dict(live)
@@ -84,15 +94,25 @@ class Work:
         self._heartbeats: dict[str, None] = {}
         self._parsed: dict[tuple[str, str], Desired | None] = {}
         self._sends: list[tuple[str, bytes]] = []
+        self._audits: list[tuple[str, str, dict[str, Any], str]] = []
+        self._intents: dict[tuple[str, str], compose.GroupIntent] = {}
 
     @contextmanager
-    def step(self) -> Iterator[None]:
-        """A part that is undone alone, in the store and here, when it raises."""
+    def step(self, *, writes: bool = True) -> Iterator[None]:
+        """A part that is undone alone, in the store and here, when it raises.
+
+        writes: whether it may write to the store before `finish`; what a device says does not.
+        """
+        devices = self.devices.snapshot()
         before = {name: getattr(self, name).copy() for name in _MEMORY}
         try:
-            with self._store.step(self.tx):
+            if writes:
+                with self._store.step(self.tx):
+                    yield
+            else:
                 yield
         except BaseException:
+            self.devices.restore(devices)
             for name, value in before.items():
                 setattr(self, name, value)
             raise
@@ -106,6 +126,8 @@ class Work:
 
     def intent(self, group: str, component: str) -> compose.GroupIntent:
         """What the group is meant to be, apart from live rollouts."""
+        if (group, component) in self._intents:
+            return self._intents[group, component]
         table = schema.intents.c
         text = self.tx.scalar(
             sa.select(table.intent).where(table.group == group, table.component == component)
@@ -178,9 +200,7 @@ class Work:
                     self._change_intent(group, of.component, effect)
 
     def _change_intent(self, group: str, component: str, effect: Effect) -> None:
-        intent = compose.applied(self.intent(group, component), effect)
-        text = strictjson.dumps(intent.to_json()).decode()
-        upsert(self.tx, schema.intents, {"group": group, "component": component}, {"intent": text})
+        self._intents[group, component] = compose.applied(self.intent(group, component), effect)
 
     def _emit(self, of: Rollout, event: Event, data: dict[str, Any], code: Code | None) -> None:
         body = {"version": of.goal.version, "groups": list(of.groups), **data}
@@ -221,7 +241,7 @@ class Work:
 
     def audit(self, actor: str, action: str, data: dict[str, Any]) -> None:
         """Add a row to the audit log, under the request that is being decided."""
-        audit.append(self.tx, self.now, actor, action, data, self.request_digest)
+        self._audits.append((actor, action, data, self.request_digest))
 
     def renew_desired(self, group: str, component: str, *, beyond: int = 0) -> None:
         """Let the group's document be composed and signed anew, with a new sequence, above `beyond`."""
@@ -236,8 +256,14 @@ class Work:
 
     def finish(self) -> None:
         """Store what changed and everything that is published of it. Once, right before the commit."""
+        self.devices.flush(self.tx)
         for changed in self._changed.values():
             self._store_rollout(changed)
+        for (group, component), intent in self._intents.items():
+            text = strictjson.dumps(intent.to_json()).decode()
+            upsert(self.tx, schema.intents, {"group": group, "component": component}, {"intent": text})
+        for actor, action, data, request in self._audits:
+            audit.append(self.tx, self.now, actor, action, data, request)
         for (group, component), beyond in self._desired.items():
             targets = [
                 found
@@ -254,8 +280,7 @@ class Work:
         for name in self._progress:
             if (of := self.rollout(name)) is not None:
                 publisher.put_progress(self.tx, self.house, of, self.now)
-        for topic, payload in self._sends:
-            documents.enqueue(self.tx, topic, payload, retained=False)
+        documents.enqueue_all(self.tx, self._sends)
         documents.trim_events(self.tx)
 
     def _store_rollout(self, of: Rollout) -> None:

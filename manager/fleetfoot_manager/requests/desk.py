@@ -90,6 +90,7 @@ class Desk:
 
     def request(self, work: Work, operator: str, payload: bytes) -> None:
         """One message on an operator's topic of requests."""
+        work.devices.flush(work.tx)
         try:
             request, digest = trust.verify_request(payload, work.house.root)
         except UpgradeError as error:
@@ -174,6 +175,8 @@ class Desk:
         try:
             with work.step():
                 reply = self._sign(work, request, {"ok": True, "result": act()})
+            level = logging.DEBUG if request.verb in _CHANGES_NOTHING else logging.INFO
+            log.log(level, "done operator=%s verb=%s id=%s", request.operator, request.verb, request.id)
         except OperationalError:
             raise
         except FleetfootError as error:

@@ -35,6 +35,7 @@ def enroll(work: Work, request: Request) -> dict[str, Any]:
             unchanged += 1
             continue
         enrolled += 1
+        work.devices.forget(one.id)
         data = {"device": one.id, "group": one.group, "key": one.key, "labels": dict(one.labels)}
         work.audit(request.operator, _AUDITED[did], data)
         entry = inventory.demand(work.tx, one.id)

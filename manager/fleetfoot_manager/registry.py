@@ -1,0 +1,99 @@
+"""Devices in memory while the engine takes in what they say: read once, written once for each batch.
+
+What is here is what the store will hold after the transaction. Whoever looks at the table itself calls
+`flush` first; whoever changes it behind the registry's back calls `forget`.
+"""
+
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import replace
+
+from sqlalchemy.engine import Connection
+
+from fleetfoot_manager import inventory
+from fleetfoot_manager.inventory import MAX_PAST_INCARNATIONS, DeviceEntry
+from fleetfoot_protocol.reports import Status
+
+MAX_DEVICES = 50_000
+
+
+class Registry:
+    """The devices heard of lately. One thread."""
+
+    def __init__(self) -> None:
+        self._entries: OrderedDict[str, DeviceEntry] = OrderedDict()
+        self._changed: dict[str, DeviceEntry] = {}
+
+    def find(self, tx: Connection, device: str) -> DeviceEntry | None:
+        """The device as it is by now, or None if it is not enrolled."""
+        entry = self._entries.get(device)
+        if entry is None:
+            entry = inventory.find(tx, device)
+            if entry is None:
+                return None
+            self._entries[device] = entry
+            while len(self._entries) > MAX_DEVICES and len(self._changed) < MAX_DEVICES:
+                name, oldest = self._entries.popitem(last=False)
+                if name in self._changed:
+                    self._entries[name] = oldest
+        else:
+            self._entries.move_to_end(device)
+        return entry
+
+    def _put(self, entry: DeviceEntry) -> None:
+        self._entries[entry.id] = entry
+        self._changed[entry.id] = entry
+
+    def status(self, entry: DeviceEntry, status: Status, payload: bytes, sha256: str) -> DeviceEntry:
+        """Keep a verified status that is news."""
+        past = dict(entry.past)
+        if entry.incarnation is not None and entry.incarnation != status.incarnation:
+            past[entry.incarnation] = entry.counter
+            past = dict(list(past.items())[-MAX_PAST_INCARNATIONS:])
+        new = replace(
+            entry,
+            status_bytes=payload,
+            status_sha256=sha256,
+            incarnation=status.incarnation,
+            counter=status.counter,
+            past=past,
+        )
+        self._put(new)
+        return new
+
+    def presence(self, entry: DeviceEntry, online: bool) -> DeviceEntry:
+        """Keep whether the device is connected."""
+        if entry.online == online:
+            return entry
+        new = replace(entry, online=online)
+        self._put(new)
+        return new
+
+    def seen(self, entry: DeviceEntry, at: float) -> DeviceEntry:
+        """Keep when the device was heard; an earlier time than the known one is no news."""
+        if entry.last_seen is not None and at <= entry.last_seen:
+            return entry
+        new = replace(entry, last_seen=at)
+        self._put(new)
+        return new
+
+    def flush(self, tx: Connection) -> None:
+        """Write what has changed into the transaction."""
+        if self._changed:
+            inventory.keep(tx, list(self._changed.values()))
+            self._changed = {}
+
+    def forget(self, device: str) -> None:
+        """Read the device anew when it is asked for again."""
+        self._entries.pop(device, None)
+        self._changed.pop(device, None)
+
+    def snapshot(self) -> Mapping[str, DeviceEntry]:
+        """What has changed and is not written yet, to come back to."""
+        return self._changed.copy()
+
+    def restore(self, before: Mapping[str, DeviceEntry]) -> None:
+        """Come back to a snapshot, whatever was changed, written or forgotten since."""
+        self._entries.clear()
+        self._entries.update(before)
+        self._changed = dict(before)
