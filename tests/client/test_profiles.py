@@ -120,3 +120,12 @@ def test_a_file_with_something_wrong_is_refused_by_name(own_configuration: Path,
     (own_configuration / "profiles.toml").write_text(text)
     done = run("profile", "list", "--json")
     assert (done.code, done.json["error"]["code"]) == (Exit.USAGE, "config_invalid")
+
+
+def test_show_tells_what_would_be_used(fleet: Fleet, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    made(run, fleet, "one")
+    monkeypatch.setenv("FLEETFOOT_BROKER", "mqtt://elsewhere")
+    assert run("profile", "show", "--json").json["broker"] == "mqtt://elsewhere"
+    shown = run("profile", "show", "one").out
+    assert "operator    alice" in shown
+    assert fleet.secret("alice").hex() not in shown

@@ -171,3 +171,31 @@ def test_the_managers_conflict_comes_through(
     catalogue.answers["release.publish"] = conflict
     done = run("release", "publish", signed.path)
     assert (done.code, "what to do: raise the version" in done.err) == (Exit.FAILED, True)
+
+
+RELEASE = {
+    "component": "kiosk", "version": "1.0.0", "digest": "d" * 64, "channel": "stable", "counter": 4,
+    "min_counter": 2, "life": "published", "created": "2026-01-01T00:00:00Z", "length": 2048,
+    "notes": "first\nsecond\x1b[2J", "platforms": ["linux/amd64", "linux/arm64"],
+}  # fmt: skip
+
+
+def test_the_catalogue_is_listed_and_one_release_shown(
+    run: Run, profile: Profile, manager: HandManager
+) -> None:
+    manager.answers["release.list"] = lambda request: {"releases": [RELEASE], "more": 2, **request.arguments}
+    manager.answers["release.show"] = lambda request: {**RELEASE, "signers": ["0123456789abcdef"]}
+    listed = run("release", "list")
+    assert "kiosk      1.0.0    stable   4        published  linux/amd64 linux/arm64  2.0 KiB" in listed.out
+    assert "... and 2 more" in listed.out
+    assert run("release", "list", "--component", "kiosk", "--json").json["component"] == "kiosk"
+    shown = run("release", "show", "kiosk", "1.0.0").out
+    assert "signed by  0123456789abcdef" in shown
+    assert shown.endswith("first\nsecond\\x1b[2J\n")
+    assert run("release", "show", "kiosk", "1.0.0", "--json").json["notes"] == RELEASE["notes"]
+    assert manager.heard[-1].arguments == {"component": "kiosk", "version": "1.0.0"}
+
+
+def test_an_empty_catalogue_says_what_comes_next(run: Run, profile: Profile, manager: HandManager) -> None:
+    manager.answers["release.list"] = lambda request: {"releases": []}
+    assert "fleetfoot release publish" in run("release", "list").out

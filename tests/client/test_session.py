@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -142,8 +143,8 @@ def test_a_request_that_no_envelope_holds_is_refused_here(profile: Profile, mana
 
 
 @contextmanager
-def listener(answer: bytes) -> Iterator[int]:
-    """Something that accepts connections and says `answer` to whatever comes; its port."""
+def listener(*answers: bytes, heard: list[bytes] | None = None) -> Iterator[int]:
+    """Something that accepts connections and says one of `answers` to each thing it hears; its port."""
     ends = threading.Event()
     with socket.create_server(("127.0.0.1", 0)) as server:
         server.settimeout(0.05)
@@ -155,9 +156,13 @@ def listener(answer: bytes) -> Iterator[int]:
                     connection, _ = server.accept()
                 except TimeoutError:
                     continue
-                connection.recv(4096)
-                connection.sendall(answer)
                 connections.append(connection)
+                connection.settimeout(5)
+                for answer in answers:
+                    data = connection.recv(4096)
+                    if heard is not None:
+                        heard.append(data)
+                    connection.sendall(answer)
             for connection in connections:
                 connection.close()
 
@@ -196,6 +201,37 @@ def test_a_broker_that_refuses_the_connection_is_quoted(profile: Profile) -> Non
         error = unreachable(profile, port)
     assert error.code == "broker_unreachable"
     assert "refuses the connection: Not authorized" in error.message
+
+
+def test_a_broker_that_refuses_the_replies_is_no_silence(profile: Profile) -> None:
+    with listener(b"\x20\x02\x00\x00", b"\x90\x03\x00\x01\x80") as port:
+        error = unreachable(profile, port)
+    assert error.code == "not_allowed"
+    assert "refuses the subscription to ff/v1/operators/alice/replies" in error.message
+
+
+def test_a_broker_that_never_confirms_a_subscription_is_unreachable(profile: Profile) -> None:
+    with listener(b"\x20\x02\x00\x00", b"") as port:
+        error = unreachable(profile, port)
+    assert (error.code, "did not confirm a subscription" in error.message) == ("broker_unreachable", True)
+
+
+def test_user_name_and_password_go_to_a_broker_that_wants_them(profile: Profile, tmp_path: Path) -> None:
+    (tmp_path / "password").write_text("s3cret word\n")
+    heard: list[bytes] = []
+    named = replace(profile, username="alice@kitchens", password_file=tmp_path / "password")
+    with listener(b"\x20\x02\x00\x05", heard=heard) as port:
+        unreachable(named, port)
+    assert heard[0].endswith(b"\x00\x0ealice@kitchens\x00\x0bs3cret word")
+
+
+@pytest.mark.parametrize("content", [None, "no certificate"])
+def test_tls_files_that_are_none_are_named(profile: Profile, tmp_path: Path, content: str | None) -> None:
+    if content is not None:
+        (tmp_path / "ca.pem").write_text(content)
+    with pytest.raises(FleetfootError, match="TLS files of profile kitchens") as caught:
+        Session(replace(profile, broker="mqtts://127.0.0.1", ca_file=tmp_path / "ca.pem"))
+    assert caught.value.code == "config_invalid"
 
 
 def test_watched_messages_arrive_retained_or_new_and_nothing_else(
