@@ -25,7 +25,7 @@ import asyncio
 import logging
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from contextvars import ContextVar
 from typing import Any
 
@@ -48,6 +48,8 @@ CANNOT = (
 )
 
 _LISTENER = "default"
+#: Seconds that closing waits for amqtt to end its connections, and then itself.
+_CLOSE_SECONDS = 2.0
 _subscribing: ContextVar[bool] = ContextVar("_subscribing", default=False)
 
 
@@ -135,11 +137,14 @@ class _Running:
 
     async def close(self) -> None:
         self.server.close()
-        await self._core.shutdown()
         # amqtt knows nothing of a connection that never sent its CONNECT.
         for writer in self._connections:
             writer.transport.abort()
-        await asyncio.gather(*self._connections.values())
+        # amqtt 0.12.1, client_connected(): a client that is still subscribing while the broker shuts down
+        # waits for ever for a message handler that shutdown() has cancelled. So the connections end first,
+        # and those that wait all the same are left to the end of their loop.
+        await _bounded(asyncio.gather(*self._connections.values()), "connections")
+        await _bounded(self._core.shutdown(), "the broker")
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         ended = self._connections[writer] = asyncio.get_running_loop().create_future()
@@ -153,6 +158,14 @@ class _Running:
             writer.close()  # wait_closed() is of no use: amqtt may have cancelled the future behind it
             del self._connections[writer]
             ended.set_result(None)
+
+
+async def _bounded(work: Awaitable[Any], what: str) -> None:
+    """Wait for amqtt to end something, for a while."""
+    try:
+        await asyncio.wait_for(work, _CLOSE_SECONDS)
+    except TimeoutError:
+        log.warning("the embedded broker: %s did not end within %g s", what, _CLOSE_SECONDS)
 
 
 def configuration() -> dict[str, Any]:

@@ -324,6 +324,29 @@ def test_stopping_ends_every_connection_and_the_thread() -> None:
     broker.stop()
 
 
+def test_it_stops_while_a_client_with_a_will_is_still_subscribing() -> None:
+    subscribing = threading.Event()
+    broker = EmbeddedBroker()
+    host, port = broker.start()
+    client = Client(CallbackAPIVersion.VERSION2, "hasty")
+    client.will_set("will", b"off", 1, True)
+
+    def subscribe(*_: object) -> None:
+        client.subscribe([(f"topic/{n}", 1) for n in range(5)])
+        client.publish("will", b"on", 1, True)
+        subscribing.set()
+
+    client.on_connect = subscribe
+    client.connect(host, port)
+    client.loop_start()
+    try:
+        assert subscribing.wait(10)
+        broker.stop()  # raises FleetfootError `timeout` if something does not end
+    finally:
+        client.disconnect()
+        client.loop_stop()
+
+
 def test_a_running_broker_is_not_started_twice_and_a_stopped_one_has_no_address() -> None:
     broker = EmbeddedBroker()
     with pytest.raises(RuntimeError, match="does not run"):
