@@ -179,7 +179,8 @@ class HostedDevice:
 
     def _run_worker(self) -> None:
         self._worker = Worker(self.device.config)
-        self._worker.run()
+        if status := self._worker.run():
+            raise FleetfootError("io_error", f"the worker of {self.device.id} ended with {status}")
 
     def _stop_worker(self) -> None:
         if self._worker is not None:
