@@ -86,6 +86,13 @@ def test_documents_are_frozen(name: str) -> None:
         document.__setattr__("spec", 1)
 
 
+def test_documents_made_in_code_are_as_strict_as_those_that_are_read() -> None:
+    fields = samples.GOAL.model_dump()
+    for name, value in (("counter", "11"), ("counter", True), ("version", b"1.1.0"), ("attempt", 1.0)):
+        with pytest.raises(ValidationError):
+            documents.Goal(**{**fields, name: value})
+
+
 @pytest.mark.parametrize("payload", [b"[]", b"1", b'"x"', b"null", b"true"])
 def test_a_document_is_an_object(payload: bytes) -> None:
     assert refusal(Release, payload).message == "not an object"
