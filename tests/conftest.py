@@ -6,6 +6,7 @@ is missing, the test is left out and the end of the run lists it under "omitted"
 omitted for want of one of them fails instead. A capability that nobody knows is an error of usage.
 """
 
+import json
 import os
 import shutil
 from collections.abc import Callable
@@ -68,6 +69,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     kept: list[pytest.Item] = []
     left_out: list[pytest.Item] = []
     for item in items:
+        # What tests/attack/rows.py set down, for the report from which docs/security.md is made.
+        item.user_properties += [("row", json.dumps(mark.args[0])) for mark in item.iter_markers("row")]
         needed = [str(name) for mark in item.iter_markers("needs") for name in mark.args]
         refuse_unknown(needed, item.nodeid)
         for name in needed:
