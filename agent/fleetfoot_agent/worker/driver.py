@@ -5,6 +5,7 @@ Whatever raises inside becomes a `Fail` with its code before activation, and a r
 """
 
 import logging
+import time
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -13,7 +14,14 @@ from fleetfoot_agent.layout import Layout, disk_error, version_name
 from fleetfoot_agent.seam import Seam
 from fleetfoot_agent.worker import lifecycle, planning
 from fleetfoot_agent.worker.journal import Journal
-from fleetfoot_agent.worker.lifecycle import BEFORE_ACTIVATION, Record, Say, Work
+from fleetfoot_agent.worker.lifecycle import (
+    BEFORE_ACTIVATION,
+    RETRY_BASE,
+    TRANSIENT,
+    Record,
+    Say,
+    Work,
+)
 from fleetfoot_agent.worker.memory import Memory
 from fleetfoot_agent.worker.planning import Planned
 from fleetfoot_agent.worker.proving import Proving
@@ -87,12 +95,26 @@ class Driver:
         return self._staging.answer
 
     def complain(self, code: Code, message: str) -> None:
-        """Remember an error that is not about the work in hand."""
-        self._journal.complain(code, message)
+        """Remember an error that is not about the work in hand. Raises `OSError`."""
+        if self.broken is None:  # else the record in hand is not what the journal says
+            self._journal.complain(code, message)
+
+    def give_up(self, error: OSError) -> None:
+        """Do nothing more in this run: the disk refused what had to be written."""
+        self.broken = disk_error(error, "keeping the journal")
+        log.error("component=%s cause=%a", self.component.name, self.broken)
+        self.wants.at = int(time.time()) + RETRY_BASE
 
     def release_of(self, work: Work) -> tuple[Release, bytes] | None:
         """The verified manifest of the work and its envelope, if it is here."""
         return self._staging.release_of(work)
+
+    @property
+    def may_go_on(self) -> bool:
+        """Whether it only waits for the leave to activate."""
+        work = self.record.work
+        staged = self.record.state is _L.STAGED and self.broken is None
+        return staged and work is not None and work.act is not Act.STAGE
 
     # -- the plan
 
@@ -102,6 +124,8 @@ class Driver:
         self.plan = planned.plan
         self._staging.answer = planning.answer(self._config, planned, None)
         if self.broken:
+            if self.broken.upgrade_code in TRANSIENT:
+                self.wants.at = now + RETRY_BASE
             return
         work, plan, state = self.record.work, planned.plan, self.record.state
         goal = plan.goal if plan.act in (Act.INSTALL, Act.STAGE, Act.RETURN) else None
@@ -155,6 +179,11 @@ class Driver:
             problem = error
         except OSError as error:
             problem = disk_error(error, f"while {state}")
+            if self.record.state is _L.ROLLING_BACK:
+                # Going back always finishes, so it is tried again at the next look, not given up.
+                self._proving.look_away()
+                log.error("component=%s state=%s cause=%a", self.component.name, state, problem)
+                return False
         name = self.component.name
         log.warning("component=%s state=%s code=%s cause=%a", name, state, problem.code, problem)
         self._failed(state, problem)
@@ -188,7 +217,8 @@ class Driver:
                 failed = Event.UPGRADE_DOWNLOAD_FAILED
             self._journal.step(lifecycle.Fail(failed, problem.upgrade_code, problem.message))
         elif state is _L.ROLLING_BACK:
-            self._proving.end_trial()
+            # The trial stays: should anything start what `current` still leads to, the guard is there.
+            self._proving.look_away()
             self._journal.step(lifecycle.WayBackFailed(problem.message))
         else:
             self._proving.look_away()

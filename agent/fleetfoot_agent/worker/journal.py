@@ -7,6 +7,7 @@ torn or of another schema is rebuilt from what lies on the disk.
 import logging
 import time
 from collections.abc import Callable
+from typing import Any
 
 from fleetfoot_agent import durable
 from fleetfoot_agent.layout import Layout, target_of, version_name
@@ -45,6 +46,7 @@ class Journal:
     """The record of the component in `layout`. `rebuilt`: it had to be made anew from the disk.
 
     say: told of each event of a step with its rollout; changed: called before something that takes long.
+    Neither may raise: what is told must not decide what is done.
     """
 
     def __init__(
@@ -75,20 +77,24 @@ class Journal:
         try:
             record = read_record(data or b"")
         except ValueError:
-            self._rebuild(current)
+            self._rebuild(current, Record())
             return
         runs = target_of(version_name(record.run.version, record.run.digest)) if record.run else None
         if record.state not in lifecycle.IN_FLIGHT and current != runs:
-            self._rebuild(current)
+            kept = {"run": None, "prev": None, "state": _L.IDLE, "work": None}
+            self._rebuild(current, record.model_copy(update=kept))
             return
         self.record = record
 
-    def _rebuild(self, current: str | None) -> None:
-        """A record from what lies on the disk: what `current` leads to runs; a trial is judged anew."""
+    def _rebuild(self, current: str | None, known: Record) -> None:
+        """A record from what lies on the disk: what `current` leads to runs; a trial is judged anew.
+
+        known: what is still known besides. Its floor, refusals and outcomes stay.
+        """
         self.rebuilt = True
         log.warning("journal rebuilt component=%s current=%s", self._component, current)
         if current is None:
-            self.write(Record())
+            self.write(known)
             return
         trial = self._layout.read_trial()
         names = (trial.old, trial.new) if trial and current in (trial.old, trial.new) else (current, current)
@@ -98,7 +104,7 @@ class Journal:
             if run is None:
                 text = f"nothing verifiable says what {current} is"
                 raise UpgradeError(Code.UPGRADE_LAYOUT_REFUSED, text)
-            self.write(Record(run=run[0], floor=run[1].min_counter))
+            self._write_rebuilt(known, run)
             return
         goal = Goal(version=new[0].version, counter=new[0].counter, digest=new[0].digest, length=0)
         work = Work(
@@ -109,7 +115,11 @@ class Journal:
             min_counter=new[1].min_counter,
         )
         # Probation notices by itself that the guard has gone back already.
-        self.write(Record(state=_L.PROBATION, run=old[0], floor=old[1].min_counter, work=work))
+        self._write_rebuilt(known, old, state=_L.PROBATION, work=work)
+
+    def _write_rebuilt(self, known: Record, run: tuple[Installed, Release], **changes: Any) -> None:
+        floor = max(known.floor, run[1].min_counter)
+        self.write(known.model_copy(update={"run": run[0], "floor": floor, **changes}))
 
     def _installed(self, target: str) -> tuple[Installed, Release] | None:
         """What the verified release beside a tree says that it is."""

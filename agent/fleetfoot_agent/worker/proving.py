@@ -52,6 +52,8 @@ class Proving:
         except FleetfootError as error:
             # Nothing was touched yet, and without a supervisor nothing could be proved.
             raise UpgradeError(Code.UPGRADE_IO_ERROR, error.message, remedy=error.remedy) from error
+        # One that an earlier attempt could not remove must not be taken for this one's.
+        self._layout.remove_trial()
         run = self._journal.record.run
         self._journal.step(lifecycle.Activate(version_name(run.version, run.digest) if run else None))
         return True
@@ -158,7 +160,7 @@ class Proving:
         self._restart()
 
     def end_trial(self) -> None:
-        """Remove the trial, if the disk lets us: where `current` does not lead to it, it does nothing."""
+        """Remove the trial, if the disk lets us: with `current` gone back it does nothing any more."""
         try:
             self._layout.remove_trial()
         except OSError as error:
