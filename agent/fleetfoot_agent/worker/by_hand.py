@@ -133,7 +133,7 @@ def _drive(
         raise UpgradeError(
             Code.UPGRADE_BELOW_FLOOR, f"counter {goal.counter} is below the floor {driver.record.floor}"
         )
-    planned = Planned(Plan(Act.INSTALL, Why.ORDERED, goal), None, frozenset(), None, False)
+    planned = Planned(Plan(Act.INSTALL, Why.ORDERED, goal))
     told = ""
     driver.follow(planned, int(time.time()))
     while driver.record.work is not None:

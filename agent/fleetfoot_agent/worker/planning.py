@@ -17,13 +17,16 @@ from fleetfoot_protocol.states import Verdict
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """A plan with the document that decided it (None if there is none) and what was withdrawn."""
+    """A plan with the document that decided it (None if there is none) and what was withdrawn.
+
+    lapsed: a document that would have decided, had it not expired.
+    """
 
     plan: Plan
-    document: Desired | None
-    withdrawn: frozenset[str]
-    mirror: str | None
-    expired: bool
+    document: Desired | None = None
+    withdrawn: frozenset[str] = frozenset()
+    mirror: str | None = None
+    lapsed: Desired | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +69,7 @@ def make_plan(config: AgentConfig, memory: Memory, component: str, record: Recor
         document=document,
         withdrawn=frozenset(withdrawn),
         mirror=document.mirror if document and document.mirror else group.mirror if group else None,
-        expired=len(valid) < len(present),
+        lapsed=next((doc for scope, doc in present.items() if scope not in valid), None),
     )
 
 
@@ -107,7 +110,7 @@ def answer(config: AgentConfig, planned: Planned, allowed: Permission | None) ->
     """The answer to the decisive document; None where there is none. `allowed` None: not asked yet."""
     document, plan = planned.document, planned.plan
     if document is None:
-        return None
+        return _expired(planned.lapsed) if planned.lapsed else None
     verdict, code, reason = _VERDICTS[plan.act], plan.code, str(plan.why)
     acts = plan.act in (Act.INSTALL, Act.STAGE, Act.RETURN)
     if acts and not config.policy.enabled:
@@ -119,6 +122,14 @@ def answer(config: AgentConfig, planned: Planned, allowed: Permission | None) ->
     elif acts and allowed is not None and allowed.verdict != "proceed":
         verdict = Verdict.DEFERRED if allowed.verdict == "defer" else Verdict.REJECTED
         code, reason = allowed.code, allowed.reason
+    return _answer(document, verdict, code, reason)
+
+
+def _expired(document: Desired) -> Answer:
+    return _answer(document, Verdict.REJECTED, Code.UPGRADE_EXPIRED, f"it expired at {document.expires}")
+
+
+def _answer(document: Desired, verdict: Verdict, code: Code | None, reason: str) -> Answer:
     return Answer(
         epoch=document.epoch,
         sequence=document.sequence,

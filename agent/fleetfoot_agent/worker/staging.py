@@ -86,7 +86,8 @@ class Staging:
         """What local policy says to the work now."""
         plan = Plan(work.act, Why.ORDERED, work.goal, work.rollout)
         record = self._journal.record
-        staged = self._layout.is_installed(work.name) or record.state is not _L.WAITING
+        fetching = record.state not in (_L.IDLE, _L.WAITING)  # then its room on the disk is taken already
+        staged = fetching or self._layout.is_installed(work.name)
         return planning.permission(self._config, record, plan, release, staged=staged, by_hand=self._by_hand)
 
     def wait_for_manifest(self, work: Work, planned: Planned) -> bool:
@@ -105,11 +106,11 @@ class Staging:
         if permitted.verdict != "proceed" or permitted.artifact is None:
             self._journal.step(lifecycle.Abandon())
             return False
-        present = self._present(work, permitted.artifact)
+        present = self._present(work, found[1], permitted.artifact)
         self._journal.step(lifecycle.Permit(release.min_counter, present))
         return True
 
-    def _present(self, work: Work, artifact: Artifact) -> bool:
+    def _present(self, work: Work, envelope: bytes, artifact: Artifact) -> bool:
         """Whether the whole tree lies here already; what is not whole is cleared away."""
         if not self._layout.is_installed(work.name):
             return False
@@ -117,6 +118,8 @@ class Staging:
             if tree_sha256(extract.hash_tree(self._layout.tree(work.name))) == artifact.tree_sha256:
                 return True
         log.warning("component=%s tree=%s was changed: fetched again", self._component, work.name)
+        # The only copy of the manifest may be the one beside the tree, which goes with it.
+        self._memory.store(f"manifest.{work.goal.digest}", envelope)
         self._layout.discard(work.name)
         return False
 
