@@ -47,6 +47,10 @@ class Intake:
 _ORDER = ("root", "manifest", "group", "own", "heartbeat", "probe")
 
 
+#: Alarms about documents, which stand until the next one that is taken.
+_HEALED = (Code.UPGRADE_EQUIVOCATION, Code.UPGRADE_INTERNAL)
+
+
 def _rank(slot: str) -> tuple[int, str]:
     kind, _, rest = slot.partition(".")
     return _ORDER.index(kind), rest.zfill(10)
@@ -139,8 +143,9 @@ class Reader:
                     raise TrustError(Code.UPGRADE_EQUIVOCATION, text)
                 return
         self._memory.store(name, message.payload)
-        if self._memory.set_alarm(Code.UPGRADE_EQUIVOCATION, False):
-            log.info("equivocation healed by sequence=%d", document.sequence)
+        for code in _HEALED:
+            if self._memory.set_alarm(code, False):
+                log.info("alarm=%s healed by sequence=%d", code, document.sequence)
         intake.changed = True
 
     def _heartbeat(self, message: SpooledMessage, intake: Intake) -> None:

@@ -1,7 +1,9 @@
 """What the worker tells the world: the attested status and the events of the outbox."""
 
 import json
+import logging
 import time
+from contextlib import suppress
 from typing import Any
 
 from fleetfoot_agent import durable
@@ -20,8 +22,14 @@ from fleetfoot_protocol.fields import CHANNELS_ADMITTED
 from fleetfoot_protocol.reports import Clock, ComponentStatus, PolicySummary, Problem, Status
 from fleetfoot_protocol.states import Lifecycle, Verdict
 
+log = logging.getLogger(__name__)
+
 #: What this agent can be asked to do. Kept when `enabled` is false: then it answers `upgrade_disabled`.
 CAPABILITIES = ("upgrade", "stage", "rollback")
+
+
+#: Alarms about what runs, which stand until an upgrade has proved itself.
+HEALED = (Code.UPGRADE_BOTH_BAD, Code.UPGRADE_JOURNAL_REBUILT)
 
 
 def _essence(status: dict[str, Any]) -> dict[str, Any]:
@@ -71,7 +79,25 @@ class Reporter:
         self._last: dict[str, Any] | None = None
 
     def event(self, component: str | None, say: Say, rollout: str | None) -> None:
-        """Put one event into the outbox; what had to be dropped for it is counted."""
+        """Put one event into the outbox, and let it raise or heal alarms. Never raises `OSError`.
+
+        What had to be dropped for it is counted as lost, and so is an event that the disk refuses.
+        """
+        if say.event is Event.ALARM and say.code is not None:
+            self._memory.alarms.add(str(say.code))
+        if say.event is Event.UPGRADE_COMPLETED:
+            self._memory.alarms -= {str(code) for code in HEALED}
+        try:
+            lost = self._append(component, say, rollout)
+        except OSError as error:
+            log.error("event lost event=%s cause=%a", say.event, str(error))
+            lost = 1
+        self._memory.lost_events += lost
+        if lost or say.event in (Event.ALARM, Event.UPGRADE_COMPLETED):
+            with suppress(OSError):  # it is in the next status all the same, and saved with the next counter
+                self._memory.save()
+
+    def _append(self, component: str | None, say: Say, rollout: str | None) -> int:
         fleet = self._memory.root.fleet
         event = cloud_event(
             say.event,
@@ -83,14 +109,11 @@ class Reporter:
             rollout=rollout,
             code=say.code,
         )
-        lost = self._spool.append_event(json.dumps(event, separators=(",", ":")).encode())
-        if lost:
-            self._memory.lost_events += lost
-            self._memory.save()
+        return self._spool.append_event(json.dumps(event, separators=(",", ":")).encode())
 
     def alarm(self, code: Code, message: str, component: str | None = None) -> None:
-        """Tell an alarm, and let it stand in the status."""
-        if self._memory.set_alarm(code, True):
+        """Tell an alarm, once while it stands in the status."""
+        if code not in self._memory.alarms:
             self.event(component, Say(Event.ALARM, code, {"message": line(message)}), None)
 
     def status(self, drivers: dict[str, Driver], time_floor: int) -> None:

@@ -9,6 +9,7 @@ import logging
 import os
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -18,7 +19,7 @@ from fleetfoot_agent.seam import Seam, SocketSeam
 from fleetfoot_agent.spool import WakeAt, Want, WorkerSide, take_wake, wake_pending
 from fleetfoot_agent.worker import lifecycle, planning, platform_facts
 from fleetfoot_agent.worker.driver import Driver
-from fleetfoot_agent.worker.intake import Intake, Reader
+from fleetfoot_agent.worker.intake import Intake, Reader, Refusal
 from fleetfoot_agent.worker.lifecycle import Say
 from fleetfoot_agent.worker.memory import Memory
 from fleetfoot_agent.worker.planning import Clock, Planned
@@ -158,7 +159,7 @@ class Session:
                 SpoolBlobs(spool),
                 seam(component),
                 reporter.event,
-                changed=self.tell,
+                changed=self._tell_meanwhile,
             )
             for name, component in config.components.items()
         }
@@ -184,17 +185,25 @@ class Session:
         clock = self._clock()
         for name, driver in self.drivers.items():
             self._carry(name, driver, clock)
+        for name, driver in self.drivers.items():
+            if driver.may_go_on and self._may_activate(driver):
+                # It had to wait for one that came later in this turn and is done now.
+                self._carry(name, driver, clock)
         self._freshness(clock)
+        self._way_back()
         self._forget_manifests()
         self.tell()
 
     def _carry(self, name: str, driver: Driver, clock: Clock) -> None:
         planned = self._plan(name, driver, clock)
-        driver.follow(planned, clock.now)
-        while driver.advance(planned, may_activate=self._may_activate(driver)):
-            # Every step may have changed what the documents ask for: a commit, a refusal, a way back used up.
-            planned = self._plan(name, driver, clock)
+        try:
             driver.follow(planned, clock.now)
+            while driver.advance(planned, may_activate=self._may_activate(driver)):
+                # Every step may have changed what the documents ask for: a commit, a refusal, a return.
+                planned = self._plan(name, driver, clock)
+                driver.follow(planned, clock.now)
+        except OSError as error:
+            driver.give_up(error)  # the other components' disk may be well
         self._tell_answer(name, driver, planned)
 
     def _plan(self, name: str, driver: Driver, clock: Clock) -> Planned:
@@ -207,6 +216,13 @@ class Session:
         )
 
     # -- telling
+
+    def _tell_meanwhile(self) -> None:
+        """Tell before something that takes long. What the disk refuses now is told in the end."""
+        try:
+            self.tell()
+        except OSError as error:
+            log.warning("not told meanwhile cause=%a", str(error))
 
     def tell(self) -> None:
         """Write wants, the next wake and the status, as far as they changed."""
@@ -260,13 +276,24 @@ class Session:
         for code, message in intake.alarms:
             self._reporter.alarm(code, message)
         for refusal in intake.refusals:
-            component = refusal.component if refusal.component in self.drivers else None
+            component = self._component_of(refusal)
             say = Say(
                 Event.UPGRADE_REJECTED, refusal.code, {"slot": refusal.slot, "message": refusal.message}
             )
             self._reporter.event(component, say, None)
             if component is not None:
-                self.drivers[component].complain(refusal.code, refusal.message)
+                with suppress(OSError):  # it was told, and the journal says so itself
+                    self.drivers[component].complain(refusal.code, refusal.message)
+
+    def _component_of(self, refusal: Refusal) -> str | None:
+        """The component that a refusal is about: the one its slot names, or whose work waits for it."""
+        if refusal.component in self.drivers:
+            return refusal.component
+        for name, driver in self.drivers.items():
+            work = driver.record.work
+            if work is not None and refusal.slot == f"manifest.{work.goal.digest}":
+                return name
+        return None
 
     def _freshness(self, clock: Clock) -> None:
         heartbeat = self._memory.heartbeat()
@@ -275,17 +302,22 @@ class Session:
             self._reporter.alarm(Code.UPGRADE_STALE, "no fresh heartbeat of the manager has come")
         else:
             self._memory.set_alarm(Code.UPGRADE_STALE, False)
+
+    def _way_back(self) -> None:
+        """Alarm while anything runs a withdrawn release and cannot leave it."""
+        free = True
         for name, driver in self.drivers.items():
-            plan = driver.plan
-            if plan is None or driver.record.state in lifecycle.IN_FLIGHT:
+            plan, answer = driver.plan, driver.answer
+            if plan is None or driver.broken or driver.record.state in lifecycle.IN_FLIGHT:
+                free = False  # not known before it has ended
                 continue
-            stuck = plan.code is Code.UPGRADE_NO_WAY_BACK
-            blocked = plan.act is Act.RETURN and driver.answer and driver.answer.verdict is Verdict.REJECTED
-            if stuck or blocked:
+            rejected = answer is not None and answer.verdict is Verdict.REJECTED
+            if plan.code is Code.UPGRADE_NO_WAY_BACK or (plan.act is Act.RETURN and rejected):
+                free = False
                 text = f"{name} runs a withdrawn release and cannot go back"
                 self._reporter.alarm(Code.UPGRADE_NO_WAY_BACK, text, name)
-            elif len(self.drivers) == 1:
-                self._memory.set_alarm(Code.UPGRADE_NO_WAY_BACK, False)
+        if free:
+            self._memory.set_alarm(Code.UPGRADE_NO_WAY_BACK, False)
 
     def _forget_manifests(self) -> None:
         """Drop manifests that no work and no plan is about."""
