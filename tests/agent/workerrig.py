@@ -25,14 +25,16 @@ from fleetfoot_agent.spool import CourierSide
 from fleetfoot_agent.worker import extract, memory
 from fleetfoot_agent.worker.lifecycle import Record
 from fleetfoot_agent.worker.run import Worker
-from fleetfoot_protocol import dsse, times, trust
+from fleetfoot_protocol import dsse, keys, times, trust
 from fleetfoot_protocol.documents import Desired, Goal, Heartbeat, Probe, Release, Target
 from fleetfoot_protocol.dsse import PayloadType
 from fleetfoot_protocol.errors import FleetfootError
 from fleetfoot_protocol.reports import ComponentStatus, Status
 from fleetfoot_protocol.resolve import Device as Facts
 from fleetfoot_protocol.resolve import Plan, resolve
+from fleetfoot_protocol.states import Verdict
 from fleetfoot_protocol.tree import tree_sha256
+from fleetfoot_protocol.trust import TrustRoot
 
 GROUP = "g-one"
 DEVICE = "dev-001"
@@ -81,6 +83,20 @@ class Stock:
 
     def order(self, sequence: int, *targets: Target, **fields: Any) -> bytes:
         return self.signed(PayloadType.DESIRED, self.desired(sequence, *targets, **fields).payload())
+
+    def root_after(
+        self, have: TrustRoot, *, director: bytes | None = None, signed_by: str = "root", **changes: Any
+    ) -> tuple[TrustRoot, bytes]:
+        """The next trust root and its envelope; another `director` key makes a new epoch."""
+        fields = have.model_dump(mode="json")
+        fields["version"] += 1
+        if director is not None:
+            public = keys.public_of(director)
+            fields["keys"][keys.key_id(public)] = public.hex()
+            fields["roles"]["director"]["keys"] = [keys.key_id(public)]
+            fields["epoch"] += 1
+        root = TrustRoot.model_validate_json(json.dumps(fields | changes), strict=True)
+        return root, self.signed(PayloadType.ROOT, root.payload(), key=signed_by)
 
     def heartbeat(self, issued: float, expires: float) -> bytes:
         beat = Heartbeat(
@@ -178,6 +194,11 @@ class Rig:
             for name in self.config.components
         }
         self.bundles: dict[str, Bundle] = {}
+        self.asked_for: set[str] = set()
+
+    def obey(self, **settings: Any) -> None:
+        """Give the device another local policy, as its owner would with an editor."""
+        self.config = configure(self.folder, **settings)
 
     @property
     def machine(self) -> Machine:
@@ -201,6 +222,7 @@ class Rig:
         want = self.courier.read_want()
         if want is None or not self.served:
             return False
+        self.asked_for |= {blob.sha256 for blob in want.blobs}
         self.courier.drop_seen()
         self.courier.keep_blobs({blob.sha256 for blob in want.blobs})
         blobs = {p.name: p for b in self.bundles.values() for p in (b.path / "blobs").iterdir()}
@@ -236,6 +258,12 @@ class Rig:
         assert self.runs(bundle)
 
     # -- what there is to see
+
+    def answer(self) -> tuple[Verdict, str]:
+        """Verdict and code of the last answer."""
+        found = self.component().answered
+        assert found is not None
+        return found.verdict, found.code
 
     def record(self, component: str = "kiosk") -> Record:
         data = Layout(self.config.install_root, component).journal.read_bytes()
@@ -308,16 +336,18 @@ install_root = "opt"
 [broker]
 url = "mqtt://127.0.0.1:1"
 [upgrade]
-enabled = true
+enabled = {enabled}
 {policy}
 [components.kiosk]
 {more}
 """
 
 
-def configure(folder: Path, *, policy: str = "", more: str = "", window: float = 0.0) -> AgentConfig:
+def configure(
+    folder: Path, *, enabled: bool = True, policy: str = "", more: str = "", window: float = 0.0
+) -> AgentConfig:
     """A configuration below `folder`; probation is one look long, or `window` seconds."""
-    text = _TOML.format(device=DEVICE, group=GROUP, policy=policy, more=more)
+    text = _TOML.format(device=DEVICE, group=GROUP, enabled=str(enabled).lower(), policy=policy, more=more)
     config = configuration.parse(text, folder / "agent.toml")
 
     def quick(component: Component) -> Component:
