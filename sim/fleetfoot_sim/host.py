@@ -2,11 +2,13 @@
 
 SPEC is a JSON file with `configs`, the paths of the devices' agent.toml. Commands, a line each:
 ``install BUNDLE``, ``connect``, ``disconnect``; each is answered by a line of JSON. When standard input
-ends, however that came about, every component is stopped and the process ends.
+ends, however that came about, every component is stopped and the process ends. SIGTERM is not obeyed: it
+would come in the midst of that, and leave components behind that nobody knows of.
 """
 
 import json
 import logging
+import signal
 import sys
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -39,6 +41,8 @@ def _each(devices: Iterable[HostedDevice], act: Callable[[HostedDevice], Any]) -
 
 def main(arguments: list[str]) -> int:
     """Host the devices until standard input ends. Returns 0."""
+    # A handler, not SIG_IGN: what is ignored here would be ignored by every component as well.
+    signal.signal(signal.SIGTERM, lambda *_: None)
     logging.basicConfig(level="INFO", stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s")
     spec = json.loads(Path(arguments[0]).read_text("utf-8"))
     configs = [configuration.load(Path(path)) for path in spec["configs"]]
