@@ -89,6 +89,18 @@ def test_silent_clients_are_dropped_and_too_many_are_turned_away(
     assert seam.state().active is False
 
 
+def test_a_line_without_an_end_is_refused_before_it_fills_the_memory(
+    run_dir: Path, begin: Begin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(seam_module, "_CLIENT_SECONDS", 1000.0)
+    begin()
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(20)
+        connection.connect(str(run_dir / "kiosk.sock"))
+        connection.sendall(b"x" * 4096)
+        assert list(json.loads(connection.recv(4096))) == ["error"]
+
+
 def test_a_client_that_goes_away_harms_nobody(layout: Layout, run_dir: Path, begin: Begin) -> None:
     install(layout, ONE, RUNS)
     layout.swap_current(target_of(ONE))

@@ -371,9 +371,11 @@ def test_the_end_of_a_supervisor_leaves_no_process_and_no_file(
 
 
 def test_with_nothing_installed_it_waits_and_a_restart_starts_what_is_there_then(
-    layout: Layout, begin: Begin
+    layout: Layout, tmp_path: Path, begin: Begin
 ) -> None:
-    seam = begin()
+    seam = begin(guard=guard_script(tmp_path, "echo looked\n"))
+    log = layout.folder / "log"
+    until(lambda: log.exists() and log.read_text().count("looked") >= 3, "three looks")
     state = seam.state()
     assert (state.active, state.ready, state.pid, state.restarts, state.target) == (
         False,
