@@ -1,4 +1,4 @@
-"""How a test says which attack of the catalogue it carries out, so that the documentation can tell the outcome.
+"""How a test says which attack of the catalogue it carries out, so that the documentation tells the outcome.
 
 Use, on a test whose name starts with `test_row_NN_` (two digits), anywhere below `tests/`:
 
@@ -11,8 +11,8 @@ holds: cells of the compromise table that this test proves, (who is compromised,
 of its parameters passed.
 
 The mark travels as the property `row` of the JUnit report (`pytest --junitxml=FILE`), which tests/conftest.py
-adds. `docs/security_table.py FILE` writes the tables of docs/security.md from it: a row whose test was not run,
-was left out or failed is shown as such, never as survived.
+adds. `docs/security_table.py FILE` writes the tables of docs/security.md from it: a row whose test was not
+run, was left out or failed is shown as such, never as survived.
 """
 
 from collections.abc import Callable, Sequence
@@ -41,7 +41,7 @@ Test = TypeVar("Test", bound=Callable[..., Any])
 def row(
     number: int, tried: str, survived: str, *, holds: Sequence[tuple[str, str]] = ()
 ) -> Callable[[Test], Test]:
-    """Mark a test as one of row `number` of the catalogue. Raises ValueError for what the table cannot show."""
+    """Mark a test as one of row `number` of the catalogue. ValueError for what the table cannot show."""
     for who, wants in holds:
         if who not in WHO or wants not in WANTS:
             raise ValueError(f"no such cell: {who}, {wants}")
