@@ -1,7 +1,7 @@
 """What the manager does because time has passed, apart from rollouts: renewing, and tidying up.
 
 Looked at every half minute: nothing here is in a hurry. At start, everything is made anew that no longer
-says what is the case: another epoch of the root, another mirror.
+says what is the case: another root, another mirror.
 """
 
 import logging
@@ -36,16 +36,22 @@ class Agenda:
         """Bring the store's documents up to what this process runs with."""
         self._put_roots(work)
         mirror = get_meta(work.tx, "mirror")
+        root = get_meta(work.tx, "root")
+        another_root = root != str(self._house.root.version)
         table = schema.documents.c
         rows = work.tx.execute(
-            sa.select(table.group, table.component, table.epoch).where(table.kind == str(Kind.GROUP_DESIRED))
+            sa.select(table.group, table.component).where(table.kind == str(Kind.GROUP_DESIRED))
         ).all()
-        for group, component, epoch in rows:
-            if epoch != self._house.root.epoch or mirror != self._house.mirror:
+        for group, component in rows:
+            if another_root or mirror != self._house.mirror:
                 work.renew_desired(group, component)
         set_meta(work.tx, "mirror", self._house.mirror)
+        set_meta(work.tx, "root", str(self._house.root.version))
+        for name in work.rollouts if another_root else ():
+            work.renew_progress(name)
         for group in {*inventory.groups(work.tx), *(row[0] for row in rows)}:
-            if documents.get(work.tx, documents.place(Kind.HEARTBEAT, group=group)) is None:
+            known = documents.get(work.tx, documents.place(Kind.HEARTBEAT, group=group))
+            if known is None or another_root:
                 work.renew_heartbeat(group)
         self.act(work)
 

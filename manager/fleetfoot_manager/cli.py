@@ -17,6 +17,16 @@ _CHATTY = ("amqtt", "transitions", "aiohttp")
 _FORMAT = "ts=%(asctime)s level=%(levelname)s logger=%(name)s %(message)s"
 
 
+class OneLine(logging.Formatter):
+    """Messages as they are, but on one line: some of their words come from the network."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        record.message = "".join(
+            char if char.isprintable() else char.encode("unicode_escape").decode() for char in record.message
+        )
+        return super().formatMessage(record)
+
+
 def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the `manager` command."""
     parser = subparsers.add_parser("manager", help="run the manager of a fleet, or make a new one")
@@ -140,7 +150,9 @@ def _run(args: argparse.Namespace) -> int:
     from fleetfoot_manager.run import Options, Ready, parse_address, run
     from fleetfoot_protocol import topics
 
-    logging.basicConfig(level=args.log_level.upper(), format=_FORMAT, stream=sys.stderr)
+    console = logging.StreamHandler()
+    console.setFormatter(OneLine(_FORMAT))
+    logging.basicConfig(level=args.log_level.upper(), handlers=[console])
     for name in _CHATTY:
         logging.getLogger(name).setLevel(logging.DEBUG if args.log_level == "debug" else logging.WARNING)
     try:

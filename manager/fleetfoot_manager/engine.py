@@ -102,6 +102,8 @@ class Engine:
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._live: dict[str, Rollout] = {}
         self._registry = Registry()
+        self._ticks: dict[str, float] = {}
+        self._not_before: dict[str, float] = {}
         self._session: int | None = None
         self._in_flight: dict[int, int] = {}
         self._sent_up_to = 0
@@ -150,11 +152,11 @@ class Engine:
                 batch = self._collect()
                 self._process(batch)
                 self._pump()
-            self._farewell()
         except BaseException as error:
             self.failure = error
             log.critical("the engine ends: %s", error, exc_info=not isinstance(error, FleetfootError))
         finally:
+            self._farewell()
             self._closed = True
             self._on_end()
 
@@ -174,14 +176,15 @@ class Engine:
         return batch
 
     def _next_deadline(self) -> float:
-        moments = [self._agenda.next_deadline(), self.reassertion.next_deadline()]
-        moments += [due for of in self._live.values() if (due := rollout.next_deadline(of)) is not None]
+        moments = [self._agenda.next_deadline(), *self._ticks.values()]
+        if self._session is not None and len(self._in_flight) < WINDOW:
+            moments.append(self.reassertion.next_deadline())
         return min(moments)
 
     def _process(self, batch: list[Input]) -> None:
         decisive = [item for item in batch if not self._note(item)]
         now = self._clock()
-        overdue = [of.id for of in self._live.values() if (rollout.next_deadline(of) or now + 1) <= now]
+        overdue = [name for name, due in self._ticks.items() if due <= now]
         # Acknowledgements alone are no reason to write; a row that is sent twice does no harm.
         tidy = self._acknowledged and (not batch or len(self._acknowledged) >= _TIDY_ROWS)
         if not (decisive or overdue or tidy or self._agenda.next_deadline() <= now):
@@ -193,7 +196,9 @@ class Engine:
                 writes = topic is None or topic.kind not in _OF_DEVICES
                 self._guarded(work, type(item).__name__, partial(self._take, work, item, topic), writes)
             for name in overdue:
-                self._guarded(work, "Tick", partial(self._tick, work, name))
+                # What fails is not tried again at once.
+                if not self._guarded(work, "Tick", partial(self._tick, work, name)):
+                    self._not_before[name] = now + _TICK_SECONDS
             self._guarded(work, "agenda", partial(self._agenda.act, work))
         self._acknowledged.clear()
         self._tell_counts(now)
@@ -236,16 +241,26 @@ class Engine:
             yield work
             work.finish()
         self._live = work.rollouts
+        self._plan_ticks()
         if work.effects:
             self._house.faults.hit(Stage.AFTER_COMMIT, work.effects)
             self._pump()
             self._house.faults.hit(Stage.AFTER_PUBLISH, work.effects)
 
-    def _guarded(self, work: Work, what: str, act: Callable[[], None], writes: bool = True) -> None:
-        """One step; what is wrong with it is logged and ends nothing but the step."""
+    def _plan_ticks(self) -> None:
+        """When each live rollout has to be told the time."""
+        self._not_before = {name: when for name, when in self._not_before.items() if name in self._live}
+        deadlines = ((name, rollout.next_deadline(of)) for name, of in self._live.items())
+        self._ticks = {
+            name: max(due, self._not_before.get(name, due)) for name, due in deadlines if due is not None
+        }
+
+    def _guarded(self, work: Work, what: str, act: Callable[[], None], writes: bool = True) -> bool:
+        """One step; what is wrong with it is logged and ends nothing but the step. Whether it went well."""
         try:
             with work.step(writes=writes):
                 act()
+            return True
         except OperationalError:
             raise
         except FleetfootError as error:
@@ -256,6 +271,7 @@ class Engine:
         except Exception:
             self.dropped[what] += 1
             log.exception("dropped input=%s", what)
+        return False
 
     def _take(self, work: Work, item: Input, topic: Topic | None) -> None:
         match item:

@@ -149,7 +149,7 @@ class Work:
         """Take in a rollout that has just been planned."""
         self.rollouts[new.id] = new
         self._changed[new.id] = new
-        self._progress[new.id] = None
+        self.renew_progress(new.id)
 
     def advance(self, name: str, event: RolloutEvent) -> Rollout:
         """Let something happen to a rollout and apply all that follows. Raises KeyError for an unknown one.
@@ -192,7 +192,7 @@ class Work:
                 for group in of.groups:
                     self.renew_desired(group, of.component)
             case effects.PublishProgress():
-                self._progress[of.id] = None
+                self.renew_progress(of.id)
             case effects.Emit(event, data, code):
                 self._emit(of, event, data, code)
             case _:
@@ -251,6 +251,10 @@ class Work:
     def renew_heartbeat(self, group: str) -> None:
         """Let the group's heartbeat be signed anew."""
         self._heartbeats[group] = None
+
+    def renew_progress(self, name: str) -> None:
+        """Let the rollout's progress be told and attested anew."""
+        self._progress[name] = None
 
     # --- the end of the transaction ------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 import json
 import sqlite3
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,9 @@ from tests.manager.realm import COMPONENT, PLATFORM, Device, Realm, ended, runs
 from tests.support.waiting import until
 
 from fleetfoot_manager.ingest import Ingest
+from fleetfoot_manager.rollout import Rollout, RolloutEvent, Tick
 from fleetfoot_manager.store import STORE_NAME
+from fleetfoot_manager.work import Work
 from fleetfoot_protocol import admission, dsse, keys, topics, trust
 from fleetfoot_protocol.documents import Desired
 from fleetfoot_protocol.dsse import PayloadType
@@ -540,6 +543,46 @@ def test_a_store_that_fails_ends_the_manager(rig: Rig) -> None:
     rig.arrive("ff/v1/groups/hall/devices/dev-1/presence", b"online")
     assert rig.ended.wait(10)
     assert "taken over" in str(rig.engine.failure)
+
+
+def test_a_manager_that_fails_says_that_it_is_gone(rig: Rig) -> None:
+    settled(rig)
+    rig.acknowledge()
+    with sqlite3.connect(rig.realm.state / STORE_NAME) as thief:
+        thief.execute("UPDATE meta SET value = 'somebody else' WHERE name = 'lease'")
+    thief.close()
+    rig.arrive("ff/v1/groups/hall/devices/dev-1/presence", b"online")
+    until(lambda: rig.broker.on(PRESENCE)[-1:] == [b"offline"], "offline")
+
+
+def test_the_engine_rests_while_it_cannot_do_what_is_due(rig: Rig, realm: Realm, device: Device) -> None:
+    rolling(rig, realm, device)
+    echo_everything(rig)
+    rig.disconnect()
+    rig.arrive(DESIRED, b"forged")
+    looks = rig.looks
+    end = time.monotonic() + 1.5
+    until(lambda: time.monotonic() > end, "a while")
+    assert rig.looks - looks < 50
+
+
+def test_a_timer_that_fails_is_tried_again_once_a_second(
+    rig: Rig, realm: Realm, device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = rolling(rig, realm, device, device_timeout=100)
+    whole = Work.advance
+    tried: list[float] = []
+
+    def fragile(self: Work, which: str, event: RolloutEvent) -> Rollout:
+        if isinstance(event, Tick) and len(tried) < 2:
+            tried.append(time.monotonic())
+            raise ZeroDivisionError("on purpose")
+        return whole(self, which, event)
+
+    monkeypatch.setattr(Work, "advance", fragile)
+    rig.shift = 101.0
+    until(lambda: rig.show(name)["state"] == "tripped", "the timeout, at the third attempt")
+    assert tried[1] - tried[0] > 0.9
 
 
 HOSTILE: list[tuple[str, bytes]] = [

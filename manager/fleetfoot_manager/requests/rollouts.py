@@ -21,6 +21,7 @@ from fleetfoot_manager.rollout import (
 from fleetfoot_manager.work import Work, load_rollouts
 from fleetfoot_protocol.documents import MAX_TARGETS
 from fleetfoot_protocol.errors import FleetfootError
+from fleetfoot_protocol.events import Event
 from fleetfoot_protocol.reports import Request
 from fleetfoot_protocol.states import Terminal
 
@@ -70,6 +71,7 @@ def start(work: Work, request: Request) -> dict[str, Any]:
         _demand_room(work.intent(group, asked.component), group, asked.component)
     shown = planning.describe(made)
     work.add(made.rollout)
+    _tell_planned(work, made.rollout)
     work.advance(name, Start())
     for entry in made.devices:
         status = entry.status
@@ -91,6 +93,11 @@ def start(work: Work, request: Request) -> dict[str, Any]:
     }
     work.audit(request.operator, "group.upgrade.schedule", data)
     return {"rollout": name, "revision": after.revision, "plan": shown}
+
+
+def _tell_planned(work: Work, of: Rollout) -> None:
+    data = {"version": of.goal.version, "device_count": of.total, "waves": list(of.waves)}
+    work.event(of.groups, Event.ROLLOUT_PLANNED, data, component=of.component, rollout=of.id)
 
 
 def _demand_no_other(work: Work, asked: arguments.RolloutPlan) -> None:
