@@ -250,6 +250,15 @@ class Rig:
                 return
         raise AssertionError("the device does not come to rest")
 
+    def run_until_fetched(self, bundle: Bundle) -> None:
+        """Let everything of `bundle` be brought; the next run of the worker finds it."""
+        for _ in range(20):
+            assert self.worker().run() == 0
+            self.carry()
+            if all(self.courier.blob_path(p.name).exists() for p in (bundle.path / "blobs").iterdir()):
+                return
+        raise AssertionError("the device does not ask for the blobs")
+
     def install_first(self, bundle: Bundle) -> None:
         """Bring the device to run `bundle` by an order, then forget the order."""
         self.offer(bundle)
