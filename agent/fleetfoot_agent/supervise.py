@@ -96,6 +96,7 @@ class Supervisor:
         self._since = time.time()
         self._starts = 0  # since the last restart that was asked for
         self._failures = 0  # deaths in a row, which lengthen the pause
+        self._wanted = True  # until somebody asks to stop
         self._start_at: float | None = None
 
     # -- for the host
@@ -114,7 +115,7 @@ class Supervisor:
             )
         for needed in (self._run_dir, path.parent):
             durable.make_folder(needed)
-        self._quit = False
+        self._quit, self._wanted = False, True
         self._lock = self._take_lock()
         self._selector = selectors.DefaultSelector()
         try:
@@ -181,6 +182,8 @@ class Supervisor:
             except Exception:  # whatever it is, the component must stay supervised; and this must not spin
                 _log.exception("%s: the supervisor met an error", self._component.name)
                 time.sleep(1.0)
+                if self._wanted and self._child is None and self._start_at is None:
+                    self._start_at = time.monotonic()
         self._stop_child()
         for _, client in self._queue:
             client.refuse("the supervisor is stopping")
@@ -226,6 +229,7 @@ class Supervisor:
         return UnitState(active, active, pid, max(0, self._starts - 1), self._since, self._target)
 
     def _act(self, verb: str, client: Client) -> None:
+        self._wanted = verb != "stop"
         try:
             if verb in ("stop", "restart"):
                 self._stop_child()
@@ -247,6 +251,8 @@ class Supervisor:
         try:
             self._run_guard(output)
             if not os.path.lexists(self._layout.current):
+                if self._failures == 0:
+                    _log.info("%s: nothing is installed yet, waiting", self._component.name)
                 self._target = None
                 self._start_later()  # nothing is installed yet: no start, so none is counted
                 return
@@ -388,7 +394,7 @@ class Supervisor:
 
 
 def run_forever(config: AgentConfig) -> int:
-    """Supervise all components of the device until SIGTERM or SIGINT; for the main thread. Returns 0.
+    """Supervise all components of the device until SIGTERM, SIGINT or SIGHUP; for the main thread. Returns 0.
 
     Raises what `Supervisor.start` raises, after stopping what was started.
     """
@@ -400,7 +406,7 @@ def run_forever(config: AgentConfig) -> int:
     heard, told = os.pipe2(os.O_CLOEXEC)
     before = {
         number: signal.signal(number, lambda *_: os.write(told, b"."))
-        for number in (signal.SIGTERM, signal.SIGINT)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
     }
     try:
         for supervisor in supervisors:

@@ -300,6 +300,25 @@ def test_a_guard_that_hangs_is_ended_and_questions_are_answered_meanwhile(
     assert not runs(int((tmp_path / "pid").read_text()))
 
 
+def test_an_error_that_nobody_thought_of_does_not_end_the_supervision(
+    layout: Layout, begin: Begin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(layout, ONE, RUNS)
+    layout.swap_current(target_of(ONE))
+    real = Supervisor._run_guard
+    met: list[int] = []
+
+    def fail_once(self: Supervisor, output: int) -> None:
+        met.append(output)
+        if len(met) == 1:
+            raise RuntimeError("nobody thought of it")
+        real(self, output)
+
+    monkeypatch.setattr(Supervisor, "_run_guard", fail_once)
+    active(begin())
+    assert len(met) == 2
+
+
 # -- stopping
 
 
