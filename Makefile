@@ -24,7 +24,7 @@ endif
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format pins venv clean
+.PHONY: help demo test check format docs pins venv clean
 .DELETE_ON_ERROR:
 
 help:
@@ -32,6 +32,7 @@ help:
 	@echo 'make test    run the tests (TESTS=tests/agent, ARGS="-k guard")'
 	@echo 'make check   ruff, mypy --strict, import contracts'
 	@echo 'make format  let ruff put the sources in order'
+	@echo 'make docs    write docs/schemas, docs/topics.md and docs/codes.md from the code'
 	@echo 'make venv    set up .venv only; PYTHON=... and UV= choose with what'
 	@echo 'make pins    resolve pyproject.toml anew and write constraints.txt'
 	@echo 'make clean   remove .venv and everything that was generated'
@@ -51,6 +52,9 @@ check: $(STAMP)
 format: $(STAMP)
 	$(RUN)ruff check --fix .
 	$(RUN)ruff format .
+
+docs: $(STAMP)
+	$(RUN)python -m docs.generate
 
 venv: $(STAMP)
 	@echo '$(VENV) is ready'
