@@ -95,6 +95,8 @@ def _install(config: AgentConfig, bundle: Path) -> int:
             f"component {release.component} is not configured on this device",
             remedy=f"add a table [components.{release.component}] to {config.path}",
         )
+    seam = SocketSeam(component.socket)
+    _demand_supervisor(seam, config)
     spool = WorkerSide(config.spool)
     reporter = Reporter(config, memory, spool)
     memory.store(f"manifest.{digest}", data)
@@ -103,11 +105,20 @@ def _install(config: AgentConfig, bundle: Path) -> int:
         component,
         memory,
         BundleBlobs(bundle),
-        SocketSeam(component.socket),
+        seam,
         reporter.event,
         by_hand=True,
     )
     return _drive(driver, reporter, memory, component, release, digest)
+
+
+def _demand_supervisor(seam: SocketSeam, config: AgentConfig) -> None:
+    """Without one nothing could be proved: say so before anything is unpacked."""
+    try:
+        seam.state()
+    except FleetfootError as error:
+        remedy = f"start it: fleetfoot-agent supervise --config {config.path}"
+        raise FleetfootError(error.code, error.message, remedy=remedy) from error
 
 
 def _drive(
@@ -139,8 +150,9 @@ def _drive(
     while driver.record.work is not None:
         going = driver.advance(planned, may_activate=True)
         state = str(driver.record.state)
-        if state != told:
-            print(f"{component.name} {release.version}: {state}", flush=True)
+        if state not in (told, Lifecycle.IDLE):
+            long = f", {component.window:g} s" if state == Lifecycle.PROBATION else ""
+            print(f"{component.name} {release.version}: {state}{long}", flush=True)
             told = state
         if not going and driver.record.state not in lifecycle.IN_FLIGHT:
             break
