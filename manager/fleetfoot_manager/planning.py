@@ -55,8 +55,13 @@ def make(tx: Connection, asked: RolloutPlan, name: str, now: float) -> Planned:
     ]
     if not devices:
         raise FleetfootError("request_invalid", "no device of these groups matches the selector")
-    manifest = release.manifest
-    _demand_artifact(manifest, devices)
+    _demand_artifact(release.manifest, devices)
+    return Planned(_rollout(asked, name, release, devices, now), release, devices)
+
+
+def _rollout(
+    asked: RolloutPlan, name: str, release: ReleaseRow, devices: Sequence[DeviceEntry], now: float
+) -> Rollout:
     shares = ("100%",) if asked.immediate else asked.waves or DEFAULT_WAVES
     try:
         waves = admission.wave_sizes(shares, len(devices))
@@ -66,10 +71,10 @@ def make(tx: Connection, asked: RolloutPlan, name: str, now: float) -> Planned:
         version=release.version,
         counter=release.counter,
         digest=release.digest,
-        length=max(artifact.length for artifact in manifest.artifacts),
+        length=max(artifact.length for artifact in release.manifest.artifacts),
         mode=asked.mode,
     )
-    rollout = planned(
+    return planned(
         id=name,
         component=asked.component,
         goal=goal,
@@ -83,7 +88,6 @@ def make(tx: Connection, asked: RolloutPlan, name: str, now: float) -> Planned:
         device_timeout=float(_or(asked.device_timeout, DEFAULT_TIMEOUT)),
         breaker=asked.breaker,
     )
-    return Planned(rollout, release, devices)
 
 
 def _or(value: int | None, default: int) -> int:

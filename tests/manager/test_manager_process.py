@@ -245,17 +245,16 @@ def test_a_repeated_request_gets_the_same_reply_and_acts_once(fleet: Fleet) -> N
     assert len(fleet.do("rollout.list", {})["rollouts"]) == 1
 
 
+def broker(port: str) -> tuple[subprocess.Popen[str], str]:
+    """An embedded broker as a process of its own, and its address."""
+    command = [sys.executable, "-m", "fleetfoot_manager.broker", "--port", port]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    assert process.stdout is not None
+    with process.stdout:
+        return process, process.stdout.readline().split()[-1]
+
+
 def test_a_broker_that_comes_back_empty_is_told_everything_again(realm: Realm) -> None:
-    command = [sys.executable, "-m", "fleetfoot_manager.broker", "--port"]
-
-    def broker(port: str) -> tuple[subprocess.Popen[str], str]:
-        process = subprocess.Popen(
-            [*command, port], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-        )
-        assert process.stdout is not None
-        with process.stdout:
-            return process, process.stdout.readline().split()[-1]
-
     first, address = broker("0")
     processes = [first]
     manager = ManagerProcess(realm, broker=address)
