@@ -68,11 +68,11 @@ PASTE: Sequence[tuple[str, str]] = (
     ),
     ("downloads, as they come in", _line(Kind.PROGRESS)),
     (
-        "device, component and running version, as a table",
+        "device, component, running version and state, one a line",
         _line(
             Kind.STATUS,
-            then=" \\\n    | jq -r '.device as $d | .components | to_entries[]"
-            " | [$d, .key, .value.running.version, .value.state] | @tsv'",
+            then=" \\\n    | jq -c '.device as $d | .components | to_entries[]"
+            " | [$d, .key, .value.running.version, .value.state]'",
         ),
     ),
     (
@@ -175,8 +175,9 @@ nothing on yours, name group and device, as in `{topics.build(Kind.STATUS, group
 {_paste()}
 
 Put in host and port of your own broker; one that faces a network will want `--cafile`, `--cert` and `--key`
-too. What comes over the network is somebody else's text: where it may not be trusted, let `jq` or `cat -v`
-show it rather than the terminal. On Debian: `apt-get install mosquitto-clients jq`.
+too. What comes over the network is somebody else's text, and `mosquitto_sub` passes it on as it is: where it
+may not be trusted, let `jq` show it, without `-r`, or `cat -v`. On Debian:
+`apt-get install mosquitto-clients jq`.
 
 ## Attestations
 

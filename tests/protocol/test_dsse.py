@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.protocol import samples
+from tests.protocol.altering import code_of
 from tests.protocol.samples import DOCUMENTS, ROOT, envelope, public, secret
 
 from fleetfoot_protocol import dsse, keys, trust
@@ -21,12 +22,6 @@ GROUP_ORDER = 2**252 + 27742317777372353535851937790883648493
 SIGNED = envelope(*DOCUMENTS["release"][:2], "release-1", "release-2")
 
 
-def code_of(act: Callable[[], object]) -> Code:
-    with pytest.raises(UpgradeError) as caught:
-        act()
-    return caught.value.upgrade_code
-
-
 def altered(change: Callable[[Any], object], data: bytes = SIGNED) -> bytes:
     """The envelope with its JSON changed in place."""
     obj = json.loads(data)
@@ -36,11 +31,7 @@ def altered(change: Callable[[Any], object], data: bytes = SIGNED) -> bytes:
 
 def verdict(data: bytes) -> Code | None:
     """What verification as a release says: None for accepted."""
-    try:
-        trust.verify_release(data, ROOT)
-    except UpgradeError as error:
-        return error.upgrade_code
-    return None
+    return code_of(lambda: trust.verify_release(data, ROOT))
 
 
 def urlsafe(text: str) -> str:

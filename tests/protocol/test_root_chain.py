@@ -1,8 +1,8 @@
 """The chain of trust roots (contract section 3): nothing but a proper successor replaces a root."""
 
 import pytest
+from tests.protocol.altering import code_of
 from tests.protocol.samples import envelope, public, secret, trust_root
-from tests.protocol.test_trust import code_of
 
 from fleetfoot_protocol import dsse, trust
 from fleetfoot_protocol.codes import Code

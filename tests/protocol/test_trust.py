@@ -7,26 +7,17 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 from tests.protocol import samples
+from tests.protocol.altering import code_of
 from tests.protocol.samples import DOCUMENTS, ROOT, envelope, key_id, public, secret, trust_root
 
 from fleetfoot_protocol import dsse, trust
 from fleetfoot_protocol.codes import Code
 from fleetfoot_protocol.documents import Document
 from fleetfoot_protocol.dsse import PayloadType
-from fleetfoot_protocol.errors import UpgradeError
 from fleetfoot_protocol.states import Right, Role
 from fleetfoot_protocol.trust import RoleKeys, TrustRoot
 
 Verify = Callable[[bytes, TrustRoot], object]
-
-
-def code_of(act: Callable[[], object]) -> Code | None:
-    """The code that `act` is refused with, or None."""
-    try:
-        act()
-    except UpgradeError as error:
-        return error.upgrade_code
-    return None
 
 
 #: name -> (verification, names of keys that suffice)
