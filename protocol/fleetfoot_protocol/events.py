@@ -47,9 +47,6 @@ class Event(StrEnum):
     ROLLOUT_EXPIRED = "rollout_expired"
 
 
-#: Events of a device after which nothing more comes for the work they are about: dropped last.
-TERMINAL_EVENTS = frozenset({Event.UPGRADE_COMPLETED, Event.UPGRADE_ROLLED_BACK, Event.UPGRADE_REJECTED})
-
 _DEFAULT_SEVERITY: dict[Event, Severity] = {
     Event.UPGRADE_ROLLED_BACK: Severity.CRITICAL,
     Event.ALARM: Severity.ERROR,

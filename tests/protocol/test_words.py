@@ -145,11 +145,6 @@ def test_an_event_is_as_loud_as_its_code_or_else_as_itself(event: Event) -> None
         assert events.severity_of(event, code) is codes.info(code).severity
 
 
-def test_terminal_events_end_work_on_a_device() -> None:
-    ends = {Event.UPGRADE_COMPLETED, Event.UPGRADE_ROLLED_BACK, Event.UPGRADE_REJECTED}
-    assert ends == events.TERMINAL_EVENTS
-
-
 # -- states
 
 
