@@ -77,6 +77,7 @@ class Component:
     `window`: seconds of probation. `settle`: for how many of them, the last ones, it must have been healthy
     without a break. `socket`: unix socket of its supervisor (contract section 6,
     rule 20). `environment`: for the supervised process. `restart_delay`: seconds between its starts.
+    `floor`: the built-in security floor, a release counter that a device without any memory keeps too.
     """
 
     name: str
@@ -87,6 +88,7 @@ class Component:
     socket: Path
     environment: dict[str, str]
     restart_delay: float
+    floor: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,6 +260,7 @@ def _component(name: str, table: _Table, run_dir: Path) -> Component:
         socket=table.path("socket", run_dir, Path(f"{name}.sock")),
         environment=table.strings("environment"),
         restart_delay=table.number("restart_delay", 1.0, 0.05, 600),
+        floor=int(table.number("floor", 0, 0, 2**53 - 1)),
     )
     table.done()
     return component

@@ -56,7 +56,6 @@ class Inbox:
             log.warning(
                 "event=too_large device=%s topic=%s bytes=%d", self._config.device, topic, len(payload)
             )
-            return None
         parsed = topics.parse(topic, root=self._root)
         slot = None if parsed is None else topics.slot_of(parsed)
         if parsed is None or slot is None or not self._spool.store_message(slot, payload):

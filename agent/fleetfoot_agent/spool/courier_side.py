@@ -53,14 +53,17 @@ class CourierSide:
     # Messages
 
     def store_message(self, slot: str, payload: bytes) -> bool:
-        """Put a message into its slot; False if its bytes are there already or it is empty or too large.
+        """Put a message into its slot; False if its bytes are there already or it is empty.
+
+        One that is too large is cut to `MESSAGE_CUT` bytes, which the worker refuses by their number.
 
         When it returns, the message is on the disk. ValueError for what is not a slot.
         """
         if not forms.is_slot(slot):
             raise ValueError(f"{slot[:80]!a} is not a message slot")
-        if not 0 < len(payload) <= forms.MESSAGE_CAP:
+        if not payload:
             return False
+        payload = payload[: forms.MESSAGE_CUT]
         folder = self._messages / slot
         with self._lock:
             durable.make_folder(folder)
@@ -101,7 +104,7 @@ class CourierSide:
         return sorted(number for name in names if (number := forms.parse_number(name)) is not None)
 
     def _read_message(self, slot: str, arrival: int) -> bytes | None:
-        return durable.read_regular(self._messages / slot, forms.number_text(arrival), forms.MESSAGE_CAP)
+        return durable.read_regular(self._messages / slot, forms.number_text(arrival), forms.MESSAGE_CUT)
 
     def _remove(self, slot: str, arrivals: Collection[int]) -> None:
         for arrival in arrivals:

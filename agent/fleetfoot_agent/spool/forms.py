@@ -16,6 +16,8 @@ from fleetfoot_protocol import topics
 
 #: Largest message, status, attestation and event, in bytes (contract section 2: envelope <= 64 KiB).
 MESSAGE_CAP = 64 * 1024
+#: What a larger message is cut to: a byte more than allowed, so that the worker can say that it is too large.
+MESSAGE_CUT = MESSAGE_CAP + 1
 #: Largest of the small JSON files, in bytes.
 FORM_CAP = 256 * 1024
 #: A number that JSON carries without loss (contract section 2).

@@ -61,7 +61,7 @@ class WorkerSide:
             if arrival <= seen and arrival != arrivals[-1]:
                 continue
             name = forms.number_text(arrival)
-            payload = folders.read_in(self.root, "in", "msg", slot, name, cap=forms.MESSAGE_CAP)
+            payload = folders.read_in(self.root, "in", "msg", slot, name, cap=forms.MESSAGE_CUT)
             if payload is not None:
                 found.append(SpooledMessage(slot, arrival, payload, unread=arrival > seen))
         return found

@@ -109,7 +109,7 @@ def _install(config: AgentConfig, bundle: Path) -> int:
         reporter.event,
         by_hand=True,
     )
-    return _drive(driver, reporter, memory, component, release, digest)
+    return _drive(driver, component, release, digest)
 
 
 def _demand_supervisor(seam: SocketSeam, config: AgentConfig) -> None:
@@ -121,9 +121,7 @@ def _demand_supervisor(seam: SocketSeam, config: AgentConfig) -> None:
         raise FleetfootError(error.code, error.message, remedy=remedy) from error
 
 
-def _drive(
-    driver: Driver, reporter: Reporter, memory: Memory, component: Component, release: Release, digest: str
-) -> int:
+def _drive(driver: Driver, component: Component, release: Release, digest: str) -> int:
     if driver.broken:
         raise driver.broken
     if driver.record.state is not Lifecycle.IDLE:
@@ -140,9 +138,9 @@ def _drive(
         attempt=driver.record.refused.get(digest, 0) + 1,
         mode="exactly",
     )
-    if goal.counter < driver.record.floor:
+    if goal.counter < driver.floor:
         raise UpgradeError(
-            Code.UPGRADE_BELOW_FLOOR, f"counter {goal.counter} is below the floor {driver.record.floor}"
+            Code.UPGRADE_BELOW_FLOOR, f"counter {goal.counter} is below the floor {driver.floor}"
         )
     planned = Planned(Plan(Act.INSTALL, Why.ORDERED, goal))
     told = ""

@@ -80,6 +80,11 @@ class Driver:
         return self._journal.record
 
     @property
+    def floor(self) -> int:
+        """The lowest release counter that this component takes."""
+        return planning.floor_of(self._config, self.component.name, self.record)
+
+    @property
     def rebuilt(self) -> bool:
         """Whether the journal had to be made anew from what lies on the disk."""
         return self._journal.rebuilt
@@ -146,6 +151,8 @@ class Driver:
 
     def _begin(self, planned: Planned, goal: Goal, now: int) -> None:
         retry, plan = self.record.retry, planned.plan
+        if self._by_hand:
+            retry = None  # a person who tries again has removed the cause, or wants to see the error anew
         if retry and (retry.digest, retry.attempt) == (goal.digest, goal.attempt) and now < retry.at:
             self.wants.at = retry.at
             return

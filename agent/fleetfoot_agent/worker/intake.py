@@ -5,13 +5,14 @@ Contract sections 2 to 4.
 
 import hashlib
 import logging
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 
 from fleetfoot_agent.config import AgentConfig
 from fleetfoot_agent.spool import SpooledMessage, WorkerSide
-from fleetfoot_agent.worker.memory import Memory
+from fleetfoot_agent.worker.memory import MAX_STEPS, Memory
 from fleetfoot_protocol import dsse, trust
 from fleetfoot_protocol.codes import Code
 from fleetfoot_protocol.errors import TrustError, UpgradeError
@@ -107,9 +108,18 @@ class Reader:
     def _root(self, message: SpooledMessage, intake: Intake) -> None:
         if int(message.slot.partition(".")[2]) <= self._memory.root.version:
             return  # one we have
-        root = self._memory.advance(message.payload)
+        now = int(time.time())
+        try:
+            root = self._memory.advance(message.payload, now)
+        except TrustError as error:
+            intake.alarms.append((error.upgrade_code, f"{message.slot}: {error.message}"))
+            raise
         log.info("trust root advanced version=%d epoch=%d", root.version, root.epoch)
         intake.changed = True
+        self._memory.set_alarm(Code.UPGRADE_ROOT_REFUSED, False)
+        if self._memory.steps_left(now) == 0:
+            text = f"{MAX_STEPS} steps of the trust root in one go: the rest has to wait"
+            intake.alarms.append((Code.UPGRADE_ROOT_REFUSED, text))
 
     def _manifest(self, message: SpooledMessage, intake: Intake) -> None:
         _, digest = trust.verify_release(message.payload, self._memory.root)

@@ -3,13 +3,14 @@
     <state>/worker/device.key      the device's own key, made once, 0600
     <state>/worker/root.json       the envelope of the newest trust root
     <state>/worker/docs/<name>     envelopes of the newest documents, which are also the floors of order
-    <state>/worker/state.json      incarnation, counter, standing alarms
+    <state>/worker/state.json      incarnation, counter, standing alarms, what became of the chain of roots
     <state>/worker/doing.json      crashes by input, so that one that crashes the worker is found out
 
 Documents are kept as envelopes and verified again whenever they are read: a document whose signer has left
 the trust root is gone with it.
 """
 
+import hashlib
 import json
 import os
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from pydantic import BaseModel, RootModel
 from fleetfoot_agent import durable
 from fleetfoot_protocol import dsse, keys, times, trust
 from fleetfoot_protocol.codes import Code
-from fleetfoot_protocol.documents import Desired, Heartbeat, Release, read
+from fleetfoot_protocol.documents import Desired, Heartbeat, Release
 from fleetfoot_protocol.errors import FleetfootError, FormError, TrustError
 from fleetfoot_protocol.fields import Digest, Line, Uint, Word
 from fleetfoot_protocol.trust import TrustRoot
@@ -30,11 +31,11 @@ _ENVELOPE_CAP = dsse.MAX_ENVELOPE
 _FORM_CAP = 64 * 1024
 #: Counters are reserved in blocks, so that a counter costs a write only once in this many.
 _BLOCK = 64
-#: Kept documents that say when they were issued.
-_DATED: dict[str, type[Desired] | type[Heartbeat]] = {
-    dsse.PayloadType.DESIRED: Desired,
-    dsse.PayloadType.HEARTBEAT: Heartbeat,
-}
+#: Steps of the trust root in one go, and the seconds of rest after which a new go may begin (section 3).
+MAX_STEPS = trust.MAX_CHAIN
+GO_SECONDS = 3600
+#: Refused roots that are remembered.
+_MAX_REFUSED_ROOTS = 16
 #: Crashes on one input after which it is skipped (contract section 6, rule 17).
 MAX_CRASHES = 3
 
@@ -47,6 +48,9 @@ class _State(BaseModel):
     alarms: tuple[Line, ...] = ()
     lost_events: Uint = 0
     read_root: Uint = 0
+    go_from: Uint = 0
+    go_at: Uint = 0
+    refused_roots: tuple[Digest, ...] = ()
 
 
 class _Crashed(RootModel[dict[Digest, Uint]]):
@@ -113,6 +117,9 @@ class Memory:
         self.lost_events = state.lost_events if state else 0
         #: Version of the trust root under which all messages were read; 0 if none was yet.
         self.read_root = state.read_root if state else 0
+        self._go_from = state.go_from if state else 0
+        self._go_at = state.go_at if state else 0
+        self._refused_roots = state.refused_roots if state else ()
         crashed = self._load(_Crashed, "doing.json")
         self._crashed = dict(crashed.root) if crashed else {}
         if state is None:
@@ -147,6 +154,9 @@ class Memory:
             alarms=tuple(sorted(self.alarms)),
             lost_events=self.lost_events,
             read_root=self.read_root,
+            go_from=self._go_from,
+            go_at=self._go_at,
+            refused_roots=self._refused_roots,
         )
         durable.write_file(self.folder / "state.json", state.model_dump_json().encode(), 0o600)
 
@@ -203,11 +213,47 @@ class Memory:
 
     # -- trust root and documents
 
-    def advance(self, data: bytes) -> TrustRoot:
-        """Take the next root of the chain. Raises `TrustError`, and keeps the present one."""
-        self.root = trust.advance_root(self.root, data)
+    def advance(self, data: bytes, now: int) -> TrustRoot:
+        """Take the next root of the chain; `now` in unix seconds. Raises `TrustError`, keeps the present one.
+
+        Bytes once refused stay refused, after a restart too, for as long as the present root is in force.
+        """
+        digest = hashlib.sha256(data).hexdigest()
+        if digest in self._refused_roots:
+            raise TrustError(Code.UPGRADE_ROOT_REFUSED, "it was refused before")
+        if self.steps_left(now) == 0:
+            raise TrustError(Code.UPGRADE_ROOT_REFUSED, f"more than {MAX_STEPS} steps in one go")
+        try:
+            root = trust.advance_root(self.root, data)
+        except TrustError:
+            self._refused_roots = (*self._refused_roots, digest)[-_MAX_REFUSED_ROOTS:]
+            self.save()
+            raise
+        if not self._going(now):
+            self._go_from = self.root.version
+        self._go_at, self._refused_roots = now, ()
+        self.save()  # before the root, so that a crash in between cannot make the go longer
         durable.write_file(self.folder / "root.json", data, 0o600)
-        return self.root
+        self.root = root
+        return root
+
+    def _going(self, now: int) -> bool:
+        return 0 <= now - self._go_at < GO_SECONDS and self._go_from > 0
+
+    def steps_left(self, now: int) -> int:
+        """How many more roots may be taken in this go."""
+        taken = self.root.version - self._go_from if self._going(now) else 0
+        return max(0, MAX_STEPS - taken)
+
+    def roots_wanted(self, now: int) -> tuple[int, ...]:
+        """The versions of the root to ask for: the next one, and more while they come."""
+        taken = self.root.version - self._go_from if self._going(now) else 0
+        many = min(self.steps_left(now), max(1, 4 * taken))
+        return tuple(range(self.root.version + 1, self.root.version + 1 + many))
+
+    def go_ends(self, now: int) -> int | None:
+        """When roots may be asked for again, unix seconds; None if they may be now."""
+        return None if self.steps_left(now) else self._go_at + GO_SECONDS
 
     def store(self, name: str, data: bytes) -> None:
         """Keep an envelope that was verified."""
@@ -248,21 +294,30 @@ class Memory:
         """Digests of the kept manifests."""
         return [n.removeprefix("manifest.") for n in os.listdir(self.docs) if n.startswith("manifest.")]
 
+    def arrived(self, name: str) -> float | None:
+        """When a kept envelope was stored, by this device's clock: unix seconds."""
+        try:
+            return os.lstat(self.docs / name).st_mtime
+        except FileNotFoundError:
+            return None
+
+    def rooted(self) -> float:
+        """When the present trust root was stored, by this device's clock: unix seconds."""
+        return os.lstat(self.folder / "root.json").st_mtime
+
     def time_floor(self) -> int:
-        """No signed document that was accepted is from later than now: unix seconds, 0 if there is none."""
-        floor = 0
+        """No signed document that was accepted is from later than now: unix seconds, 0 if there is none.
+
+        Of documents that still verify: a director that the root has removed does not hold the time either.
+        """
+        dated: list[Desired | Heartbeat] = []
         for name in os.listdir(self.docs):
-            if name.startswith("."):
-                continue
-            data = self.envelope(name)
-            try:
-                envelope = dsse.decode(data or b"")
-                model = _DATED.get(envelope.payload_type)
-                if model is not None:
-                    floor = max(floor, times.from_text(read(model, envelope.payload).issued))
-            except (FleetfootError, ValueError):
-                continue
-        return floor
+            scope, _, component = name.partition(".")
+            if scope in ("group", "own") and (found := self.desired(scope, component)):
+                dated.append(found[0])
+        if beat := self.heartbeat():
+            dated.append(beat)
+        return max((times.from_text(document.issued) for document in dated), default=0)
 
 
 def verified_release(data: bytes, digest: str, root: TrustRoot) -> tuple[Release, bytes] | None:

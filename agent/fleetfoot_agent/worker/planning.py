@@ -54,13 +54,19 @@ def rules_of(config: AgentConfig) -> Rules:
     )
 
 
+def floor_of(config: AgentConfig, component: str, record: Record) -> int:
+    """The lowest release counter that this device takes: what it learned, and never below the built-in."""
+    return max(record.floor, config.components[component].floor)
+
+
 def make_plan(config: AgentConfig, memory: Memory, component: str, record: Record, clock: Clock) -> Planned:
     """What the newest documents ask of this component."""
     found = {scope: memory.desired(scope, component) for scope in ("group", "own")}
     present = {scope: pair[0] for scope, pair in found.items() if pair is not None}
     valid = {scope: doc for scope, doc in present.items() if not clock.past(doc.expires)}
     group, own = valid.get("group"), valid.get("own")
-    device = Device(config.device, config.labels, record.run, record.prev, record.refused, record.floor)
+    floor = floor_of(config, component, record)
+    device = Device(config.device, config.labels, record.run, record.prev, record.refused, floor)
     live = own is not None and not own.released
     document = own if live else group
     withdrawn = set(group.withdrawn if group else ()) | set(own.withdrawn if own and live else ())

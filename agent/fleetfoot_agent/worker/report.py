@@ -58,7 +58,7 @@ def component_status(driver: Driver) -> ComponentStatus:
         reason=line(reason),
         running=record.run,
         previous=record.prev,
-        floor=record.floor,
+        floor=driver.floor,
         answered=answer,
         rollout=rollout,
         attempt=goal.attempt if goal else None,

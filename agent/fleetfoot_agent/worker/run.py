@@ -17,7 +17,7 @@ from fleetfoot_agent import durable
 from fleetfoot_agent.config import AgentConfig, Component
 from fleetfoot_agent.seam import Seam, SocketSeam
 from fleetfoot_agent.spool import WakeAt, Want, WorkerSide, take_wake, wake_pending
-from fleetfoot_agent.worker import lifecycle, planning, platform_facts
+from fleetfoot_agent.worker import freshness, lifecycle, planning, platform_facts
 from fleetfoot_agent.worker.driver import Driver
 from fleetfoot_agent.worker.intake import Intake, Reader, Refusal
 from fleetfoot_agent.worker.lifecycle import Say
@@ -25,7 +25,7 @@ from fleetfoot_agent.worker.memory import Memory
 from fleetfoot_agent.worker.planning import Clock, Planned
 from fleetfoot_agent.worker.report import Reporter
 from fleetfoot_protocol.codes import Code
-from fleetfoot_protocol.documents import expired, read
+from fleetfoot_protocol.documents import read
 from fleetfoot_protocol.errors import FormError
 from fleetfoot_protocol.events import Event
 from fleetfoot_protocol.reports import Answer, Status
@@ -36,8 +36,6 @@ log = logging.getLogger(__name__)
 
 #: Seconds between two looks while something is in flight.
 LOOK_SECONDS = 0.25
-#: Seconds after which freshness is looked at again although nothing happened.
-FRESHNESS_SECONDS = 3600
 
 
 class SpoolBlobs:
@@ -229,7 +227,8 @@ class Session:
         manifests = tuple(d.wants.manifest for d in self.drivers.values() if d.wants.manifest)
         blobs = {b.sha256: b for d in self.drivers.values() for b in d.wants.blobs}
         kept = {b.sha256: b for b in self._spool.want().blobs if self._is_needed(b.sha256)}
-        want = Want(manifests, (self._memory.root.version + 1,), tuple({**kept, **blobs}.values()))
+        roots = self._memory.roots_wanted(int(time.time()))
+        want = Want(manifests, roots, tuple({**kept, **blobs}.values()))
         self._spool.write_want(want)
         self._spool.write_wake_at(self._next_wake())
         self._reporter.status(self.drivers, self._time_floor)
@@ -245,12 +244,12 @@ class Session:
                 return True
         return False
 
-    def _next_wake(self) -> WakeAt | None:
+    def _next_wake(self) -> WakeAt:
         times = [d.wants.at for d in self.drivers.values() if d.wants.at is not None]
-        if self._memory.heartbeat() is not None:
-            times.append(int(time.time()) + FRESHNESS_SECONDS)
-        if not times:
-            return None
+        now = int(time.time())
+        times.append(freshness.next_look(self._memory, self.drivers, now))
+        if (more_roots := self._memory.go_ends(now)) is not None:
+            times.append(more_roots)
         wall = min(times)
         boottime = time.clock_gettime(time.CLOCK_BOOTTIME) + max(0.0, wall - time.time())
         return WakeAt(platform_facts.boot_id(), boottime, float(wall))
@@ -296,10 +295,9 @@ class Session:
         return None
 
     def _freshness(self, clock: Clock) -> None:
-        heartbeat = self._memory.heartbeat()
-        stale = heartbeat is not None and expired(heartbeat.expires, clock.now)
-        if stale:
-            self._reporter.alarm(Code.UPGRADE_STALE, "no fresh heartbeat of the manager has come")
+        stands = Code.UPGRADE_STALE in self._memory.alarms
+        if why := freshness.lost(self._memory, self.drivers, clock, stands=stands):
+            self._reporter.alarm(Code.UPGRADE_STALE, why)
         else:
             self._memory.set_alarm(Code.UPGRADE_STALE, False)
 
