@@ -20,7 +20,7 @@ from fleetfoot_protocol.codes import Code
 from fleetfoot_protocol.documents import Goal, Release
 from fleetfoot_protocol.errors import FleetfootError, UpgradeError
 from fleetfoot_protocol.resolve import Act, Plan, Why
-from fleetfoot_protocol.states import Lifecycle, Outcome, Verdict
+from fleetfoot_protocol.states import Lifecycle
 
 log = logging.getLogger(__name__)
 
@@ -124,7 +124,7 @@ def _demand_supervisor(seam: SocketSeam, config: AgentConfig) -> None:
 def _drive(driver: Driver, component: Component, release: Release, digest: str) -> int:
     if driver.broken:
         raise driver.broken
-    if driver.record.state is not Lifecycle.IDLE:
+    if driver.record.state in lifecycle.IN_FLIGHT:  # what has not touched anything yet gives way
         raise UpgradeError(Code.UPGRADE_LOCKED, f"{component.name} is {driver.record.state}")
     run = driver.record.run
     if run is not None and run.digest == digest:
@@ -156,17 +156,16 @@ def _drive(driver: Driver, component: Component, release: Release, digest: str) 
             break
         if not going:
             time.sleep(LOOK_SECONDS)
-    return _conclude(driver, component, release)
+    return _conclude(driver, component, release, digest)
 
 
-def _conclude(driver: Driver, component: Component, release: Release) -> int:
+def _conclude(driver: Driver, component: Component, release: Release, digest: str) -> int:
     record = driver.record
-    if record.outcomes and record.outcomes[-1].outcome is Outcome.COMPLETED and record.work is None:
+    if record.work is None and record.run is not None and record.run.digest == digest:
         print(f"{component.name} {release.version} is installed and healthy")
         return 0
-    answer = driver.answer
-    if answer is not None and answer.verdict is not Verdict.ACCEPTED:
-        raise UpgradeError(Code(answer.code), answer.reason)
+    if (refusal := driver.refusal) is not None and refusal.code is not None:
+        raise UpgradeError(refusal.code, refusal.reason)
     problem = record.last_error
     code = Code(problem.code) if problem else Code.UPGRADE_INTERNAL
     raise UpgradeError(code, problem.message if problem else f"it stopped while {record.state}")

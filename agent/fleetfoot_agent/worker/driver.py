@@ -26,6 +26,7 @@ from fleetfoot_agent.worker.memory import Memory
 from fleetfoot_agent.worker.planning import Planned
 from fleetfoot_agent.worker.proving import Proving
 from fleetfoot_agent.worker.staging import Blobs, Staging, Wants
+from fleetfoot_protocol.allow import Permission
 from fleetfoot_protocol.codes import Code
 from fleetfoot_protocol.documents import Goal, Release
 from fleetfoot_protocol.errors import UpgradeError
@@ -99,6 +100,11 @@ class Driver:
         """The answer to the decisive document; None if there is none."""
         return self._staging.answer
 
+    @property
+    def refusal(self) -> Permission | None:
+        """What local policy said to the last plan, unless it let it proceed."""
+        return self._staging.refusal
+
     def complain(self, code: Code, message: str) -> None:
         """Remember an error that is not about the work in hand. Raises `OSError`."""
         if self.broken is None:  # else the record in hand is not what the journal says
@@ -125,7 +131,7 @@ class Driver:
 
     def follow(self, planned: Planned, now: int) -> None:
         """Take a fresh plan: begin, abandon, or go back from what was withdrawn. `now`: unix seconds."""
-        self._staging.wants = Wants()
+        self._staging.wants, self._staging.refusal = Wants(), None
         self.plan = planned.plan
         self._staging.answer = planning.answer(self._config, planned, None)
         if self.broken:

@@ -67,6 +67,7 @@ class Staging:
     ) -> None:
         self.wants = Wants()
         self.answer: Answer | None = None
+        self.refusal: Permission | None = None
         self._config = config
         self._component = component
         self._layout = layout
@@ -88,7 +89,11 @@ class Staging:
         record = self._journal.record
         fetching = record.state not in (_L.IDLE, _L.WAITING)  # then its room on the disk is taken already
         staged = fetching or self._layout.is_installed(work.name)
-        return planning.permission(self._config, record, plan, release, staged=staged, by_hand=self._by_hand)
+        permitted = planning.permission(
+            self._config, record, plan, release, staged=staged, by_hand=self._by_hand
+        )
+        self.refusal = None if permitted.verdict == "proceed" else permitted
+        return permitted
 
     def wait_for_manifest(self, work: Work, planned: Planned) -> bool:
         """Waiting: the manifest is verified and permitted, or asked for, or the work is abandoned."""
