@@ -7,60 +7,121 @@ import sys
 from pathlib import Path
 
 from fleetfoot_agent.config import DEFAULT_CONFIG, load
+from fleetfoot_protocol.codes import TABLE, Code, Family
 from fleetfoot_protocol.errors import FleetfootError
 
 #: Exit statuses: the same as the `fleetfoot` command's.
 OK, FAILED, USAGE, TRUST = 0, 1, 2, 5
+
+#: Commands that stay and tell what they do; the others answer a person, who wants the answer alone.
+_RESIDENT = frozenset({"run", "courier", "worker", "supervise"})
+
+_EPILOG = """\
+exit codes:
+  0 done  1 failed  2 usage or configuration  5 signature or trust
+
+example, everything in one folder and without root:
+  fleetfoot-agent init --dir device --device dev-001 --group lab --component app \\
+    --broker mqtt://127.0.0.1 --root root.json --enable
+  fleetfoot-agent supervise --config device/agent.toml &
+  fleetfoot-agent install --config device/agent.toml dist/app-1.0.0
+  fleetfoot-agent run --config device/agent.toml
+"""
+
+
+class _Version(argparse.Action):
+    """--version, which reads the version only when somebody asks."""
+
+    def __init__(self, option_strings: list[str], dest: str, help: str | None = None) -> None:
+        super().__init__(option_strings, dest, nargs=0, help=help)
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from fleetfoot_agent.worker.platform_facts import agent_version
+
+        print(f"fleetfoot-agent {agent_version()}")
+        parser.exit(OK)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="fleetfoot-agent",
         description="Upgrades this device: decides, verifies, installs, proves itself healthy or goes back.",
-        epilog="example: fleetfoot-agent init --device dev-001 --group kitchens --component kiosk "
-        "--broker mqtts://broker:8883 --root root.json",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--version", action="store_true", help="print the version and exit")
-    parser.add_argument("--log-level", default="info", choices=("debug", "info", "warning", "error"))
+    parser.add_argument("--version", action=_Version, help="print the version and exit")
+    parser.add_argument(
+        "--log-level",
+        choices=("debug", "info", "warning", "error"),
+        help="what is logged on stderr (default: info while it runs, warning for single answers)",
+    )
     sub = parser.add_subparsers(dest="command", metavar="COMMAND")
 
-    def add(name: str, text: str, epilog: str = "") -> argparse.ArgumentParser:
-        command = sub.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".", epilog=epilog)
+    def add(name: str, text: str, details: str = "", *, example: str) -> argparse.ArgumentParser:
+        command = sub.add_parser(
+            name,
+            help=text,
+            description=f"{text[0].upper()}{text[1:]}." + (f"\n\n{details}" if details else ""),
+            epilog=f"example:\n  fleetfoot-agent {example}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
         command.add_argument(
-            "--config", type=Path, default=DEFAULT_CONFIG, metavar="FILE", help=f"default: {DEFAULT_CONFIG}"
+            "--config", type=Path, metavar="FILE", help=f"configuration (default: {DEFAULT_CONFIG})"
         )
         return command
 
-    init = add("init", "make this device's key and configuration", "Asks nothing that an option answers.")
-    init.add_argument("--device", required=True, metavar="ID", help="this device's id in the fleet")
-    init.add_argument("--group", required=True, metavar="ID", help="the group it belongs to")
-    init.add_argument(
-        "--broker", required=True, metavar="URL", help="mqtt://HOST[:PORT] or mqtts://HOST[:PORT]"
+    _add_init(
+        add(
+            "init",
+            "make this device's key and configuration",
+            "What is there already is never overwritten. Without --enable or --no-enable it asks.",
+            example="init --device dev-001 --group kitchens --component kiosk \\\n"
+            "      --broker mqtts://broker.example.org --root root.json",
+        )
     )
-    init.add_argument("--root", required=True, type=Path, metavar="FILE", help="the trust root of the fleet")
-    init.add_argument("--component", required=True, action="append", metavar="ID", help="repeat for several")
-    init.add_argument("--label", action="append", default=[], metavar="KEY=VALUE")
-    init.add_argument("--enable", action=argparse.BooleanOptionalAction, help="may this device be upgraded?")
-    init.add_argument("--state-dir", type=Path, default=Path("/var/lib/fleetfoot"), metavar="DIR")
-    init.add_argument("--run-dir", type=Path, default=Path("/run/fleetfoot"), metavar="DIR")
-    init.add_argument("--install-root", type=Path, default=Path("/opt/fleetfoot"), metavar="DIR")
-
     install = add(
         "install",
-        "put a release on by hand, through the same verified path; works without a network",
-        "example: fleetfoot-agent install ./kiosk-1.0.0",
+        "put a release on by hand, through the same verified path",
+        "Works without a network and whatever upgrade.enabled and upgrade.allowed_channels say; pins,\n"
+        "min_version and the security floor hold. The component's supervisor must run.",
+        example="install ./kiosk-1.0.0",
     )
-    install.add_argument("bundle", type=Path, help="folder made by 'fleetfoot release build' and signed")
-
-    add("run", "carry messages, and start the worker as a child whenever it is needed")
-    add("courier", "only carry messages; the worker is woken by systemd")
-    add("worker", "decide and act once, then exit")
-    add("supervise", "keep this device's components running, where there is no systemd")
-    status = add("status", "show what runs, what is being done and what went wrong")
+    install.add_argument("bundle", type=Path, metavar="BUNDLE", help="a signed folder of 'release build'")
+    add("run", "carry messages, and start the worker as a child whenever it is needed", example="run")
+    add("courier", "only carry messages; somebody else starts the worker", example="courier")
+    add("worker", "decide and act once, then exit", example="worker")
+    add(
+        "supervise",
+        "keep this device's components running, where there is no systemd",
+        "Runs until SIGTERM or SIGINT. Each component's output goes to <install_root>/<component>/log.",
+        example="supervise",
+    )
+    status = add("status", "show what runs, what is being done and what went wrong", example="status")
     status.add_argument("--json", action="store_true", help="the status document as it is published")
-    verify = add("verify", "check the installed trees against their signed releases")
-    verify.add_argument("--json", action="store_true")
+    verify = add(
+        "verify",
+        "check the installed trees against their signed releases",
+        "Exits with 1 if a file differs from what was signed.",
+        example="verify --json",
+    )
+    verify.add_argument("--json", action="store_true", help="one JSON object")
     return parser
+
+
+def _add_init(init: argparse.ArgumentParser) -> None:
+    add = init.add_argument
+    add("--device", required=True, metavar="ID", help="this device's id in the fleet")
+    add("--group", required=True, metavar="ID", help="the group it belongs to")
+    add("--broker", required=True, metavar="URL", help="mqtt://HOST[:PORT] or mqtts://HOST[:PORT]")
+    add("--root", required=True, type=Path, metavar="FILE", help="the trust root of the fleet")
+    add("--component", required=True, action="append", metavar="ID", help="what is upgraded; repeatable")
+    add("--label", action="append", default=[], metavar="KEY=VALUE", help="for selectors; repeatable")
+    add("--enable", action=argparse.BooleanOptionalAction, help="may this device be upgraded from outside?")
+    add("--dir", type=Path, metavar="DIR", help="everything below one folder of yours, without root: "
+        "agent.toml, state, run and opt in it")  # fmt: skip
+    add("--state-dir", type=Path, metavar="DIR", help="spool and keys (default: /var/lib/fleetfoot)")
+    add("--run-dir", type=Path, metavar="DIR", help="sockets and wakes, a tmpfs (default: /run/fleetfoot)")
+    add("--install-root", type=Path, metavar="DIR", help="installed versions (default: /opt/fleetfoot)")
 
 
 def _logging(level: str) -> None:
@@ -74,7 +135,7 @@ def _dispatch(args: argparse.Namespace) -> int:
         from fleetfoot_agent.setup import init
 
         return init(args)
-    config = load(args.config)
+    config = load(args.config or DEFAULT_CONFIG)
     if args.command == "run":
         from fleetfoot_agent.courier.main import run
 
@@ -108,33 +169,42 @@ def main(argv: list[str] | None = None) -> int:
     """Run one command. Returns the exit status; errors go to stderr with what to do next."""
     parser = _parser()
     args = parser.parse_args(argv)
-    if args.version:
-        from fleetfoot_agent.worker.platform_facts import agent_version
-
-        print(agent_version())
-        return OK
     if args.command is None:
-        parser.print_help()
+        parser.print_help(sys.stderr)
         return USAGE
-    _logging(args.log_level)
+    _logging(args.log_level or ("info" if args.command in _RESIDENT else "warning"))
     try:
         return _dispatch(args)
     except KeyboardInterrupt:
         return 130
     except FleetfootError as error:
         return fail(error, as_json=getattr(args, "json", False))
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename is not None else ""
+        problem = FleetfootError("io_error", f"{where}{error.strerror or error}")
+        return fail(problem, as_json=getattr(args, "json", False))
 
 
 def fail(error: FleetfootError, *, as_json: bool) -> int:
     """Tell an error to a person or a program; returns the exit status."""
     if as_json:
         print(json.dumps({"error": {"code": error.code, "message": error.message, "remedy": error.remedy}}))
-    print(f"error: {error.message!s}", file=sys.stderr)
-    print(f"  code: {error.code}", file=sys.stderr)
-    print(f"  what to do: {error.remedy}", file=sys.stderr)
-    trust = error.code in (
-        "upgrade_signature_invalid",
-        "upgrade_threshold_not_met",
-        "upgrade_identity_not_allowed",
-    )
-    return TRUST if trust else USAGE if error.code in ("usage", "config_invalid") else FAILED
+    else:
+        print(f"error: {_literal(error.message)}", file=sys.stderr)
+        print(f"code: {_literal(error.code)}", file=sys.stderr)
+        print(f"what to do: {_literal(error.remedy)}", file=sys.stderr)
+    return _STATUSES.get(error.code, FAILED)
+
+
+_STATUSES: dict[str, int] = {
+    "usage": USAGE,
+    "config_invalid": USAGE,
+    Code.UPGRADE_LENGTH_MISMATCH: TRUST,
+    Code.UPGRADE_CHECKSUM_MISMATCH: TRUST,
+    **{code: TRUST for code, about in TABLE.items() if about.family is Family.TRUST},
+}
+
+
+def _literal(text: str) -> str:
+    """Text with what cannot be seen written out: part of it may come from elsewhere."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)

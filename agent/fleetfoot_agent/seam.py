@@ -91,7 +91,7 @@ class SocketSeam:
             return _parse_state(line)
         except (OSError, ValueError) as error:
             raise FleetfootError(
-                "supervisor_failed", f"the supervisor at {self._path} cannot {verb}: {error}"
+                "supervisor_failed", f"the supervisor at {self._path} does not answer '{verb}': {_why(error)}"
             ) from error
 
     def _exchange(self, request: bytes, deadline: float) -> bytes:
@@ -107,6 +107,11 @@ class SocketSeam:
                     raise ValueError("it broke off" if not piece else "its answer is too long")
                 answer += piece
             return bytes(answer)
+
+
+def _why(error: OSError | ValueError) -> str:
+    """The cause in words, without the number that the kernel gives it."""
+    return error.strerror if isinstance(error, OSError) and error.strerror else str(error)
 
 
 def _parse_state(line: bytes) -> UnitState:

@@ -3,14 +3,18 @@
 import argparse
 import json
 import os
+import shlex
 import sys
 from pathlib import Path
 
 from fleetfoot_agent import config as configuration
 from fleetfoot_agent import durable
+from fleetfoot_agent.config import AgentConfig
+from fleetfoot_agent.seam import SOCKET_PATH_MAX
 from fleetfoot_agent.worker import memory
 from fleetfoot_protocol import trust
 from fleetfoot_protocol.errors import FleetfootError
+from fleetfoot_protocol.trust import TrustRoot
 
 
 def _text(value: object) -> str:
@@ -47,7 +51,9 @@ def render(args: argparse.Namespace, enabled: bool) -> str:
         lines += [
             "",
             f"[components.{name}]",
-            "# window = 120            seconds in which a new version must prove itself",
+            "# Seconds in which a new version must prove itself.",
+            "# window = 120",
+            "# Without a check, a version is healthy that runs without dying.",
             '# checks = [{kind = "http", url = "http://127.0.0.1:8080/health"}]',
         ]
     return "\n".join(lines) + "\n"
@@ -64,6 +70,7 @@ def _ask_enabled() -> bool:
 
 def init(args: argparse.Namespace) -> int:
     """Make everything a new device needs; what is there already is never overwritten."""
+    _choose_places(args)
     path: Path = args.config
     if path.exists():
         raise FleetfootError("exists_already", f"there is a configuration at {path}")
@@ -75,21 +82,68 @@ def init(args: argparse.Namespace) -> int:
     enabled = args.enable if args.enable is not None else _ask_enabled()
     text = render(args, enabled)
     config = configuration.parse(text, path)
+    for name, component in config.components.items():
+        if len(os.fsencode(component.socket)) > SOCKET_PATH_MAX:
+            raise FleetfootError(
+                "usage",
+                f"the socket of {name} would be at {component.socket}: unix sockets allow "
+                f"{SOCKET_PATH_MAX} bytes",
+                remedy="name a shorter --run-dir",
+            )
+    _demand_writable(path.absolute().parent, config.state_dir)
     try:
+        durable.make_folder(path.absolute().parent)
         durable.make_folder(config.worker_dir, 0o700)
         key = memory.make_key(config.worker_dir / "device.key")
         durable.write_file(config.worker_dir / "root.json", envelope, 0o600)
         public = {"kind": "fleetfoot-public-key", "public": key.public.hex()}
         durable.write_file(config.worker_dir / "device.pub", json.dumps(public).encode() + b"\n")
-        durable.make_folder(path.absolute().parent)
         durable.write_file(path, text.encode())
     except OSError as error:
         raise FleetfootError("io_error", f"cannot set up {config.state_dir}: {error}") from error
-    print(
-        f"device {config.device} of group {config.group} in fleet {root.fleet}, root version {root.version}"
-    )
-    print(f"configuration: {path}" + ("" if os.access(path, os.R_OK) else " (not readable by you)"))
-    print("next, where the operator's profile is, enrol it:")
-    print(f"  fleetfoot device enroll --id {config.device} --group {config.group} --key {key.public.hex()}")
-    print("then here, put the first version on:  fleetfoot-agent install BUNDLE")
+    print(_told(config, root, key.public.hex()))
     return 0
+
+
+#: Option -> (where a packaged agent has it, its name below --dir).
+_PLACES: dict[str, tuple[Path, str]] = {
+    "config": (configuration.DEFAULT_CONFIG, "agent.toml"),
+    "state_dir": (Path("/var/lib/fleetfoot"), "state"),
+    "run_dir": (Path("/run/fleetfoot"), "run"),
+    "install_root": (Path("/opt/fleetfoot"), "opt"),
+}
+
+
+def _choose_places(args: argparse.Namespace) -> None:
+    for name, (packaged, below) in _PLACES.items():
+        if getattr(args, name) is None:
+            setattr(args, name, packaged if args.dir is None else args.dir / below)
+
+
+def _demand_writable(*folders: Path) -> None:
+    """Refuse before anything is made, so that a second try does not stumble over the first one's key."""
+    for folder in folders:
+        there = folder
+        while not there.exists():
+            there = there.parent
+        if not os.access(there, os.W_OK | os.X_OK):
+            raise FleetfootError(
+                "io_error",
+                f"you may not write to {there}, which {folder} needs",
+                remedy="run this as the agent's user, or put everything into a folder of yours: --dir DIR",
+            )
+
+
+def _told(config: AgentConfig, root: TrustRoot, public: str) -> str:
+    """What was made, and what comes next."""
+    agent, path = "fleetfoot-agent", shlex.quote(str(config.path))
+    which = "" if config.path == configuration.DEFAULT_CONFIG else f" --config {path}"
+    return f"""\
+device {config.device} of group {config.group} in fleet {root.fleet}, root version {root.version}
+configuration: {config.path}
+next, where the operator's profile is, enrol it:
+  fleetfoot device enroll --id {config.device} --group {config.group} --key {public}
+then here, keep its components running, put the first version on, and connect:
+  {agent} supervise{which}
+  {agent} install{which} BUNDLE
+  {agent} run{which}"""

@@ -57,10 +57,12 @@ def _print_component(config: AgentConfig, name: str, component: ComponentStatus)
     badge = BADGES[component.state]
     running = component.running.version if component.running else "nothing"
     previous = component.previous.version if component.previous else "none"
-    print(f"\n{name}: runs {running}  way back {previous}  {badge.glyph} {badge.word} ({component.state})")
+    stage = "" if badge.word == component.state else f" ({component.state})"
+    print(f"\n{name}: runs {running}  way back {previous}  {badge.glyph} {badge.word}{stage}")
     try:
         state = SocketSeam(config.components[name].socket, timeout=1.0).state()
         print(f"  process {state.pid or '-'}  {'up' if state.active else 'down'}  restarts {state.restarts}")
+        print(f"  log {Layout(config.install_root, name).folder / 'log'}")
     except (FleetfootError, KeyError) as error:
         print(f"  process unknown: {error}")
     if component.answered:
@@ -105,7 +107,7 @@ def verify(config: AgentConfig, as_json: bool) -> int:
         for report in reports:
             mark = "ok " if not report.problem else "BAD"
             current = " (current)" if report.current else ""
-            print(f"{mark} {report.component} {report.name}{current} {report.problem}")
+            print(f"{mark} {report.component} {report.name}{current} {report.problem}".rstrip())
         if not reports:
             print("nothing is installed")
     return 0 if all(not r.problem for r in reports) else 1
