@@ -1,15 +1,18 @@
-"""`fleetfoot-agent status` and `verify`: what a person at the device wants to know."""
+"""`fleetfoot-agent status` and `verify`: what a person at the device wants to know.
+
+A worker may be at work meanwhile: nothing is written here, and no folder is tidied up as its writer would.
+"""
 
 import json
 from dataclasses import dataclass
 
 from fleetfoot_agent import durable
 from fleetfoot_agent.config import AgentConfig
-from fleetfoot_agent.layout import Layout
+from fleetfoot_agent.layout import Layout, version_name
 from fleetfoot_agent.seam import SocketSeam
-from fleetfoot_agent.spool import WorkerSide
+from fleetfoot_agent.spool import folders, forms
 from fleetfoot_agent.worker import extract
-from fleetfoot_agent.worker.memory import Memory
+from fleetfoot_agent.worker.memory import load_root
 from fleetfoot_agent.worker.platform_facts import this_platform
 from fleetfoot_protocol import trust
 from fleetfoot_protocol.allow import Permission, find_artifact
@@ -19,6 +22,7 @@ from fleetfoot_protocol.errors import FleetfootError, UpgradeError
 from fleetfoot_protocol.reports import ComponentStatus, Status
 from fleetfoot_protocol.states import BADGES
 from fleetfoot_protocol.tree import tree_sha256
+from fleetfoot_protocol.trust import TrustRoot
 
 _STATUS_CAP = 64 * 1024
 
@@ -40,7 +44,8 @@ def status(config: AgentConfig, as_json: bool) -> int:
     if as_json:
         print(data.decode())
         return 0
-    link = WorkerSide(config.spool).link()
+    told = folders.read_in(config.spool, "in", "link.json", cap=forms.FORM_CAP)
+    link = None if told is None else forms.parse_link(told)
     print(f"device {found.device}  group {found.group}  fleet {found.fleet}  agent {found.agent}")
     connected = "connected" if link and link.up else "not connected"
     print(f"broker {connected}  trust root {found.root}  at {found.at}")
@@ -95,8 +100,8 @@ class TreeReport:
 
 def verify(config: AgentConfig, as_json: bool) -> int:
     """Compare every installed tree with its release, whose signatures are checked first. 0 if so."""
-    memory = Memory(config.worker_dir)
-    reports = [r for name in config.components for r in _component_trees(config, memory, name)]
+    root = load_root(config.worker_dir)
+    reports = [r for name in config.components for r in _component_trees(config, root, name)]
     if as_json:
         rows = [
             {"component": r.component, "tree": r.name, "current": r.current, "problem": r.problem}
@@ -113,7 +118,7 @@ def verify(config: AgentConfig, as_json: bool) -> int:
     return 0 if all(not r.problem for r in reports) else 1
 
 
-def _component_trees(config: AgentConfig, memory: Memory, component: str) -> list[TreeReport]:
+def _component_trees(config: AgentConfig, root: TrustRoot, component: str) -> list[TreeReport]:
     layout = Layout(config.install_root, component)
     try:
         current = layout.read_current()
@@ -122,18 +127,20 @@ def _component_trees(config: AgentConfig, memory: Memory, component: str) -> lis
     reports = []
     for name in layout.installed():
         try:
-            problem = _tree_problem(config, memory, layout, name)
+            problem = _tree_problem(config, root, layout, name)
         except FleetfootError as error:
             problem = str(error)
         reports.append(TreeReport(component, name, current == f"versions/{name}", problem))
     return reports
 
 
-def _tree_problem(config: AgentConfig, memory: Memory, layout: Layout, name: str) -> str:
+def _tree_problem(config: AgentConfig, root: TrustRoot, layout: Layout, name: str) -> str:
     data = layout.envelope(name)
     if data is None:
         return "its release envelope is missing"
-    release, _ = trust.verify_release(data, memory.root)
+    release, digest = trust.verify_release(data, root)
+    if version_name(release.version, digest) != name:
+        return f"the release beside it is another one ({Code.UPGRADE_RELEASE_MISMATCH})"
     artifact = find_artifact(release, this_platform(config.hardware))
     if isinstance(artifact, Permission):
         return "its release has no artifact for this platform"

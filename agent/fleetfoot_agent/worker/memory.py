@@ -99,6 +99,18 @@ def load_key(path: Path) -> DeviceKey:
     return DeviceKey(secret)
 
 
+def load_root(folder: Path) -> TrustRoot:
+    """The trust root in the worker's `folder`. Changes nothing. Raises `FleetfootError`."""
+    data = durable.read_regular(folder, "root.json", _ENVELOPE_CAP)
+    if data is None:
+        raise FleetfootError(
+            "not_found",
+            f"there is no trust root in {folder}",
+            remedy="run 'fleetfoot-agent init --root root.json' with the root of your fleet",
+        )
+    return trust.first_root(data)
+
+
 class Memory:
     """The worker's folder. One process at a time (the worker's lock)."""
 
@@ -109,7 +121,7 @@ class Memory:
             durable.make_folder(path, 0o700)
             durable.clear_temporary(path)
         self.key = load_key(folder / "device.key")
-        self.root = self._load_root()
+        self.root = load_root(folder)
         state = self._load(_State, "state.json")
         self.incarnation = state.incarnation if state else os.urandom(6).hex()
         self._reserved = self._counter = state.reserved if state else 0
@@ -124,16 +136,6 @@ class Memory:
         self._crashed = dict(crashed.root) if crashed else {}
         if state is None:
             self.save()
-
-    def _load_root(self) -> TrustRoot:
-        data = durable.read_regular(self.folder, "root.json", _ENVELOPE_CAP)
-        if data is None:
-            raise FleetfootError(
-                "not_found",
-                f"there is no trust root in {self.folder}",
-                remedy="run 'fleetfoot-agent init --root root.json' with the root of your fleet",
-            )
-        return trust.first_root(data)
 
     def _load(self, kind: type[F], name: str) -> F | None:
         """A file of the worker's own; None for one that is missing, torn or foreign."""
