@@ -79,16 +79,14 @@ def needed_bytes(artifact: Artifact, *, staged: bool) -> int:
     return 0 if staged else artifact.length + artifact.index_length + artifact.unpacked_size
 
 
-def _local(component: str, goal_version: str, rules: Rules) -> Permission | None:
-    if not rules.enabled:
-        return _reject(Code.UPGRADE_DISABLED, "upgrades are disabled on this device")
+def _pinned(component: str, goal_version: str, rules: Rules) -> Permission | None:
     pin = rules.pins.get(component)
     if pin is not None and pin != goal_version:
         return _reject(Code.UPGRADE_PINNED, f"{component} is pinned to {pin} on this device")
     return None
 
 
-def _policy(release: Release, rules: Rules, environment: Environment) -> Permission | None:
+def _suits(release: Release, rules: Rules, environment: Environment) -> Permission | None:
     admitted = {c for listed in rules.allowed_channels for c in CHANNELS_ADMITTED.get(listed, ())}
     if release.channel not in admitted:
         return _reject(
@@ -101,6 +99,10 @@ def _policy(release: Release, rules: Rules, environment: Environment) -> Permiss
         if abs(hop) > 1:
             through = versions.major(run.version) + (1 if hop > 0 else -1)
             return _reject(Code.UPGRADE_HOP_REQUIRED, f"requires {through}.x first")
+    return None
+
+
+def _too_old(release: Release, rules: Rules) -> Permission | None:
     if rules.min_version is not None and versions.key(release.version) < versions.key(rules.min_version):
         return _reject(
             Code.UPGRADE_VERSION_TOO_OLD, f"{release.version} is older than min_version {rules.min_version}"
@@ -123,21 +125,26 @@ def _now(environment: Environment) -> Permission | None:
 def allow(plan: Plan, release: Release, rules: Rules, environment: Environment) -> Permission:
     """Whether to proceed with a plan that INSTALLs, STAGEs or RETURNs to `release`.
 
-    In this order: enabled, pin; platform, agent; channel, hop, min_version; disk; window, consent, splay.
-    A RETURN is stopped only by `enabled = false`, a pin, a platform that does not fit, a `min_agent` beyond
-    this agent and a full disk.
+    In this order: enabled; platform, agent; channel, hop, pin, min_version; disk; window, consent, splay.
+    A RETURN is stopped only by `enabled = false`, a platform that does not fit, a `min_agent` beyond this
+    agent, a pin and a full disk.
     """
-    if refusal := _local(release.component, release.version, rules):
-        return refusal
+    if not rules.enabled:
+        return _reject(Code.UPGRADE_DISABLED, "upgrades are disabled on this device")
     artifact = find_artifact(release, environment.platform)
     if isinstance(artifact, Permission):
         return artifact
-    returning = plan.act is Act.RETURN
     if versions.key(release.min_agent) > versions.key(environment.agent):
         return _reject(
             Code.UPGRADE_AGENT_TOO_OLD, f"needs agent {release.min_agent}, this is {environment.agent}"
         )
-    if not returning and (refusal := _policy(release, rules, environment)):
+    returning = plan.act is Act.RETURN
+    refusal = (
+        (None if returning else _suits(release, rules, environment))
+        or _pinned(release.component, release.version, rules)
+        or (None if returning else _too_old(release, rules))
+    )
+    if refusal:
         return refusal
     needed = needed_bytes(artifact, staged=environment.staged) + rules.disk_reserve
     if environment.free < needed:

@@ -51,7 +51,6 @@ Trouble = tuple[dict[str, object], dict[str, object], dict[str, object]]
 #: Every refusal in the order in which it is said: (name, code, trouble, whether it stops a RETURN too).
 ORDER: list[tuple[str, Code, Trouble, bool]] = [
     ("disabled", Code.UPGRADE_DISABLED, ({}, {"enabled": False}, {}), True),
-    ("pinned", Code.UPGRADE_PINNED, ({}, {"pins": {"kiosk": "1.0.0"}}, {}), True),
     (
         "no artifact",
         Code.UPGRADE_NO_MATCHING_ARTIFACT,
@@ -61,6 +60,7 @@ ORDER: list[tuple[str, Code, Trouble, bool]] = [
     ("agent", Code.UPGRADE_AGENT_TOO_OLD, ({"min_agent": "0.2.0"}, {}, {}), True),
     ("channel", Code.UPGRADE_CHANNEL_NOT_ALLOWED, ({"channel": "beta"}, {}, {}), False),
     ("hop", Code.UPGRADE_HOP_REQUIRED, ({}, {}, {"run": running("3.0.0")}), False),
+    ("pinned", Code.UPGRADE_PINNED, ({}, {"pins": {"kiosk": "1.0.0"}}, {}), True),
     ("min_version", Code.UPGRADE_VERSION_TOO_OLD, ({}, {"min_version": "1.2.0"}, {}), False),
     ("disk", Code.UPGRADE_DISK_FULL, ({}, {}, {"free": 1}), True),
     ("window", Code.UPGRADE_WINDOW_CLOSED, ({}, {}, {"window_open": False}), False),
