@@ -200,6 +200,7 @@ class Engine:
                 if not self._guarded(work, "Tick", partial(self._tick, work, name)):
                     self._not_before[name] = now + _TICK_SECONDS
             self._guarded(work, "agenda", partial(self._agenda.act, work))
+            self._guarded(work, "freshness", partial(self.reassertion.overdue, work))
         self._acknowledged.clear()
         self._tell_counts(now)
 
@@ -331,7 +332,7 @@ class Engine:
             return False
         self._sent_up_to = max(self._sent_up_to, row.id)
         if row.retained:
-            self.reassertion.sent(row.topic, row.payload)
+            self.reassertion.sent(row.topic, row.payload, self._clock())
         self._in_flight[mid] = row.id
         return True
 

@@ -6,6 +6,8 @@ paired by the sha256 of the status. Rules:
 1. Only enrolled devices are listened to; scope of topic, document and enrolment must agree.
 2. A pair counts when the device's own key signed it and it is news: a higher counter of the present
    incarnation, or an incarnation never seen. The same counter with other bytes is an alarm; the first stays.
+   So is a pair that another key signed, or that the device signed for another place: somebody writes there
+   who should not. One alarm a minute for each device and code.
 3. Presence is nobody's signature: it is shown and decides nothing.
 """
 
@@ -30,6 +32,7 @@ log = logging.getLogger(__name__)
 #: Halves of a pair that are kept for a device, and devices for which any are kept.
 MAX_HALVES = 4
 MAX_DEVICES = 20_000
+_ALARM_SECONDS = 60.0
 
 
 @dataclass(slots=True)
@@ -53,6 +56,7 @@ class Ingest:
     def __init__(self) -> None:
         self.ignored: Counter[str] = Counter()
         self._waiting: OrderedDict[str, _Halves] = OrderedDict()
+        self._alarmed: OrderedDict[tuple[str, str], float] = OrderedDict()
 
     def message(self, work: Work, topic: Topic, payload: bytes, *, retained: bool) -> None:
         """One message on a device's topic. An empty payload is no information."""
@@ -126,15 +130,29 @@ class Ingest:
             _keep(halves.statuses, sha256, payload)
             self.ignored[error.code] += 1
             log.warning("device=%s status refused code=%s: %s", entry.id, error.code, error.message)
+            self._alarm(work, entry, error.upgrade_code, error.message)
             return
         halves.statuses.pop(sha256, None)
         if (status.fleet, status.group, status.device) != (work.house.fleet, entry.group, entry.id):
             self.ignored[Code.UPGRADE_SCOPE_MISMATCH] += 1
+            text = f"signed for {status.fleet}/{status.group}/{status.device}"
+            self._alarm(work, entry, Code.UPGRADE_SCOPE_MISMATCH, text)
             return
         if self._is_news(work, entry, status):
             new = work.devices.status(entry, status, payload, sha256)
             work.devices.seen(new, min(work.now, times.from_text(status.at)))
             tell_rollouts(work, status, entry)
+
+    def _alarm(self, work: Work, entry: DeviceEntry, code: Code, message: str) -> None:
+        """Tell the device's group of something on its topics that it did not write as it should."""
+        key = (entry.id, str(code))
+        if work.now < self._alarmed.get(key, float("-inf")) + _ALARM_SECONDS:
+            return
+        self._alarmed[key] = work.now
+        self._alarmed.move_to_end(key)
+        while len(self._alarmed) > MAX_DEVICES:
+            self._alarmed.popitem(last=False)
+        work.event([entry.group], Event.ALARM, {"device": entry.id, "message": message}, code=code)
 
     def _is_news(self, work: Work, entry: DeviceEntry, status: Status) -> bool:
         if status.incarnation != entry.incarnation:
@@ -145,12 +163,8 @@ class Ingest:
         if status.counter == entry.counter:
             self.ignored[Code.UPGRADE_EQUIVOCATION] += 1
             log.warning("device=%s equivocates at counter %d", entry.id, status.counter)
-            work.event(
-                [entry.group],
-                Event.ALARM,
-                {"device": entry.id, "counter": status.counter},
-                code=Code.UPGRADE_EQUIVOCATION,
-            )
+            text = f"two statuses with counter {status.counter}"
+            self._alarm(work, entry, Code.UPGRADE_EQUIVOCATION, text)
             return False
         if status.counter < entry.counter:
             self.ignored["older status"] += 1

@@ -8,7 +8,8 @@ What is published comes back, and may come back late: a message that was sent fr
 no news while a newer one is still on its way. What was never sent from here is judged: older documents
 of ours are a stale cache; a document of ours that is *newer* than what is stored, or of the same order with
 other bytes, is answered with a document of a still higher sequence; anything else is forged. The last two
-are alarms.
+are alarms. So is the loss of freshness, which devices would notice too: a heartbeat of ours that does not
+come back, one on the broker that has expired, and an older one after the newest was there already.
 """
 
 import hashlib
@@ -21,13 +22,14 @@ from collections.abc import Iterable, Iterator
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from fleetfoot_manager import catalogue, documents, schema
+from fleetfoot_manager import catalogue, documents, inventory, schema
 from fleetfoot_manager.compose import GroupIntent
 from fleetfoot_manager.documents import Stored
 from fleetfoot_manager.house import House
 from fleetfoot_manager.work import Work
-from fleetfoot_protocol import trust
+from fleetfoot_protocol import topics, trust
 from fleetfoot_protocol.codes import Code
+from fleetfoot_protocol.documents import expired
 from fleetfoot_protocol.errors import UpgradeError
 from fleetfoot_protocol.events import Event
 from fleetfoot_protocol.topics import Kind, Topic
@@ -38,11 +40,14 @@ FULL_SECONDS = 6 * 3600.0
 _JITTER = 0.1
 _AGAIN_SECONDS = 1.0
 _ALARM_SECONDS = 60.0
+#: Seconds in which a heartbeat that was sent comes back from the broker.
+_RETURN_SECONDS = 60.0
 #: Digests of what was sent on a topic and has not come back, at most.
 _MAX_ECHOES = 16
 NEWEST_RELEASES = 20
 NEWEST_ENDED = 50
 
+_HEARTBEAT = "/heartbeat"
 PRESENCE = documents.place(Kind.MANAGER_PRESENCE)
 ONLINE = b"online"
 OFFLINE = b"offline"
@@ -64,11 +69,16 @@ class Reassertion:
         self._echoes: dict[str, deque[str]] = {}
         self._healed: dict[str, float] = {}
         self._alarmed: dict[str, float] = {}
+        #: Heartbeats that were sent and have not come back: topic -> when, unix seconds.
+        self._awaited: dict[str, float] = {}
+        self._returned: set[str] = set()
 
     def connected(self) -> None:
         """A new session: nothing is subscribed, nothing is on its way, everything is to be told."""
         self._subscribed.clear()
         self._echoes.clear()
+        self._awaited.clear()
+        self._returned.clear()
         self._todo.clear()
         self._everything = True
 
@@ -76,14 +86,18 @@ class Reassertion:
         """When something is to be told again, unix seconds."""
         return min([self._next_full, *self._again.values()])
 
-    def to_subscribe(self, topics: Iterable[str]) -> list[str]:
+    def to_subscribe(self, names: Iterable[str]) -> list[str]:
         """Those of our retained topics that this session has not subscribed to yet."""
-        new = [topic for topic in dict.fromkeys(topics) if topic not in self._subscribed]
+        new = [topic for topic in dict.fromkeys(names) if topic not in self._subscribed]
         self._subscribed.update(new)
         return new
 
-    def sent(self, topic: str, payload: bytes) -> None:
+    def sent(self, topic: str, payload: bytes, now: float) -> None:
         """A retained message went out; it will come back."""
+        if topic.endswith(_HEARTBEAT):
+            if self._awaited.get(topic, float("inf")) == float("inf"):
+                self._awaited[topic] = now
+            self._returned.discard(topic)
         echoes = self._echoes.setdefault(topic, deque(maxlen=_MAX_ECHOES))
         echoes.append(hashlib.sha256(payload).hexdigest())
 
@@ -116,6 +130,8 @@ class Reassertion:
         sha256 = hashlib.sha256(payload).hexdigest()
         echo = self._take_echo(name, sha256)
         if sha256 == stored.sha256:
+            self._awaited.pop(name, None)
+            self._returned.add(name)
             return
         if not echo and payload:
             self._judge(work, topic, name, payload, stored)
@@ -136,20 +152,38 @@ class Reassertion:
         if topic.kind is Kind.MANAGER_PRESENCE:
             self.counts["stale"] += 1  # a Last Will of an earlier connection, as a rule
             return
-        verdict = _verdict(work, topic, payload, stored)
+        verdict = _verdict(work, topic, payload, stored, fresh=name not in self._returned)
         self.counts[verdict or "stale"] += 1
         if verdict is None:
             return
+        self._alarm(work, name, verdict, "the broker held something that is not what we published")
+
+    def _alarm(self, work: Work, name: str, code: Code, message: str) -> None:
+        """Tell of a topic, once a minute: to its group, or to everybody if it is everybody's."""
         if work.now < self._alarmed.get(name, 0.0) + _ALARM_SECONDS:
             return
         self._alarmed[name] = work.now
-        log.warning("topic=%s holds something that is not ours: %s", name, verdict)
-        if topic.group:
-            work.event([topic.group], Event.ALARM, {"topic": name}, code=verdict)
+        log.warning("topic=%s alarm=%s: %s", name, code, message)
+        parsed = topics.parse(work.house.whole(name), root=work.house.topic_root)
+        groups = [parsed.group] if parsed and parsed.group else inventory.groups(work.tx)
+        work.event(groups, Event.ALARM, {"topic": name, "message": message}, code=code)
+
+    def overdue(self, work: Work) -> None:
+        """Tell of heartbeats that were sent and did not come back in time, once for each."""
+        for name, moment in self._awaited.items():
+            if moment + _RETURN_SECONDS <= work.now:
+                self.counts["overdue heartbeat"] += 1
+                self._awaited[name] = float("inf")
+                self._alarm(
+                    work, name, Code.UPGRADE_STALE, "our heartbeat does not come back from the broker"
+                )
 
 
-def _verdict(work: Work, topic: Topic, payload: bytes, stored: Stored) -> Code | None:
-    """The alarm that a message deserves; None for an older document of ours."""
+def _verdict(work: Work, topic: Topic, payload: bytes, stored: Stored, *, fresh: bool) -> Code | None:
+    """The alarm that a message deserves; None for an older document of ours.
+
+    fresh: whether what is stored has not been back in this session, so that a stale cache explains old ones.
+    """
     root = work.house.root
     try:
         match topic.kind:
@@ -161,7 +195,7 @@ def _verdict(work: Work, topic: Topic, payload: bytes, stored: Stored) -> Code |
                     work.renew_desired(topic.group, topic.component, beyond=desired.sequence)
                     return Code.UPGRADE_EQUIVOCATION
             case Kind.HEARTBEAT:
-                trust.verify_heartbeat(payload, root)
+                return _heartbeat_verdict(work, topic, payload, stored, fresh)
             case Kind.RELEASE | Kind.TRUST_ROOT:
                 return Code.UPGRADE_SIGNATURE_INVALID
             case _:
@@ -169,6 +203,19 @@ def _verdict(work: Work, topic: Topic, payload: bytes, stored: Stored) -> Code |
     except UpgradeError as error:
         stale_epoch = error.upgrade_code is Code.UPGRADE_SEQUENCE_REPLAYED
         return None if stale_epoch else error.upgrade_code
+    return None
+
+
+def _heartbeat_verdict(work: Work, topic: Topic, payload: bytes, stored: Stored, fresh: bool) -> Code | None:
+    heartbeat = trust.verify_heartbeat(payload, work.house.root)
+    ours = trust.verify_heartbeat(stored.payload, work.house.root)
+    if heartbeat.group != topic.group:
+        return Code.UPGRADE_SCOPE_MISMATCH
+    if heartbeat.issued > ours.issued:
+        work.renew_heartbeat(topic.group)
+        return Code.UPGRADE_EQUIVOCATION
+    if expired(heartbeat.expires, int(work.now)) or not fresh:
+        return Code.UPGRADE_STALE
     return None
 
 

@@ -5,6 +5,7 @@ import string
 from typing import Any
 
 from fleetfoot_manager import compose, derive, planning, rights, rollout
+from fleetfoot_manager.catalogue import ReleaseRow
 from fleetfoot_manager.requests import arguments
 from fleetfoot_manager.requests.answers import fitted, moment, some
 from fleetfoot_manager.rollout import (
@@ -19,8 +20,9 @@ from fleetfoot_manager.rollout import (
     Start,
 )
 from fleetfoot_manager.work import Work, load_rollouts
+from fleetfoot_protocol import trust
 from fleetfoot_protocol.documents import MAX_TARGETS
-from fleetfoot_protocol.errors import FleetfootError
+from fleetfoot_protocol.errors import FleetfootError, TrustError
 from fleetfoot_protocol.events import Event
 from fleetfoot_protocol.reports import Request
 from fleetfoot_protocol.states import Terminal
@@ -57,7 +59,20 @@ def plan(work: Work, request: Request) -> dict[str, Any]:
     asked = arguments.parse(arguments.RolloutPlan, request.arguments)
     rights.demand(work.house.root, request, asked.groups)
     made = planning.make(work.tx, asked, "r-plan", work.now)
+    _demand_signed(work, made.release)
     return {"plan": planning.describe(made)}
+
+
+def _demand_signed(work: Work, release: ReleaseRow) -> None:
+    """A release whose signers have left the root since would be refused by every device: not even planned."""
+    try:
+        trust.verify_release(release.envelope, work.house.root)
+    except TrustError as error:
+        raise TrustError(
+            error.upgrade_code,
+            f"{release.component} {release.version}: {error.message}, by root {work.house.root.version}",
+            remedy="have keys that the present root names sign it, as a release of a new version",
+        ) from error
 
 
 def start(work: Work, request: Request) -> dict[str, Any]:
@@ -67,6 +82,7 @@ def start(work: Work, request: Request) -> dict[str, Any]:
     _demand_no_other(work, asked)
     name = "r-" + "".join(secrets.choice(_ID_LETTERS) for _ in range(_ID_LENGTH))
     made = planning.make(work.tx, asked, name, work.now)
+    _demand_signed(work, made.release)
     for group in asked.groups:
         _demand_room(work.intent(group, asked.component), group, asked.component)
     shown = planning.describe(made)
