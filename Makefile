@@ -3,11 +3,14 @@
 #   PYTHON=python3.12   the interpreter to build the environment with (3.11 or newer)
 #   UV=                 set up with venv and pip although uv is on the PATH
 #   TESTS=tests/agent   which tests;  ARGS='-k guard'  more arguments for pytest or the demo
+#   N=1000000 FROM=0    how many cases `make fuzz` tries, and which is the first
 
 PYTHON ?= python3
 UV ?= $(shell command -v uv 2>/dev/null)
 TESTS ?=
 ARGS ?=
+N ?= 1000000
+FROM ?= 0
 
 VENV := .venv
 STAMP := $(VENV)/.set-up
@@ -24,12 +27,13 @@ endif
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format docs pins venv clean
+.PHONY: help demo test check fuzz format docs pins venv clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo 'make demo    a broker, a manager and thirty devices on loopback, upgraded before your eyes (ARGS=...)'
 	@echo 'make test    run the tests (TESTS=tests/agent, ARGS="-k guard")'
+	@echo 'make fuzz    mutate documents and see that none is accepted (N=1000000 cases, FROM=0)'
 	@echo 'make check   ruff, mypy --strict, import contracts'
 	@echo 'make format  let ruff put the sources in order'
 	@echo 'make docs    write docs/schemas, docs/topics.md and docs/codes.md from the code'
@@ -42,6 +46,9 @@ demo: $(STAMP)
 
 test: $(STAMP)
 	@$(RUN)pytest $(TESTS) $(ARGS) --cov
+
+fuzz: $(STAMP)
+	@$(RUN)python -m tests.fuzz $(N) $(FROM)
 
 check: $(STAMP)
 	$(RUN)ruff check .
