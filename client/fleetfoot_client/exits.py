@@ -27,6 +27,7 @@ class Exit(IntEnum):
 _BY_CODE: dict[str, Exit] = {
     "usage": Exit.USAGE,
     "config_invalid": Exit.USAGE,
+    "unsafe_binding": Exit.USAGE,
     "timeout": Exit.TIMEOUT,
     "broker_unreachable": Exit.BROKER,
     Code.UPGRADE_LENGTH_MISMATCH: Exit.TRUST,

@@ -3,17 +3,17 @@
 import argparse
 import json
 import logging
-import sys
-from collections.abc import Callable
+import shlex
 from pathlib import Path
 from typing import Any
 
-from fleetfoot_protocol.codes import Code, Family, info
 from fleetfoot_protocol.errors import FleetfootError
 
 _LEVELS = ("debug", "info", "warning", "error")
 #: Libraries that tell every packet at the level at which we tell decisions.
 _CHATTY = ("amqtt", "transitions", "aiohttp")
+#: No blank in it: a line is made of `name=value`.
+_TIME = "%Y-%m-%dT%H:%M:%S%z"
 _FORMAT = "ts=%(asctime)s level=%(levelname)s logger=%(name)s %(message)s"
 
 
@@ -28,17 +28,42 @@ class OneLine(logging.Formatter):
 
 
 def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Add the `manager` command."""
-    parser = subparsers.add_parser("manager", help="run the manager of a fleet, or make a new one")
+    """Add the `manager` command. The `fleetfoot` command tells its errors and gives them their exit codes."""
+    parser = subparsers.add_parser(
+        "manager",
+        help="run the manager of a fleet, or make a new one",
+        description="Make, run and look at the manager of a fleet: on the machine where its state is.",
+        epilog="example:\n  fleetfoot manager status --dir manager",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     commands = parser.add_subparsers(dest="manager_command", required=True, metavar="COMMAND")
     _add_init(commands)
     _add_run(commands)
     _add_status(commands)
 
 
+def _add(commands: Any, name: str, summary: str, details: str, example: str) -> argparse.ArgumentParser:
+    text = f"{summary[0].upper()}{summary[1:]}."
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name,
+        help=summary,
+        description=f"{text}\n\n{details}",
+        epilog=f"example:\n  fleetfoot manager {name} {example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--dir", type=Path, required=True, metavar="DIR", help="state folder of the manager")
+    return parser
+
+
 def _add_init(commands: Any) -> None:
-    parser = commands.add_parser("init", help="make the state folder of a new manager")
-    _add_folder(parser)
+    parser = _add(
+        commands,
+        "init",
+        "make the state folder of a new manager",
+        "Makes its key (the director key), its store, and a request from which 'fleetfoot trust init'\n"
+        "makes the trust root where the root keys are.",
+        "--dir manager --fleet kitchens --operator alice=alice.key.pub",
+    )
     parser.add_argument(
         "--operator",
         action="append",
@@ -46,17 +71,23 @@ def _add_init(commands: Any) -> None:
         metavar="NAME=PUBFILE",
         help="an operator and the file of the public key; may be given several times",
     )
-    parser.add_argument("--fleet", default="fleet", help="id of the fleet (default: %(default)s)")
-    parser.set_defaults(handler=_guarded(_init))
+    parser.add_argument(
+        "--fleet", default="fleet", metavar="ID", help="id of the fleet (default: %(default)s)"
+    )
+    parser.set_defaults(handler=_init)
 
 
 def _add_run(commands: Any) -> None:
-    parser = commands.add_parser(
+    parser = _add(
+        commands,
         "run",
-        help="run the manager until SIGTERM or SIGINT",
-        description="Without --broker it starts one of its own, for demo, tests and a trusted loopback only.",
+        "run the manager until SIGTERM or SIGINT",
+        "Without --broker it starts one of its own, for demo, tests and a trusted loopback only. The\n"
+        "artifact server listens on loopback only too: for other machines, put a web server with TLS in\n"
+        "front of it and name that with --mirror.",
+        "--dir manager --root root.json\n"
+        "  fleetfoot manager run --dir manager --broker mqtt://127.0.0.1 --mirror https://example.org/blobs",
     )
-    _add_folder(parser)
     parser.add_argument(
         "--root",
         action="append",
@@ -81,46 +112,25 @@ def _add_run(commands: Any) -> None:
     )
     parser.add_argument("--mirror", metavar="URL", help="base URL that devices fetch from, instead of that")
     parser.add_argument(
-        "--topic-root", default="ff", help="first levels of all topics (default: %(default)s)"
+        "--topic-root", default="ff", metavar="TOPIC", help="what topics begin with (default: %(default)s)"
     )
-    parser.add_argument("--log-level", choices=_LEVELS, default="info", help="(default: %(default)s)")
+    parser.add_argument(
+        "--log-level", choices=_LEVELS, default="info", help="what is logged on stderr (default: %(default)s)"
+    )
     parser.add_argument("--json", action="store_true", help="say where it serves as one JSON object")
-    parser.set_defaults(handler=_guarded(_run))
+    parser.set_defaults(handler=_run)
 
 
 def _add_status(commands: Any) -> None:
-    parser = commands.add_parser("status", help="what the store on this machine says")
-    _add_folder(parser)
+    parser = _add(
+        commands,
+        "status",
+        "say what the store on this machine holds",
+        "Reads only, whether or not the manager runs.",
+        "--dir manager --json",
+    )
     parser.add_argument("--json", action="store_true", help="as one JSON object")
-    parser.set_defaults(handler=_guarded(_status))
-
-
-def _add_folder(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--dir", type=Path, required=True, metavar="DIR", help="state folder of the manager")
-
-
-def _guarded(handler: Callable[[argparse.Namespace], int]) -> Callable[[argparse.Namespace], int]:
-    """Errors of ours as two lines and an exit code: what is wrong, and what to do."""
-
-    def guarded(args: argparse.Namespace) -> int:
-        try:
-            return handler(args)
-        except FleetfootError as error:
-            print(f"fleetfoot manager: {error}", file=sys.stderr)
-            print(f"  {error.remedy}", file=sys.stderr)
-            return _exit_code(error.code)
-
-    return guarded
-
-
-def _exit_code(code: str) -> int:
-    if code in ("usage", "unsafe_binding"):
-        return 2
-    if code == "timeout":
-        return 4
-    if code in set(Code) and info(Code(code)).family is Family.TRUST:
-        return 5
-    return 1
+    parser.set_defaults(handler=_status)
 
 
 def _init(args: argparse.Namespace) -> int:
@@ -135,14 +145,22 @@ def _init(args: argparse.Namespace) -> int:
             )
         operators[name] = Path(path)
     request = make_state(args.dir, args.fleet, operators)
+    folder = shlex.quote(str(args.dir))
     print(f"made the manager of fleet {args.fleet} in {args.dir}")
-    print("next, where the root key is:")
+    print("next, where the root key is (every key comes from 'fleetfoot key new FILE'):")
     print(
-        f"  fleetfoot trust init --request {request} --root-key root.key --release-key release.key.pub"
-        " --out root.json"
+        f"  fleetfoot trust init --request {shlex.quote(str(request))} --root-key root.key"
+        " --release-key release.key.pub --out root.json"
     )
     print("then, here:")
-    print(f"  fleetfoot manager run --dir {args.dir} --root root.json")
+    print(f"  fleetfoot manager run --dir {folder} --root root.json")
+    print("then, where an operator works:")
+    for name, path in operators.items():
+        key = shlex.quote(str(path).removesuffix(".pub"))
+        print(
+            f"  fleetfoot profile set {args.fleet} --broker mqtt://127.0.0.1 --operator {name} --key {key}"
+            " --root root.json"
+        )
     return 0
 
 
@@ -151,7 +169,7 @@ def _run(args: argparse.Namespace) -> int:
     from fleetfoot_protocol import topics
 
     console = logging.StreamHandler()
-    console.setFormatter(OneLine(_FORMAT))
+    console.setFormatter(OneLine(_FORMAT, _TIME))
     logging.basicConfig(level=args.log_level.upper(), handlers=[console])
     for name in _CHATTY:
         logging.getLogger(name).setLevel(logging.DEBUG if args.log_level == "debug" else logging.WARNING)

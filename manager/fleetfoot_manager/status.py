@@ -43,8 +43,9 @@ def lines(seen: dict[str, Any]) -> list[str]:
     process = f"running (process {seen['pid']})" if seen["running"] else "not running"
     text = [
         f"manager of fleet {seen['fleet']}: {process}, trust root {seen['root'] or 'not installed'}",
-        f"{seen['devices']} devices in {len(seen['groups'])} groups, {seen['online']} online;"
-        f" {seen['releases']} releases; {seen['waiting']} messages wait for the broker",
+        f"{_count(seen['devices'], 'device')} in {_count(len(seen['groups']), 'group')},"
+        f" {seen['online']} online; {_count(seen['releases'], 'release')};"
+        f" waiting for the broker: {_count(seen['waiting'], 'message')}",
     ]
     for row in seen["rollouts"]:
         counts = ", ".join(f"{count} {name}" for name, count in row["counts"].items())
@@ -53,3 +54,7 @@ def lines(seen: dict[str, Any]) -> list[str]:
             f"  wave {row['wave']} of {len(row['waves'])}  {counts}"
         )
     return text
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" + ("" if number == 1 else "s")

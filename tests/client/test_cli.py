@@ -153,6 +153,7 @@ def test_every_code_has_the_exit_code_of_its_kind(code: str) -> None:
     expected = {
         "usage": 2,
         "config_invalid": 2,
+        "unsafe_binding": 2,
         "timeout": 4,
         "broker_unreachable": 6,
         "upgrade_length_mismatch": 5,

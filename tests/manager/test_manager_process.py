@@ -318,11 +318,11 @@ def test_the_manager_says_when_it_leaves_and_when_it_dies(fleet: Fleet) -> None:
 
 
 def test_without_a_trust_root_the_manager_does_not_run(manager: ManagerProcess) -> None:
-    manager.spawn()
-    assert manager.wait() == 1
-    log = manager.log.read_text()
-    assert "has no trust root" in log
-    assert "fleetfoot trust init --request" in log
+    said = manager.spawn().communicate(timeout=20)[0]
+    assert manager.wait() == 2
+    error = json.loads(said)["error"]
+    assert "has no trust root" in error["message"]
+    assert "fleetfoot trust init --request" in error["remedy"]
 
 
 def test_a_root_that_its_own_keys_did_not_sign_is_refused(manager: ManagerProcess) -> None:
@@ -355,11 +355,10 @@ def test_a_root_is_replaced_by_its_successor_only(manager: ManagerProcess) -> No
 def test_a_second_manager_on_the_same_folder_is_refused(manager: ManagerProcess) -> None:
     manager.first_start()
     with closing(other := ManagerProcess(manager.realm)):
-        other.spawn()
+        said = other.spawn().communicate(timeout=20)[0]
         assert other.wait() == 1
-        assert f"another manager (process {manager.process.pid if manager.process else 0})" in (
-            other.log.read_text()
-        )
+        holder = manager.process.pid if manager.process else 0
+        assert f"another manager (process {holder})" in json.loads(said)["error"]["message"]
 
 
 def test_status_tells_what_the_store_knows_while_the_manager_runs_and_after(fleet: Fleet) -> None:
