@@ -1,20 +1,24 @@
 """Key files on disk: a secret key that only its owner can read, and its public part beside it.
 
-A secret key that others could have read is no longer one: such a file is refused, not mended.
+A secret key that others could have read is no longer one: such a file is refused, not mended. With a
+passphrase the secret part is locked (`lockbox`), and asked for whenever the key is used.
 """
 
 import json
 import os
 import re
 import stat
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from fleetfoot_client import files
+from fleetfoot_client import files, lockbox
 from fleetfoot_protocol import keys, strictjson
 from fleetfoot_protocol.errors import FleetfootError, FormError
 
 SECRET_KIND = "fleetfoot-key"  # noqa: S105
+LOCKED_KIND = "fleetfoot-locked-key"
 PUBLIC_KIND = "fleetfoot-public-key"
 _HEX = re.compile(r"[0-9a-f]{64}")
 _MAX_BYTES = 4096
@@ -22,10 +26,11 @@ _MAX_BYTES = 4096
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """A key from a file: `public` always, `secret` only where the file holds it. Raw, 32 bytes each."""
+    """A key from a file of a `kind`: `public` always, `secret` only where it was read. Raw, 32 bytes each."""
 
     public: bytes
     secret: bytes | None
+    kind: str = SECRET_KIND
 
     @property
     def id(self) -> str:
@@ -41,22 +46,26 @@ class SigningKey:
     secret: bytes
 
 
-def create(path: Path) -> Key:
-    """Make a new key: `path` (0600) and `path`.pub. FleetfootError `exists_already`, with nothing changed."""
+def create(path: Path, passphrase: str | None = None) -> Key:
+    """Make a new key: `path` (0600) and `path`.pub; with a passphrase, locked by it.
+
+    FleetfootError `exists_already`, with nothing changed.
+    """
     public_path = path.with_name(path.name + ".pub")
     if public_path.exists():
         raise FleetfootError("exists_already", f"{public_path} exists and is not overwritten")
     secret = keys.generate()
     public = keys.public_of(secret)
-    files.write_new(
-        path, _json({"kind": SECRET_KIND, "public": public.hex(), "secret": secret.hex()}), mode=0o600
-    )
+    value: dict[str, str | int] = {"kind": SECRET_KIND, "public": public.hex(), "secret": secret.hex()}
+    if passphrase is not None:
+        value = {"kind": LOCKED_KIND, "public": public.hex(), **lockbox.lock(secret, passphrase)}
+    files.write_new(path, _json(value), mode=0o600)
     files.write_new(public_path, _json({"kind": PUBLIC_KIND, "public": public.hex()}))
     return Key(public, secret)
 
 
-def load(path: Path) -> Key:
-    """The key in a secret or a public key file.
+def load(path: Path, *, unlock: bool = True) -> Key:
+    """The key in a secret or a public key file. A locked one asks for its passphrase, unless not to `unlock`.
 
     FleetfootError `key_unsafe` for a secret key that is not its owner's alone, `key_unreadable`.
     """
@@ -69,7 +78,10 @@ def load(path: Path) -> Key:
         raise _unreadable(path, "it is no key file")
     public = bytes.fromhex(value["public"])
     if value.get("kind") == PUBLIC_KIND and set(value) == {"kind", "public"}:
-        return Key(public, None)
+        return Key(public, None, PUBLIC_KIND)
+    if value.get("kind") == LOCKED_KIND:
+        _demand_private(path, facts)
+        return Key(public, _unlocked(path, value, public) if unlock else None, LOCKED_KIND)
     if value.get("kind") != SECRET_KIND or not _HEX.fullmatch(str(value.get("secret"))):
         raise _unreadable(path, "it is no key file")
     _demand_private(path, facts)
@@ -87,12 +99,22 @@ def load_signing(path: Path) -> SigningKey:
     return SigningKey(key.id, key.secret)
 
 
+def _unlocked(path: Path, value: dict[str, Any], public: bytes) -> bytes:
+    try:
+        secret = lockbox.unlock(value, lockbox.ask(f"passphrase of {path}: "))
+    except ValueError as error:
+        raise _unreadable(path, str(error)) from error
+    if keys.public_of(secret) != public:
+        raise _unreadable(path, "its public part does not belong to its secret part")
+    return secret
+
+
 def load_public(text: str) -> bytes:
     """A public key given as 64 hex digits or as the path of a public key file."""
     if _HEX.fullmatch(text):
         return bytes.fromhex(text)
-    key = load(Path(text))
-    if key.secret is not None:
+    key = load(Path(text), unlock=False)
+    if key.kind != PUBLIC_KIND:
         # It would do, but secret keys should not become a habit where public ones are asked for.
         raise FleetfootError(
             "key_unreadable",
@@ -134,5 +156,5 @@ def _unreadable(path: Path, why: str) -> FleetfootError:
     return FleetfootError("key_unreadable", f"cannot use the key {path}: {why}")
 
 
-def _json(value: dict[str, str]) -> bytes:
+def _json(value: Mapping[str, str | int]) -> bytes:
     return (json.dumps(value, indent=2) + "\n").encode()

@@ -43,6 +43,20 @@ class Additions:
     expires: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Rotation:
+    """What a root's successor has instead: key id -> raw public key, or None for a key that goes for good.
+
+    operators: names that go. A threshold or expiry of None stays as it is.
+    """
+
+    replaced: Mapping[str, bytes | None] = field(default_factory=dict)
+    operators: frozenset[str] = frozenset()
+    root_threshold: int | None = None
+    release_threshold: int | None = None
+    expires: str | None = None
+
+
 def build(
     fleet: str,
     expires: str,
@@ -98,6 +112,69 @@ def successor(have: TrustRoot, more: Additions) -> TrustRoot:
         )
     except ValidationError as error:
         raise _invalid(error) from None
+
+
+def rotated(have: TrustRoot, change: Rotation) -> TrustRoot:
+    """The next version of `have` with other keys in every role, not signed yet. Keys without a role go.
+
+    The epoch rises if director keys change. FleetfootError `not_found` for what is not there to be replaced,
+    `request_invalid` for what cannot be.
+    """
+    operators = {name: one for name, one in have.roles.operators.items() if name not in change.operators}
+    named = {*have.roles.root.keys, *have.roles.release.keys, *have.roles.director.keys}
+    named |= {one.key for one in operators.values()}
+    if unknown := sorted((change.replaced.keys() - named) | (change.operators - have.roles.operators.keys())):
+        raise FleetfootError("not_found", f"root {have.version} gives no role to {unknown[0]}")
+    for name, one in operators.items():
+        if change.replaced.get(one.key, b"") is None:
+            raise FleetfootError(
+                "request_invalid",
+                f"operator {name} cannot be without a key",
+                remedy=f"remove the operator: --remove-operator {name}",
+            )
+    roles = Roles.model_construct(
+        root=_other(have.roles.root, change.replaced, change.root_threshold),
+        release=_other(have.roles.release, change.replaced, change.release_threshold),
+        director=_other(have.roles.director, change.replaced, None),
+        operators={
+            name: Operator(key=_other_id(one.key, change.replaced), roles=one.roles)
+            for name, one in operators.items()
+        },
+    )
+    every = {**have.keys, **_named(new for new in change.replaced.values() if new is not None)}
+    used = {*roles.root.keys, *roles.release.keys, *roles.director.keys}
+    used |= {one.key for one in roles.operators.values()}
+    try:
+        return TrustRoot(
+            version=have.version + 1,
+            epoch=have.epoch + (roles.director.keys != have.roles.director.keys),
+            fleet=have.fleet,
+            expires=change.expires or have.expires,
+            keys={name: every[name] for name in sorted(used)},
+            roles=roles,
+        )
+    except ValidationError as error:
+        raise _invalid(error) from None
+
+
+def chain(paths: Iterable[Path]) -> list[TrustRoot]:
+    """The roots in these files, by version: devices would follow each of them to the next.
+
+    TrustError naming the file at which the chain breaks; FormError; FleetfootError `not_found`.
+    """
+    files_of = sorted(((load(path)[1].version, path) for path in paths), key=lambda item: item[0])
+    found: list[TrustRoot] = []
+    for _, path in files_of:
+        if not found:
+            found.append(load_valid(path))
+            continue
+        try:
+            found.append(trust.advance_root(found[-1], files.read(path, dsse.MAX_ENVELOPE)))
+        except TrustError as error:
+            raise TrustError(
+                error.upgrade_code, f"{path} does not continue root {found[-1].version}: {error.message}"
+            ) from error
+    return found
 
 
 def load(path: Path) -> tuple[Envelope, TrustRoot]:
@@ -162,6 +239,22 @@ def _wider(have: RoleKeys, publics: Iterable[bytes], threshold: int | None) -> R
     if doubled := sorted(set(added) & set(have.keys)):
         raise FleetfootError("exists_already", f"key {doubled[0]} has that role already")
     return RoleKeys(keys=(*have.keys, *added), threshold=have.threshold if threshold is None else threshold)
+
+
+def _other_id(name: str, replaced: Mapping[str, bytes | None]) -> str:
+    new = replaced.get(name)
+    return name if new is None else keys.key_id(new)
+
+
+def _other(have: RoleKeys, replaced: Mapping[str, bytes | None], threshold: int | None) -> RoleKeys:
+    left = [name for name in have.keys if replaced.get(name, b"") is not None]
+    try:
+        return RoleKeys(
+            keys=tuple(_other_id(name, replaced) for name in left),
+            threshold=have.threshold if threshold is None else threshold,
+        )
+    except ValidationError as error:
+        raise _invalid(error) from None
 
 
 def _operator(member: Member) -> Operator:

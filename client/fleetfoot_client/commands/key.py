@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from fleetfoot_client import keyfiles, options, terminal
+from fleetfoot_client import keyfiles, lockbox, options, terminal
 from fleetfoot_client.exits import Exit
 
 
@@ -25,6 +25,11 @@ def register(subparsers: options.Subparsers) -> None:
         example="fleetfoot key new release.key",
     )
     new.add_argument("path", metavar="PATH", type=Path, help="where to write the secret key")
+    new.add_argument(
+        "--passphrase",
+        action="store_true",
+        help=f"lock it; asked for at the terminal, or read from the file that {lockbox.FILE_VARIABLE} names",
+    )
     show = options.add_command(
         group,
         "show",
@@ -37,12 +42,13 @@ def register(subparsers: options.Subparsers) -> None:
 
 
 def _new(args: argparse.Namespace) -> int:
-    key = keyfiles.create(args.path)
+    key = keyfiles.create(args.path, lockbox.ask_new() if args.passphrase else None)
     value = {
         "id": key.id,
         "public": key.public.hex(),
         "file": str(args.path),
         "public_file": f"{args.path}.pub",
+        "locked": args.passphrase,
     }
     text = terminal.facts(
         [("secret key", f"{args.path} (keep it)"), ("public key", f"{args.path}.pub"), ("key id", key.id)]
@@ -52,9 +58,13 @@ def _new(args: argparse.Namespace) -> int:
 
 
 def _show(args: argparse.Namespace) -> int:
-    key = keyfiles.load(args.path)
-    value = {"id": key.id, "public": key.public.hex(), "secret": key.secret is not None}
-    holds = "a secret key and its public part" if key.secret is not None else "a public key"
+    key = keyfiles.load(args.path, unlock=False)
+    value = {"id": key.id, "public": key.public.hex(), "secret": key.kind != keyfiles.PUBLIC_KIND}
+    holds = {
+        keyfiles.PUBLIC_KIND: "a public key",
+        keyfiles.SECRET_KIND: "a secret key and its public part",
+        keyfiles.LOCKED_KIND: "a secret key, locked by a passphrase, and its public part",
+    }[key.kind]
     text = terminal.facts([("key id", key.id), ("public key", key.public.hex()), ("file holds", holds)])
     terminal.show(value, text, as_json=args.json)
     return Exit.OK

@@ -1,4 +1,4 @@
-"""`fleetfoot trust`: making, extending, signing and showing the trust root of a fleet."""
+"""`fleetfoot trust`: making, changing, signing, showing and verifying the trust root of a fleet."""
 
 import argparse
 import time
@@ -9,7 +9,7 @@ from fleetfoot_client import files, keyfiles, options, roots, terminal
 from fleetfoot_client.commands import trust_arguments
 from fleetfoot_client.commands.trust_arguments import OperatorSpec
 from fleetfoot_client.exits import Exit
-from fleetfoot_protocol import dsse, times, trust
+from fleetfoot_protocol import dsse, keys, times, trust
 from fleetfoot_protocol.codes import Code
 from fleetfoot_protocol.documents import expired
 from fleetfoot_protocol.dsse import Envelope, PayloadType
@@ -27,8 +27,10 @@ def register(subparsers: options.Subparsers) -> None:
     )
     trust_arguments.add_init(group, _init)
     trust_arguments.add_add(group, _add)
+    trust_arguments.add_rotate(group, _rotate)
     trust_arguments.add_sign(group, _sign)
     trust_arguments.add_show(group, _show)
+    trust_arguments.add_verify(group, _verify)
 
 
 def _init(args: argparse.Namespace) -> int:
@@ -91,10 +93,56 @@ def _add(args: argparse.Namespace) -> int:
     if more == roots.Additions():
         raise FleetfootError("usage", "nothing to add: give --release-key, --operator or --root-add")
     document = roots.successor(have, more)
-    secrets = [_root_secret(path, document) for path in args.root_key]
+    secrets = [_root_secret(path, have, document) for path in args.root_key]
     signed = dsse.sign(PayloadType.ROOT, document.payload(), *secrets)
     files.write_new(args.out, dsse.encode(signed))
     return _report(args, args.out, signed, document, have)
+
+
+def _rotate(args: argparse.Namespace) -> int:
+    envelope, have = roots.load(args.root)
+    trust.first_root(dsse.encode(envelope))
+    replaced: dict[str, bytes | None] = {}
+    for old, new in args.replace:
+        replaced[_key_id(old)] = keyfiles.load_public(new)
+    for old in args.remove:
+        replaced[_key_id(old)] = None
+    change = roots.Rotation(
+        replaced=replaced,
+        operators=frozenset(args.remove_operator),
+        root_threshold=args.root_threshold,
+        release_threshold=args.release_threshold,
+        expires=None if args.expires is None else times.to_text(time.time() + args.expires * 86400),
+    )
+    if change == roots.Rotation():
+        raise FleetfootError("usage", "nothing to rotate: give --replace, --remove or --remove-operator")
+    document = roots.rotated(have, change)
+    secrets = [_root_secret(path, have, document) for path in args.root_key]
+    signed = dsse.sign(PayloadType.ROOT, document.payload(), *secrets)
+    files.write_new(args.out, dsse.encode(signed))
+    if document.epoch != have.epoch:
+        terminal.note(f"the director changes, so the epoch rises to {document.epoch}: see docs/keys.md")
+    return _report(args, args.out, signed, document, have)
+
+
+def _key_id(text: str) -> str:
+    """The id of a key given by its id, its public part, or the file of that."""
+    return text if trust_arguments.KEY_ID.fullmatch(text) else keys.key_id(keyfiles.load_public(text))
+
+
+def _verify(args: argparse.Namespace) -> int:
+    found = roots.chain(args.roots)
+    last = found[-1]
+    steps = [{"version": root.version, "epoch": root.epoch, "expires": root.expires} for root in found]
+    late = expired(last.expires, int(time.time()))
+    value = {"fleet": last.fleet, "versions": steps, "expired": late}
+    rows = [(step["version"], step["epoch"], step["expires"]) for step in steps]
+    text = terminal.table(("VERSION", "EPOCH", "EXPIRES"), rows)
+    text += f"\na device with root {found[0].version} of fleet {last.fleet} follows to root {last.version}"
+    if late:
+        terminal.note(f"root {last.version} expired on {last.expires}: make the next version of it")
+    terminal.show(value, text, as_json=args.json)
+    return Exit.OK
 
 
 def _sign(args: argparse.Namespace) -> int:
@@ -105,15 +153,16 @@ def _sign(args: argparse.Namespace) -> int:
         if (previous.fleet, previous.version + 1) != (document.fleet, document.version):
             raise FleetfootError("usage", f"{args.previous} is not the version before {args.root}")
     for path in args.key:
-        envelope = dsse.add_signature(envelope, _root_secret(path, document))
+        envelope = dsse.add_signature(envelope, _root_secret(path, previous, document))
     files.replace(args.root, dsse.encode(envelope))
     return _report(args, args.root, envelope, document, previous)
 
 
-def _root_secret(path: Path, document: TrustRoot) -> bytes:
-    """A secret key that has the right to sign this root; others would only be noise in it."""
+def _root_secret(path: Path, previous: TrustRoot | None, document: TrustRoot) -> bytes:
+    """A secret root key of this root or of the one before; others would only be noise in it."""
     key = keyfiles.load_signing(path)
-    if key.id not in document.roles.root.keys:
+    judges = [document, *([previous] if previous else [])]
+    if not any(key.id in judge.roles.root.keys for judge in judges):
         raise TrustError(
             Code.UPGRADE_IDENTITY_NOT_ALLOWED,
             f"the key {path} ({key.id}) is no root key of root {document.version}",

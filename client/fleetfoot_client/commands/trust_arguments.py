@@ -1,6 +1,7 @@
 """What `fleetfoot trust` is told: its options, how operators are written, the request of a manager."""
 
 import argparse
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -18,6 +19,8 @@ from fleetfoot_protocol.states import Role
 #: The role of an operator for whom none is named: the first operator of a fleet must be able to act.
 DEFAULT_ROLE = Role.ADMIN
 EVERY_GROUP = "*"
+#: A key's id as people write it.
+KEY_ID = re.compile(r"[0-9a-f]{16}")
 DEFAULT_DAYS = 3650
 
 
@@ -165,6 +168,51 @@ def add_add(group: Subparsers, handler: Handler) -> None:
                         help="how many release keys must sign from now on")  # fmt: skip
     _add_expires(parser, None, "days until the new root expires (default: as the present one)")
     _add_out(parser)
+
+
+def add_rotate(group: Subparsers, handler: Handler) -> None:
+    """`trust rotate`."""
+    parser = options.add_command(
+        group,
+        "rotate",
+        handler,
+        "make the next version of a root, with other keys in the place of old ones",
+        details="A key is replaced in every role that it has: root, release, director, operator.\n"
+        "OLD and a key to remove are a key id, public hex or a .pub file; NEW is a public key.\n"
+        "If the director changes, the epoch rises: what the old director signed is void.\n"
+        "The root keys of both versions have to sign; keep and publish every version (docs/keys.md).",
+        example="fleetfoot trust rotate --root root.json --root-key root.key \\\n"
+        "    --replace release.key.pub release-2.key.pub --out root.2.json\n"
+        "fleetfoot trust verify root.json root.2.json",
+    )
+    parser.add_argument("--root", metavar="FILE", type=Path, required=True, help="the present root")
+    parser.add_argument("--root-key", metavar="KEY", type=Path, action="append", default=[],
+                        help="a secret root key, of either version, to sign with; repeatable")  # fmt: skip
+    parser.add_argument("--replace", metavar=("OLD", "NEW"), nargs=2, action="append", default=[],
+                        help="a key, and the one that takes its place; repeatable")  # fmt: skip
+    parser.add_argument("--remove", metavar="KEY", action="append", default=[],
+                        help="a root or release key that goes; repeatable")  # fmt: skip
+    parser.add_argument("--remove-operator", metavar="NAME", type=options.identifier, action="append",
+                        default=[], help="an operator who goes; repeatable")  # fmt: skip
+    parser.add_argument("--root-threshold", metavar="N", type=options.positive,
+                        help="how many root keys must sign from now on")  # fmt: skip
+    parser.add_argument("--release-threshold", metavar="N", type=options.positive,
+                        help="how many release keys must sign from now on")  # fmt: skip
+    _add_expires(parser, None, "days until the new root expires (default: as the present one)")
+    _add_out(parser)
+
+
+def add_verify(group: Subparsers, handler: Handler) -> None:
+    """`trust verify`."""
+    parser = options.add_command(
+        group,
+        "verify",
+        handler,
+        "verify a chain of roots as a device would follow it",
+        details="Exits with 5 at the first version that does not follow from the one before.",
+        example="fleetfoot trust verify root.json root.2.json root.3.json",
+    )
+    parser.add_argument("roots", metavar="ROOT", type=Path, nargs="+", help="every version, in any order")
 
 
 def add_sign(group: Subparsers, handler: Handler) -> None:
