@@ -54,7 +54,7 @@ def _publish(args: argparse.Namespace) -> int:
     # Before anything is connected: a half-signed release is no reason to need a broker.
     bundles.verify_signatures(bundle, session.root)
     with session:
-        result = publishing.publish(session, bundle, _progress, timeout=args.reply_timeout)
+        result = publishing.publish(session, bundle, _Progress(), timeout=args.reply_timeout)
     release = bundle.release
     text = f"{release.component} {release.version} is published (counter {release.counter}, {bundle.digest})"
     text += f"\nsee what it would do: fleetfoot rollout plan --component {release.component}"
@@ -63,8 +63,15 @@ def _publish(args: argparse.Namespace) -> int:
     return Exit.OK
 
 
-def _progress(sha256: str, length: int, total: int) -> None:
-    terminal.note(f"uploading {sha256[:12]} ({terminal.bytes_text(length)}), one of {total}")
+class _Progress:
+    """A line for each file that is sent."""
+
+    def __init__(self) -> None:
+        self._sent = 0
+
+    def __call__(self, sha256: str, length: int, total: int) -> None:
+        self._sent += 1
+        terminal.note(f"uploading {self._sent} of {total}: {sha256[:12]} ({terminal.bytes_text(length)})")
 
 
 def _list(args: argparse.Namespace) -> int:
@@ -80,7 +87,7 @@ def _list(args: argparse.Namespace) -> int:
     ]  # fmt: skip
     header = ("COMPONENT", "VERSION", "CHANNEL", "COUNTER", "LIFE", "PLATFORMS", "SIZE", "CREATED")
     listed = terminal.table(header, cells) + rollout_text.more(parse(More, result).more)
-    terminal.say(listed if cells else "no releases yet: fleetfoot release publish")
+    terminal.say(listed if cells else "no releases yet: see 'fleetfoot release publish --help'")
     return Exit.OK
 
 

@@ -110,7 +110,8 @@ def _listing(rows: list[DeviceRow]) -> str:
             cells.append((row.id, row.group, there, name, *_component_cells(component)))
     header = ("DEVICE", "GROUP", "LINK", "COMPONENT", "VERSION", "STATE", "WHY")
     online_count = sum(row.online for row in rows)
-    return f"{terminal.table(header, cells)}\n\n{len(rows)} devices, {online_count} online"
+    count = f"{len(rows)} device{'s'[: len(rows) != 1]}"
+    return f"{terminal.table(header, cells)}\n\n{count}, {online_count} online"
 
 
 def _component_cells(component: ComponentRow | None) -> tuple[str, str, str]:

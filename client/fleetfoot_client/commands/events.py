@@ -115,14 +115,22 @@ def _show_event(event: dict[str, Any], message: Message, *, as_json: bool) -> No
         f"{message.topic.group}/{who}" if who else message.topic.group,
         str(event.get("component", "")),
         str(event.get("errorcode", "")),
-        _details(event.get("data")),
+        _details(event.get("data"), {message.topic.group, who}),
     ]
     terminal.say(terminal.literal("  ".join(cell for cell in cells if cell)))
 
 
-def _details(data: object) -> str:
-    """The simple values of an event's data, `key=value`; the code and its remedy stand elsewhere."""
+def _details(data: object, shown: set[str]) -> str:
+    """The simple values of an event's data, `key=value`, but what is `shown` already or known elsewhere.
+
+    Digests are shortened: whoever needs all of one asks for --json.
+    """
     if not isinstance(data, dict):
         return ""
     simple = {k: v for k, v in data.items() if isinstance(v, str | int) and k not in ("error_code", "remedy")}
-    return " ".join(f"{key}={value}" for key, value in simple.items())
+    told = {k: v for k, v in simple.items() if k not in ("device", "group") or v not in shown}
+    if isinstance(digest := told.get("digest"), str):
+        told["digest"] = digest[:12]
+    return " ".join(
+        f"{key}={str(value).lower() if isinstance(value, bool) else value}" for key, value in told.items()
+    )

@@ -163,6 +163,7 @@ def _sign(args: argparse.Namespace) -> int:
         found = bundles.signers(bundle, root)
         value["missing"] = max(0, found.threshold - len(found.ids))
         text += f"\n{len(found.ids)} of the {found.threshold} signatures that root {root.version} demands"
+    text += f"\nnext: fleetfoot release verify {bundle.path} --root ROOT"
     terminal.show(value, text, as_json=args.json)
     return Exit.OK
 
@@ -175,6 +176,8 @@ def _verify(args: argparse.Namespace) -> int:
     value = {**_release_json(bundle), **_signers_json(found), "root": root.version, "root_expired": late}
     text = f"{_release_text(bundle)}\n\nverified by root {root.version} of fleet {root.fleet}: "
     text += f"{_signers_text(found)}; all blobs are whole"
+    text += f"\nnext: fleetfoot release publish {bundle.path}"
+    text += f"\nor, on one device by hand: fleetfoot-agent install {bundle.path}"
     if late:
         terminal.note(f"the trust root {args.root} expired on {root.expires}: make the next version of it")
     terminal.show(value, text, as_json=args.json)

@@ -32,6 +32,7 @@ def register(subparsers: options.Subparsers) -> None:
 def _plan(args: argparse.Namespace) -> int:
     result = online.ask(args, "rollout.plan", **rollout_arguments.wishes(args))
     text = "" if args.json else rollout_text.plan(parse(PlanRow, result.get("plan")))
+    text += "\n\nnothing has begun: to begin, say 'start' instead of 'plan'"
     terminal.show(result, text, as_json=args.json)
     return Exit.OK
 
