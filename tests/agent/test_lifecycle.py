@@ -366,7 +366,7 @@ def walk(data: st.DataObject, record: Record, steps: int) -> Record:
     return record
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.data())
 def test_every_record_that_can_be_reached_survives_the_journal(data: st.DataObject) -> None:
     record = walk(data, Record(), data.draw(st.integers(0, 60)))

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.agent.workerrig import DEVICE, GROUP, Crash, Rig, Stock, everybody, make_rig
+from tests.agent.workerrig import DEVICE, GROUP, Crash, Rig, Stock, everybody, hurry, make_rig
 from tests.support.fleet import FLEET
 
 from fleetfoot_agent import durable
@@ -23,8 +23,8 @@ def stock(tmp_path_factory: pytest.TempPathFactory) -> Stock:
 
 
 @pytest.fixture(autouse=True)
-def _no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fleetfoot_agent.worker.run.LOOK_SECONDS", 0.0)
+def _hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    hurry(monkeypatch)
 
 
 @pytest.fixture
@@ -243,7 +243,8 @@ def test_a_cause_that_would_play_with_terminals_is_shown_literally(
     rig: Rig, stock: Stock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     evil = "\x1b]0;owned\x07\u202e"
-    monkeypatch.setattr("fleetfoot_agent.worker.checks.first_failure", lambda _: evil)
+    monkeypatch.setattr("fleetfoot_agent.worker.checks.failure", lambda _: evil)
+    rig.obey(more='checks = [{kind = "exec", argv = ["true"]}]')
     rig.send(stock.order(2, everybody("r-1", stock["1.1.0"].goal())))
     rig.run()
     shown = "?]0;owned??"
