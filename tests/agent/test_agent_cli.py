@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.agent.workerrig import DEVICE, GROUP, Rig, Stock, everybody, make_rig
+from tests.agent.workerrig import DEVICE, GROUP, Rig, Stock, everybody, hurry, make_rig
 
 from fleetfoot_agent import cli, durable
 from fleetfoot_agent import config as configuration
@@ -30,7 +30,7 @@ def stock(tmp_path_factory: pytest.TempPathFactory) -> Stock:
 @pytest.fixture
 def rig(stock: Stock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Rig:
     """A device that runs 1.0.0 and is what every configuration leads to."""
-    monkeypatch.setattr("fleetfoot_agent.worker.run.LOOK_SECONDS", 0.0)
+    hurry(monkeypatch)
     found = make_rig(tmp_path, stock)
     found.install_first(stock["1.0.0"])
     monkeypatch.setattr(cli, "load", lambda path: found.config)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.agent.workerrig import Crash, Machine, Rig, Stock, everybody, make_rig
+from tests.agent.workerrig import Crash, Machine, Rig, Stock, everybody, hurry, make_rig
 from tests.support.fleet import Bundle
 
 from fleetfoot_agent.worker import by_hand
@@ -34,8 +34,7 @@ def rig(stock: Stock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Rig:
 
     monkeypatch.setattr("fleetfoot_agent.worker.by_hand.SocketSeam", seam_at)
     monkeypatch.setattr("fleetfoot_agent.worker.run.SocketSeam", seam_at)
-    for module in ("by_hand", "run"):
-        monkeypatch.setattr(f"fleetfoot_agent.worker.{module}.LOOK_SECONDS", 0.0)
+    hurry(monkeypatch)
     return found
 
 

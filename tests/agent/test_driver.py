@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.agent.workerrig import DEVICE, Rig, Stock, everybody, make_rig
+from tests.agent.workerrig import DEVICE, Rig, Stock, everybody, hurry, make_rig
 from tests.support.fleet import Bundle
 
 from fleetfoot_agent import durable
@@ -30,8 +30,8 @@ def stock(tmp_path_factory: pytest.TempPathFactory) -> Stock:
 
 
 @pytest.fixture(autouse=True)
-def _no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fleetfoot_agent.worker.run.LOOK_SECONDS", 0.0)
+def _hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    hurry(monkeypatch)
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import pytest
 from tests.support.fleet import FLEET, Bundle, House
 
 from fleetfoot_agent import config as configuration
@@ -39,6 +40,13 @@ from fleetfoot_protocol.trust import TrustRoot
 GROUP = "g-one"
 DEVICE = "dev-001"
 MIRROR = "http://127.0.0.1:9/blobs"
+
+
+def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No pauses between looks; and no syncing, which a killed process does not need and takes longest."""
+    for module in ("run", "by_hand"):
+        monkeypatch.setattr(f"fleetfoot_agent.worker.{module}.LOOK_SECONDS", 0.0)
+    monkeypatch.setattr("os.fsync", lambda fd: None)
 
 
 class Crash(BaseException):
