@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.agent.workerrig import DEVICE, Rig, Stock, everybody, hurry, make_rig
+from tests.agent.workerrig import DEVICE, Crash, Rig, Stock, everybody, hurry, make_rig
 from tests.support.fleet import Bundle
 
 from fleetfoot_agent import durable
-from fleetfoot_agent.layout import Trial, version_name
+from fleetfoot_agent.layout import Layout, Trial, version_name
 from fleetfoot_agent.spool import BlobState
 from fleetfoot_agent.worker import platform_facts
 from fleetfoot_protocol import times
@@ -586,6 +586,42 @@ def test_going_back_is_not_given_up_for_a_disk_that_refuses(
     assert rig.runs(stock["1.0.0"])
     assert rig.record().outcomes[-1].outcome is Outcome.ROLLED_BACK
     assert rig.layout.read_trial() is None
+
+
+def test_a_guard_that_goes_back_at_the_very_end_is_believed(
+    rig: Rig, stock: Stock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, new = (f"versions/{name_of(stock[v])}" for v in ("1.0.0", "1.1.0"))
+    remove = Layout.remove_trial
+
+    def guard_was_first(layout: Layout) -> None:
+        if layout.read_current() == new:
+            durable.swap_symlink(layout.current, old)
+        remove(layout)
+
+    monkeypatch.setattr(Layout, "remove_trial", guard_was_first)
+    deliver(rig, 2, stock["1.1.0"])
+    assert rig.runs(stock["1.0.0"])
+    assert rig.record().refused == {stock["1.1.0"].digest: 1}
+
+
+def test_a_guard_that_goes_back_before_the_worker_looks_is_believed(rig: Rig, stock: Stock) -> None:
+    """The worker dies after the swap; the machine starts the new version until the guard has enough."""
+    rig.behaviour["1.1.0"] = "dies"
+    rig.machine.before_restart = raiser(Crash())
+    rig.offer(stock["1.1.0"])
+    rig.send(stock.order(2, everybody("r-1", stock["1.1.0"].goal())))
+    with pytest.raises(Crash):
+        rig.run()
+    assert rig.record().state is L.ACTIVATING
+    for _ in range(5):
+        rig.machine.boot()
+    assert rig.layout.read_current() == f"versions/{name_of(stock['1.0.0'])}"
+    rig.machine.before_restart = lambda: None
+    rig.run()
+    assert rig.runs(stock["1.0.0"])
+    assert rig.record().refused == {stock["1.1.0"].digest: 1}
+    assert rig.record().outcomes[-1].code == Code.UPGRADE_BOOT_FAILED
 
 
 def test_when_the_way_back_is_gone_that_is_told_and_the_trial_is_left(rig: Rig, stock: Stock) -> None:
