@@ -465,9 +465,15 @@ def test_a_manifest_of_another_version_than_ordered_is_refused(rig: Rig, stock: 
     bundle = stock["1.1.0"]
     rig.send(stock.order(2, everybody("r-1", bundle.goal(counter=77))))
     rig.run()
-    assert rig.record().outcomes[-1].code == Code.UPGRADE_RELEASE_MISMATCH
+    answer = rig.component().answered
+    assert answer is not None
+    assert (answer.verdict, answer.code) == (Verdict.REJECTED, Code.UPGRADE_RELEASE_MISMATCH)
     assert rig.asked_for == set()
     assert rig.runs(stock["1.0.0"])
+    # It was the order's fault: nothing is held against the release, which a good order may name.
+    assert rig.record().refused == {}
+    deliver(rig, 3, bundle)
+    assert rig.runs(bundle)
 
 
 # -- expired documents

@@ -84,7 +84,15 @@ class Staging:
         return found
 
     def permitted(self, work: Work, release: Release) -> Permission:
-        """What local policy says to the work now."""
+        """What local policy says to the work now, if the order names the release as it is.
+
+        If not, that is the order's fault, and nothing is held against the release.
+        """
+        ordered = (self._component, work.goal.version, work.goal.counter)
+        if (release.component, release.version, release.counter) != ordered:
+            text = "the manifest is of another version than ordered"
+            self.refusal = Permission("reject", Code.UPGRADE_RELEASE_MISMATCH, text)
+            return self.refusal
         plan = Plan(work.act, Why.ORDERED, work.goal, work.rollout)
         record = self._journal.record
         fetching = record.state not in (_L.IDLE, _L.WAITING)  # then its room on the disk is taken already
@@ -101,11 +109,7 @@ class Staging:
         if found is None:
             self.wants.manifest = ManifestWant(self._component, work.goal.digest)
             return False
-        release, goal = found[0], work.goal
-        ordered = (self._component, goal.version, goal.counter)
-        if (release.component, release.version, release.counter) != ordered:
-            text = "the manifest is of another version than ordered"
-            raise UpgradeError(Code.UPGRADE_RELEASE_MISMATCH, text)
+        release = found[0]
         permitted = self.permitted(work, release)
         self.answer = planning.answer(self._config, planned, permitted)
         if permitted.verdict != "proceed" or permitted.artifact is None:
