@@ -184,7 +184,7 @@ class Desk:
                 raise
             reply = self._refuse(work, request, error)
         except Exception:
-            log.exception("operator=%s verb=%s id=%s failed", request, request.id)
+            log.exception("operator=%s verb=%s id=%s failed", request.operator, request.verb, request.id)
             reply = self._refuse(work, request, _unexpected())
         finally:
             work.request_digest = ""
@@ -192,7 +192,9 @@ class Desk:
         self._send(work, request.operator, reply)
 
     def _refuse(self, work: Work, request: Request, error: FleetfootError) -> bytes:
-        log.info("refused operator=%s verb=%s code=%s: %s", request, error.code, error)
+        log.info(
+            "refused operator=%s verb=%s code=%s: %s", request.operator, request.verb, error.code, error.message
+        )
         data = {"verb": request.verb, "group": request.group, "code": error.code, "message": error.message}
         work.audit(request.operator, "request.refused", data)
         return self._sign(work, request, _refusal(error))
