@@ -2,6 +2,8 @@
 
 import io
 import re
+import shutil
+import sys
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TextIO
@@ -170,7 +172,11 @@ def write_picture(path: Path, view: View, result: dict[str, Any]) -> None:
     console.print(draw(view))
     text = console.export_svg(title=f"fleetfoot demo: {result['devices']} devices in {result['seconds']} s")
     # rich points to a web font; the picture must not depend on anybody's server.
-    path.write_text(re.sub(r"@font-face\s*\{.*?\}\s*", "", text, flags=re.DOTALL), encoding="utf-8")
+    text = re.sub(r"@font-face\s*\{.*?\}\s*", "", text, flags=re.DOTALL)
+    # Without it some viewers drop the blanks at the beginning of a line.
+    text = text.replace("<svg ", '<svg xml:space="preserve" ', 1)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
 
 
 def epilogue(result: dict[str, Any], keep: Path | None) -> str:
@@ -179,6 +185,7 @@ def epilogue(result: dict[str, Any], keep: Path | None) -> str:
     waves = ", ".join(str(n) for n in good["waves"])
     final = ", ".join(f"{count} on {version}" for version, count in result["final"].items())
     kept = f"\nEverything is kept in {keep}: keys, releases, devices, logs.\n" if keep else ""
+    path = "" if shutil.which("fleetfoot") else f'  export PATH="{Path(sys.executable).parent}:$PATH"\n'
     return f"""
 What was seen, counted by a process that only subscribed:
   {good["version"]} reached {good["completed"]} devices in waves of {waves}
@@ -186,13 +193,14 @@ What was seen, counted by a process that only subscribed:
 {"tripped" if bad["tripped"] else "did not trip"}, and {bad["untouched"]} devices never began it
   in the end: {final}   ({result["seconds"]} s)
 {kept}
-A first real device:
+A first real device, in an empty folder:
+{path}\
   fleetfoot key new root.key; fleetfoot key new release.key; fleetfoot key new me.key
   fleetfoot manager init --dir manager --operator me=me.key.pub
   fleetfoot trust init --request manager/root-request.json --root-key root.key \\
     --release-key release.key.pub --out root.json
   fleetfoot manager run --dir manager --root root.json
-on the device:
-  fleetfoot-agent init --device dev-001 --group lab --component app --broker mqtt://HOST --root root.json
-The README goes on from there.
+  fleetfoot-agent init --dir device --device dev-001 --group lab --component app \\
+    --broker mqtt://127.0.0.1 --root root.json --enable
+Each says what comes next; README.md has the whole road.
 """
