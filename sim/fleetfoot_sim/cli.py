@@ -16,8 +16,9 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "demo",
         help="watch a fleet upgrade itself and a bad release come back, on loopback",
         description="Throw-away keys, a broker, a manager and 30 real agents on loopback: a good release "
-        "goes out in waves, a bad one is stopped and undone. Leaves nothing behind.",
-        epilog="example: fleetfoot demo --headless",
+        "goes out in waves, a bad one is stopped and undone. Takes under a minute and leaves nothing behind.",
+        epilog="example:\n  fleetfoot demo\n  fleetfoot demo --headless --keep /tmp/fleet --picture demo.svg",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--devices", type=int, default=30, metavar="N", help="(default: %(default)s)")
     parser.add_argument("--headless", action="store_true", help="plain lines instead of a live picture")

@@ -76,8 +76,12 @@ class Demo:
     # -- the frame
 
     def run(self) -> dict[str, Any]:
-        """Play the whole story in a folder of its own; leaves nothing behind but what `keep` asks for."""
+        """Play the whole story in a folder of its own; leaves nothing behind but what `keep` asks for.
+
+        A demo that fails leaves its folder with the logs, and its error names it.
+        """
         folder = self._folder()
+        keep = self.options.keep is not None
         try:
             with self._stack:
                 scene = Scene(folder)
@@ -85,8 +89,12 @@ class Demo:
                 result = dict(self.view.snapshot["result"])
                 result["seconds"] = round(time.monotonic() - self._started, 1)
             return result
+        except FleetfootError as error:
+            keep = True
+            remedy = f"read the logs in {folder / 'logs'}; {error.remedy}"
+            raise FleetfootError(error.code, error.message, remedy=remedy) from error
         finally:
-            if self.options.keep is None:
+            if not keep:
                 shutil.rmtree(folder, ignore_errors=True)
 
     def _folder(self) -> Path:
