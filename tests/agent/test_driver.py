@@ -624,8 +624,10 @@ def test_a_guard_that_goes_back_before_the_worker_looks_is_believed(rig: Rig, st
         rig.machine.boot()
     assert rig.layout.read_current() == f"versions/{name_of(stock['1.0.0'])}"
     rig.machine.before_restart = lambda: None
+    restarts = rig.machine.restarts
     rig.run()
     assert rig.runs(stock["1.0.0"])
+    assert rig.machine.restarts == restarts  # it is not given another three starts
     assert rig.record().refused == {stock["1.1.0"].digest: 1}
     assert rig.record().outcomes[-1].code == Code.UPGRADE_BOOT_FAILED
 
@@ -695,6 +697,17 @@ def test_a_withdrawn_release_with_no_way_back_stays_and_alarms_until_there_is_on
     rig.run()
     assert rig.runs(stock["1.1.0"])
     assert rig.status().alarms == ()
+
+
+def test_as_many_versions_are_kept_beside_the_running_one_as_the_owner_wants(rig: Rig, stock: Stock) -> None:
+    deliver(rig, 2, stock["1.1.0"])
+    deliver(rig, 3, stock["1.2.0"])
+    assert rig.layout.installed() == [name_of(stock[v]) for v in ("1.0.0", "1.1.0", "1.2.0")]
+    rig.asked_for.clear()
+    rig.send(stock.order(4, baseline=stock["1.0.0"].goal(mode="exactly")))
+    rig.run()
+    assert rig.runs(stock["1.0.0"])
+    assert rig.asked_for == set()
 
 
 def test_versions_that_are_nobody_s_way_back_are_collected(rig: Rig, stock: Stock) -> None:

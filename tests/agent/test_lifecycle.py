@@ -191,6 +191,13 @@ def test_another_rollout_or_attempt_is_told_anew(rollout: str | None, attempt: i
     assert (done.work.rollout, done.work.goal.attempt) == (rollout, attempt)
 
 
+def test_the_way_back_is_what_runs_when_activation_begins() -> None:
+    done, told = step(working(L.STAGED, old=None), Activate(name(1)), NOW)
+    assert done.work is not None
+    assert done.work.old == name(1)
+    assert told == ()
+
+
 def test_commit_moves_the_way_back_raises_the_floor_and_forgives() -> None:
     record = working(L.PROBATION, min_counter=5).model_copy(
         update={

@@ -183,6 +183,7 @@ def test_one_component_is_activated_at_a_time(both: Rig, stock: Stock) -> None:
     seen: list[list[str]] = []
     for machine in both.machines.values():
         machine.before_restart = lambda: seen.append(in_flight(both))
+    both.obey(more=PANEL, window=0.1)
     order(both, "kiosk", 2, stock["1.1.0"])
     order(both, "panel", 2, panel(stock, "1.1.0"))
     both.run()
