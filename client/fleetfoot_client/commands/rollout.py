@@ -39,9 +39,9 @@ def _plan(args: argparse.Namespace) -> int:
 
 def _start(args: argparse.Namespace) -> int:
     result = online.ask(args, "rollout.start", **rollout_arguments.wishes(args))
-    text = ""
-    if not args.json:
-        identity = terminal.literal(str(result.get("rollout")))
+    identity = terminal.literal(str(result.get("rollout")))
+    text = identity
+    if not (args.json or args.quiet):
         text = f"rollout {identity} has started\n\n{rollout_text.plan(parse(PlanRow, result.get('plan')))}"
         text += f"\n\nwatch it: fleetfoot rollout watch {identity}"
     terminal.show(result, text, as_json=args.json)

@@ -80,6 +80,7 @@ def add_start(group: Subparsers, handler: Handler) -> None:
         "fleetfoot rollout start --component kiosk --version 1.1.0 --group lab --immediate",
     )
     _add_wishes(parser)
+    parser.add_argument("--quiet", "-q", action="store_true", help="print the rollout's id and nothing else")
 
 
 def _add_wishes(parser: argparse.ArgumentParser) -> None:
