@@ -89,6 +89,7 @@ def test_start_shows_id_and_plan_and_how_to_watch(run: Run, profile: Profile, ma
     assert "d-9     upgrade_disabled  switched\\x1b off" in done.out
     assert "fleetfoot rollout watch r-1" in done.out
     assert run("rollout", "start", *WISH, "--json").json == {"rollout": "r-1", "revision": 1, "plan": PLAN}
+    assert run("rollout", "start", *WISH, "--quiet").out == "r-1\n"
 
 
 @pytest.mark.parametrize(
