@@ -21,6 +21,7 @@ from fleetfoot_protocol.fields import (
 from fleetfoot_protocol.states import Lifecycle, Outcome, Verdict
 
 MAX_OUTCOMES = 16
+MAX_CHECKS = 32
 MAX_REFUSED = 64
 
 # On the wire these are plain strings; strict models take enum members or exactly their strings.
@@ -78,6 +79,14 @@ class OutcomeRecord(Model):
     at: Time
 
 
+class CheckResult(Model):
+    """One health check as it was tried last for a verdict; `message` says why it failed."""
+
+    check: Line
+    healthy: bool
+    message: Line = ""
+
+
 class ComponentStatus(Model):
     """One component in a status. `rollout`, `attempt` and `target` name the work in hand or last done."""
 
@@ -93,7 +102,7 @@ class ComponentStatus(Model):
     refused: Annotated[dict[Digest, Positive], Field(max_length=MAX_REFUSED)] = {}
     last_error: Problem | None = None
     outcomes: Annotated[tuple[OutcomeRecord, ...], Field(max_length=MAX_OUTCOMES)] = ()
-    healthy: bool | None = None
+    checks: Annotated[tuple[CheckResult, ...], Field(max_length=MAX_CHECKS)] = ()
 
 
 class PolicySummary(Model):
@@ -103,6 +112,12 @@ class PolicySummary(Model):
     channels: tuple[Channel, ...]
     min_version: Version | None = None
     pins: Annotated[dict[Id, Version], Field(max_length=256)] = {}
+
+
+class Disk(Model):
+    """`free`: bytes that the agent can still write, the least over its file systems."""
+
+    free: Uint
 
 
 class Clock(Model):
@@ -116,8 +131,8 @@ class Status(Document):
     """A device's snapshot, retained as plain JSON beside its attestation.
 
     `incarnation` changes when the agent's state was lost; `counter` rises with every snapshot;
-    `understands` is the highest specification; `free` is free disk space in bytes; `lost_events` counts
-    events dropped for want of space; `alarms` are codes that stand.
+    `understands` is the highest specification; `lost_events` counts events dropped for want of space;
+    `alarms` are codes that stand.
     """
 
     fleet: Id
@@ -134,7 +149,7 @@ class Status(Document):
     labels: Annotated[dict[LabelKey, Label], Field(max_length=64)] = {}
     capabilities: Annotated[tuple[Word, ...], Field(max_length=64)] = ()
     policy: PolicySummary
-    free: Uint
+    disk: Disk
     clock: Clock
     lost_events: Uint = 0
     alarms: Annotated[tuple[Line, ...], Field(max_length=32)] = ()

@@ -39,7 +39,7 @@ from fleetfoot_agent.worker.lifecycle import (
 from fleetfoot_protocol.codes import Code
 from fleetfoot_protocol.documents import Goal
 from fleetfoot_protocol.events import Event
-from fleetfoot_protocol.reports import MAX_OUTCOMES, MAX_REFUSED, Installed
+from fleetfoot_protocol.reports import MAX_OUTCOMES, MAX_REFUSED, CheckResult, Installed
 from fleetfoot_protocol.resolve import Act
 from fleetfoot_protocol.states import Lifecycle, Outcome
 
@@ -349,12 +349,17 @@ GOALS = st.builds(goal, st.integers(1, 90), st.integers(1, 3))
 TEXTS = st.text(max_size=300)
 ROLLOUTS = st.sampled_from([None, "r-1", "r-2"])
 ACTS = st.sampled_from([Act.INSTALL, Act.STAGE, Act.RETURN])
+RESULTS = st.lists(
+    st.builds(CheckResult, check=st.just("http://127.0.0.1/health"), healthy=st.booleans()), max_size=3
+).map(tuple)
 EVENTS: dict[type, st.SearchStrategy[Any]] = {
     Begin: st.builds(Begin, ACTS, GOALS, ROLLOUTS, st.just(name(2)), st.sampled_from([None, name(1)])),
     Reorder: st.builds(Reorder, ACTS, GOALS, ROLLOUTS),
     Permit: st.builds(Permit, st.integers(0, 90), st.booleans()),
     Activate: st.builds(Activate, st.sampled_from([None, name(1)])),
-    Unwell: st.builds(Unwell, st.sampled_from(Code), TEXTS),
+    Healthy: st.builds(Healthy, RESULTS),
+    Unwell: st.builds(Unwell, st.sampled_from(Code), TEXTS, RESULTS),
+    WayBackProven: st.builds(WayBackProven, RESULTS),
     WayBackFailed: st.builds(WayBackFailed, TEXTS),
     Fail: st.builds(Fail, st.just(Event.UPGRADE_INSTALL_FAILED), st.sampled_from(Code), TEXTS),
     **{kind: st.just(EXAMPLES[kind][0]) for kind in EXAMPLES if not EXAMPLES[kind][0].__dataclass_fields__},

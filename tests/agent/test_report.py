@@ -56,7 +56,7 @@ def test_the_status_says_who_and_what_the_device_is(rig: Rig) -> None:
     assert (status.policy.enabled, status.policy.channels) == (True, ("stable",))
     assert status.root == 1
     assert status.boot_id == Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    assert status.free > 0
+    assert status.disk.free > 0
     assert list(status.components) == ["kiosk"]
 
 

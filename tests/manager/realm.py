@@ -20,6 +20,7 @@ from fleetfoot_protocol.reports import (
     Answer,
     Clock,
     ComponentStatus,
+    Disk,
     Installed,
     OutcomeRecord,
     Platform,
@@ -217,7 +218,7 @@ class Device:
             "platform": PLATFORM,
             "labels": self.labels,
             "policy": PolicySummary(enabled=True, channels=("stable",)),
-            "free": 10**9,
+            "disk": Disk(free=10**9),
             "clock": Clock(trusted=True, floor=times.to_text(0)),
             "components": {COMPONENT: component} if component else {},
         }

@@ -20,8 +20,10 @@ from fleetfoot_protocol.documents import (
 from fleetfoot_protocol.dsse import PayloadType
 from fleetfoot_protocol.reports import (
     Answer,
+    CheckResult,
     Clock,
     ComponentStatus,
+    Disk,
     Installed,
     OutcomeRecord,
     Platform,
@@ -238,7 +240,7 @@ STATUS = Status(
     labels={"site": "quay/3"},
     capabilities=("upgrade",),
     policy=PolicySummary(enabled=True, channels=("stable",), min_version="1.0.0", pins={"agent": "0.1.0"}),
-    free=9_000_000_000,
+    disk=Disk(free=9_000_000_000),
     clock=Clock(trusted=True, floor=NOW),
     lost_events=2,
     alarms=("upgrade_stale",),
@@ -266,7 +268,7 @@ STATUS = Status(
                     at=NOW,
                 ),
             ),
-            healthy=True,
+            checks=(CheckResult(check="http://127.0.0.1:8080/health", healthy=True),),
         )
     },
 )

@@ -74,7 +74,7 @@ def test_where_a_number_stands_nothing_else_passes(value: object) -> None:
     malformed("release", lambda d: d.update(counter=value))
     malformed("release", lambda d: d["artifacts"][0].update(length=value))
     malformed("desired_group", lambda d: d.update(sequence=value))
-    malformed("status", lambda d: d.update(free=value))
+    malformed("status", lambda d: d["disk"].update(free=value))
 
 
 @pytest.mark.parametrize("value", [1, 0, "true", None, "false", []])

@@ -5,6 +5,8 @@ import subprocess
 from urllib.parse import urlsplit
 
 from fleetfoot_agent.config import Check
+from fleetfoot_agent.worker.lifecycle import line
+from fleetfoot_protocol.reports import MAX_CHECKS, CheckResult
 
 
 def failure(check: Check) -> str | None:
@@ -12,12 +14,16 @@ def failure(check: Check) -> str | None:
     return _http(check) if check.kind == "http" else _exec(check)
 
 
-def first_failure(checks: tuple[Check, ...]) -> str | None:
-    """Try the checks in order; why the first one that fails did, or None if all passed."""
-    for check in checks:
-        if why := failure(check):
-            return why
-    return None
+def try_all(checks: tuple[Check, ...]) -> tuple[CheckResult, ...]:
+    """Try the checks in order, up to the first one that fails."""
+    results: list[CheckResult] = []
+    for check in checks[:MAX_CHECKS]:
+        why = failure(check)
+        name = line(check.url or " ".join(check.argv))
+        results.append(CheckResult(check=name, healthy=why is None, message=line(why or "")))
+        if why is not None:
+            break
+    return tuple(results)
 
 
 def _http(check: Check) -> str | None:

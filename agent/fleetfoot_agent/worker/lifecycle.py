@@ -17,8 +17,10 @@ from fleetfoot_protocol.errors import FleetfootError
 from fleetfoot_protocol.events import Event
 from fleetfoot_protocol.fields import Digest, Id, Positive, Uint
 from fleetfoot_protocol.reports import (
+    MAX_CHECKS,
     MAX_OUTCOMES,
     MAX_REFUSED,
+    CheckResult,
     Installed,
     LifecycleField,
     OutcomeRecord,
@@ -93,6 +95,7 @@ class Record(Model):
     outcomes: Annotated[tuple[OutcomeRecord, ...], Field(max_length=MAX_OUTCOMES)] = ()
     last_error: Problem | None = None
     retry: Retry | None = None
+    checks: Annotated[tuple[CheckResult, ...], Field(max_length=MAX_CHECKS)] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +162,8 @@ class Swapped:
 class Healthy:
     """Probation passed: commit."""
 
+    checks: tuple[CheckResult, ...] = ()
+
 
 @dataclass(frozen=True, slots=True)
 class Unwell:
@@ -166,6 +171,7 @@ class Unwell:
 
     code: Code
     message: str
+    checks: tuple[CheckResult, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +182,8 @@ class Recalled:
 @dataclass(frozen=True, slots=True)
 class WayBackProven:
     """The previous version runs and is healthy again (or there was none)."""
+
+    checks: tuple[CheckResult, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -385,6 +393,7 @@ def _healthy(record: Record, event: Healthy, now: int) -> Step:
         refused={d: a for d, a in record.refused.items() if d != goal.digest},
         last_error=None,
         retry=None,
+        checks=event.checks,
     )
     facts = _facts(work)
     return done, (
@@ -401,7 +410,7 @@ def _unwell(record: Record, event: Unwell, now: int) -> Step:
         Say(Event.UPGRADE_HEALTHCHECK_FAILED, event.code, facts),
     )
     error = problem(event.code, event.message, now)
-    return _put(record, state=_L.ROLLING_BACK, work=work, last_error=error), said
+    return _put(record, state=_L.ROLLING_BACK, work=work, last_error=error, checks=event.checks), said
 
 
 def _recalled(record: Record, event: Recalled, now: int) -> Step:
@@ -422,7 +431,9 @@ def _back(record: Record, now: int) -> Record:
 def _proven(record: Record, event: WayBackProven, now: int) -> Step:
     work = _work(record)
     facts = {**_facts(work), "cause": str(work.cause or ""), "message": work.cause_text}
-    return _back(record, now), (Say(Event.UPGRADE_ROLLED_BACK, Code.UPGRADE_ROLLED_BACK, facts),)
+    return _put(_back(record, now), checks=event.checks), (
+        Say(Event.UPGRADE_ROLLED_BACK, Code.UPGRADE_ROLLED_BACK, facts),
+    )
 
 
 def _not_proven(record: Record, event: WayBackFailed, now: int) -> Step:

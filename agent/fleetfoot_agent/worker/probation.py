@@ -11,6 +11,7 @@ from fleetfoot_agent.seam import Seam
 from fleetfoot_agent.worker import checks
 from fleetfoot_protocol.codes import Code
 from fleetfoot_protocol.errors import FleetfootError
+from fleetfoot_protocol.reports import CheckResult
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +24,7 @@ class Look:
     pid: int | None
     up: bool | None
     problem: str | None
+    checks: tuple[CheckResult, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +48,9 @@ def look(component: Component, seam: Seam, target: str) -> Look:
         return Look(state.pid, False, "the process does not run")
     if not state.ready:
         return Look(state.pid, True, "the process is not ready")
-    return Look(state.pid, True, checks.first_failure(component.checks))
+    tried = checks.try_all(component.checks)
+    problem = next((result.message for result in tried if not result.healthy), None)
+    return Look(state.pid, True, problem, tried)
 
 
 class Observer:

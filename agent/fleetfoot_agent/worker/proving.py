@@ -17,6 +17,7 @@ from fleetfoot_agent.worker.journal import Journal
 from fleetfoot_agent.worker.lifecycle import Work
 from fleetfoot_protocol.codes import Code
 from fleetfoot_protocol.errors import FleetfootError, UpgradeError
+from fleetfoot_protocol.reports import CheckResult
 from fleetfoot_protocol.resolve import Act
 
 log = logging.getLogger(__name__)
@@ -34,6 +35,7 @@ class Proving:
         self._journal = journal
         self._seam = seam
         self._observer: probation.Observer | None = None
+        self._checks: tuple[CheckResult, ...] = ()
 
     def look_away(self) -> None:
         """Forget what was observed: another version will be looked at."""
@@ -98,11 +100,11 @@ class Proving:
             return False
         self._observer = None
         if judgement.verdict == "unwell":
-            self._journal.step(lifecycle.Unwell(judgement.code, judgement.message))
+            self._journal.step(lifecycle.Unwell(judgement.code, judgement.message, self._checks))
             return True
         self._layout.remove_trial()
         if self._layout.read_current() == target_of(work.name):  # the guard may have gone back just before
-            self._journal.step(lifecycle.Healthy())
+            self._journal.step(lifecycle.Healthy(self._checks))
             self._collect()
         return True
 
@@ -110,7 +112,9 @@ class Proving:
         now = time.monotonic()
         if self._observer is None:
             self._observer = probation.Observer(self._component.window, self._component.settle, now)
-        return self._observer.judge(probation.look(self._component, self._seam, target_of(name)), now)
+        seen = probation.look(self._component, self._seam, target_of(name))
+        self._checks = seen.checks
+        return self._observer.judge(seen, now)
 
     def go_back(self, work: Work) -> bool:
         """Rolling back: `current` leads back; what ran before is well once, or the window ends."""
@@ -128,7 +132,7 @@ class Proving:
         self._observer = None
         self.end_trial()
         if judgement.verdict == "healthy":
-            self._journal.step(lifecycle.WayBackProven())
+            self._journal.step(lifecycle.WayBackProven(self._checks))
         else:
             self._journal.step(lifecycle.WayBackFailed(judgement.message))
         return True
@@ -149,6 +153,7 @@ class Proving:
         if self._observer is None:
             self._observer = probation.Observer(self._component.window, 0, now)
         seen = probation.look(self._component, self._seam, target_of(old))
+        self._checks = seen.checks
         if seen.problem is None:
             return probation.Judgement("healthy")
         return self._observer.judge(seen, now)

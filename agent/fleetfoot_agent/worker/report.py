@@ -19,7 +19,7 @@ from fleetfoot_protocol.codes import Code
 from fleetfoot_protocol.errors import FormError, TrustError
 from fleetfoot_protocol.events import Event, cloud_event
 from fleetfoot_protocol.fields import CHANNELS_ADMITTED
-from fleetfoot_protocol.reports import Clock, ComponentStatus, PolicySummary, Problem, Status
+from fleetfoot_protocol.reports import Clock, ComponentStatus, Disk, PolicySummary, Problem, Status
 from fleetfoot_protocol.states import Lifecycle, Verdict
 
 log = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ HEALED = (Code.UPGRADE_BOTH_BAD, Code.UPGRADE_JOURNAL_REBUILT)
 
 def _essence(status: dict[str, Any]) -> dict[str, Any]:
     """What is worth a new status: all of it but what changes by itself."""
-    return {k: v for k, v in status.items() if k not in ("counter", "at", "free", "clock")}
+    return {k: v for k, v in status.items() if k not in ("counter", "at", "disk", "clock")}
 
 
 def component_status(driver: Driver) -> ComponentStatus:
@@ -66,6 +66,7 @@ def component_status(driver: Driver) -> ComponentStatus:
         refused=record.refused,
         last_error=problem,
         outcomes=record.outcomes,
+        checks=record.checks,
     )
 
 
@@ -169,7 +170,7 @@ class Reporter:
                 min_version=policy.min_version,
                 pins=policy.pins,
             ),
-            free=platform_facts.free_bytes(config.install_root, config.spool),
+            disk=Disk(free=platform_facts.free_bytes(config.install_root, config.spool)),
             clock=Clock(trusted=platform_facts.clock_trusted(), floor=times.to_text(time_floor)),
             lost_events=memory.lost_events,
             alarms=tuple(sorted(memory.alarms)),
