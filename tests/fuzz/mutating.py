@@ -35,6 +35,8 @@ SPLINTERS: tuple[bytes, ...] = (
     b'"' + b"x" * 70000 + b'"',
 )
 
+#: Characters beyond which a value is changed no further: it would not fit into an envelope any more.
+ENOUGH = 100_000
 #: Values put in the place of others.
 VALUES: tuple[Any, ...] = (
     None,
@@ -146,6 +148,8 @@ def mutated_value(rng: Random, value: Any) -> Any:
     """A JSON value with one to three changes of its structure; the one given is not touched."""
     value = json.loads(json.dumps(value))
     for _ in range(rng.choice((1, 1, 2, 3))):
+        if len(json.dumps(value)) > ENOUGH:
+            break
         paths = [path for path in _places(value) if path]
         if not paths:
             return rng.choice(VALUES)
