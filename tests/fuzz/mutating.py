@@ -163,7 +163,7 @@ def _change(rng: Random, parent: Any, key: Any, whole: Any, paths: list[tuple[An
     if act == 0:
         del parent[key]
     elif act == 1:
-        parent[key] = rng.choice(VALUES)
+        parent[key] = json.loads(json.dumps(rng.choice(VALUES)))  # a copy: it may be changed in turn
     elif act == 2:  # what stands elsewhere in the document
         parent[key] = json.loads(json.dumps(_at(whole, rng.choice(paths))))
     elif act == 3 and isinstance(parent, dict):
