@@ -40,8 +40,12 @@ class _Blob:
     length: int
 
 
-def publish(session: Session, bundle: Bundle, progress: Progress, *, timeout: float) -> dict[str, Any]:
+def publish(
+    session: Session, bundle: Bundle, progress: Progress, *, timeout: float, bless: bool = False
+) -> dict[str, Any]:
     """Verify the bundle with the session's root, upload what is missing, publish. Returns the result.
+
+    `bless`: whole groups may have it at once; else it serves single devices and canaries first.
 
     Errors as for `bundle.verify` and `Session.request`; `io_error` if the upload fails. `timeout`: seconds
     for each reply.
@@ -67,9 +71,8 @@ def publish(session: Session, bundle: Bundle, progress: Progress, *, timeout: fl
     for sha256 in opened.missing:
         progress(sha256, blobs[sha256].length, len(opened.missing))
         _put(f"{opened.url.rstrip('/')}/{sha256}", opened.token, blobs[sha256])
-    return session.request(
-        "release.publish", arguments={**named, "envelope": envelope_sha256}, timeout=timeout
-    )
+    wanted = {**named, "envelope": envelope_sha256, **({"bless": True} if bless else {})}
+    return session.request("release.publish", arguments=wanted, timeout=timeout)
 
 
 def _put(url: str, token: str, blob: _Blob) -> None:

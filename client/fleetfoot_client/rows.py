@@ -33,6 +33,7 @@ class ReleaseRow(Row):
     platforms: tuple[str, ...] = ()
     length: int
     signers: tuple[str, ...] = ()
+    recalled: str = ""
 
 
 class ComponentRow(Row):

@@ -10,9 +10,11 @@ Blobs are stored under the sha256 of their bytes by the artifact server, which h
 """
 
 import hashlib
+import json
 import secrets
 import stat
 from collections.abc import Iterable, Mapping
+from enum import StrEnum
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,7 +29,28 @@ from fleetfoot_protocol.errors import FleetfootError, FormError, UpgradeError
 from fleetfoot_protocol.trust import TrustRoot
 
 TOKEN_SECONDS = 3600.0
-PUBLISHED = "published"
+
+
+class Life(StrEnum):
+    """What a published release serves. A release that is not published yet is a draft, and not here.
+
+    published: single devices, and canaries (the first wave of a rollout that has more). blessed: whole
+    groups. live: the same, and some group has it for its baseline. archived: nobody, for good.
+    """
+
+    PUBLISHED = "published"
+    BLESSED = "blessed"
+    LIVE = "live"
+    ARCHIVED = "archived"
+
+
+#: A life -> those it may be promoted to.
+PROMOTIONS: dict[Life, tuple[Life, ...]] = {
+    Life.PUBLISHED: (Life.BLESSED, Life.LIVE),
+    Life.BLESSED: (Life.LIVE,),
+    Life.LIVE: (),
+    Life.ARCHIVED: (),
+}
 
 
 class ReleaseRow(NamedTuple):
@@ -77,6 +100,51 @@ def listed(tx: Connection, component: str | None = None, limit: int = 200) -> li
     if component is not None:
         query = query.where(schema.releases.c.component == component)
     return [ReleaseRow(*row) for row in tx.execute(query)]
+
+
+def live_on(tx: Connection, digest: str, life: Life) -> None:
+    """Give a release another life."""
+    table = schema.releases
+    tx.execute(sa.update(table).where(table.c.digest == digest).values(life=str(life)))
+
+
+class Recall(NamedTuple):
+    """A recalled release. `before`: groups in which it was withdrawn before; `at`: unix seconds."""
+
+    digest: str
+    component: str
+    reason: str
+    operator: str
+    at: float
+    before: tuple[str, ...]
+
+
+def recalls(tx: Connection) -> list[Recall]:
+    """Every recall that stands."""
+    rows = tx.execute(sa.select(schema.recalls).order_by(schema.recalls.c.at))
+    return [Recall(*row)._replace(before=tuple(json.loads(row.before))) for row in rows]
+
+
+def recall_of(tx: Connection, digest: str) -> Recall | None:
+    """The recall of a release, or None."""
+    return next((one for one in recalls(tx) if one.digest == digest), None)
+
+
+def demand_serving(tx: Connection, row: ReleaseRow) -> None:
+    """Raise FleetfootError `state_refused` for a release that serves nobody: archived, or recalled."""
+    if row.life == Life.ARCHIVED:
+        raise FleetfootError(
+            "state_refused",
+            f"{row.component} {row.version} is archived: it serves nobody",
+            remedy="choose another release, or publish these bytes as a new version",
+        )
+    recall = recall_of(tx, row.digest)
+    if recall is not None:
+        raise FleetfootError(
+            "state_refused",
+            f"{row.component} {row.version} is recalled by {recall.operator}: {recall.reason}",
+            remedy=f"lift the recall first: 'fleetfoot release lift {row.component} {row.version}'",
+        )
 
 
 def versions(tx: Connection) -> dict[str, str]:
@@ -216,7 +284,7 @@ def admit(tx: Connection, candidate: Candidate, now: float) -> bool:
             digest=candidate.digest,
             channel=release.channel,
             counter=release.counter,
-            life=PUBLISHED,
+            life=str(Life.PUBLISHED),
             envelope=candidate.envelope,
             published=now,
         )

@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy.engine import Connection
 
 from fleetfoot_manager import catalogue, inventory
-from fleetfoot_manager.catalogue import ReleaseRow
+from fleetfoot_manager.catalogue import Life, ReleaseRow
 from fleetfoot_manager.inventory import DeviceEntry
 from fleetfoot_manager.requests.answers import BUDGET
 from fleetfoot_manager.requests.arguments import RolloutPlan
@@ -42,9 +42,11 @@ class Planned:
 def make(tx: Connection, asked: RolloutPlan, name: str, now: float) -> Planned:
     """Plan a rollout.
 
-    Raises FleetfootError `not_found`, `request_invalid` or `upgrade_no_matching_artifact`.
+    Raises FleetfootError `not_found`, `request_invalid`, `upgrade_no_matching_artifact`, or `state_refused`
+    for a release whose life does not serve it.
     """
     release = catalogue.demand(tx, asked.component, asked.version)
+    catalogue.demand_serving(tx, release)
     unknown = sorted(set(asked.groups) - set(inventory.groups(tx)))
     if unknown:
         raise FleetfootError("not_found", f"no devices are enrolled in group {', '.join(unknown)}")
@@ -56,7 +58,17 @@ def make(tx: Connection, asked: RolloutPlan, name: str, now: float) -> Planned:
     if not devices:
         raise FleetfootError("request_invalid", "no device of these groups matches the selector")
     _demand_artifact(release.manifest, devices)
-    return Planned(_rollout(asked, name, release, devices, now), release, devices)
+    made = Planned(_rollout(asked, name, release, devices, now), release, devices)
+    if made.rollout.canary and len(made.rollout.waves) == 1:
+        raise FleetfootError(
+            "state_refused",
+            f"{release.component} {release.version} is published, not blessed: it serves single devices, and"
+            " the first wave of a rollout with more waves",
+            remedy="let a first wave be its canary, e.g. --waves 1,100%, upgrade single devices with"
+            " 'fleetfoot device upgrade', or bless it:"
+            f" 'fleetfoot release promote {release.component} {release.version} blessed'",
+        )
+    return made
 
 
 def _rollout(
@@ -87,6 +99,7 @@ def _rollout(
         settle=float(_or(asked.settle, 0 if asked.immediate else DEFAULT_SETTLE)),
         device_timeout=float(_or(asked.device_timeout, DEFAULT_TIMEOUT)),
         breaker=asked.breaker,
+        canary=release.life == Life.PUBLISHED,
     )
 
 
@@ -131,7 +144,7 @@ def refusal(status: Status, release: Release, goal: Goal) -> Permission | None:
         min_version=status.policy.min_version,
         pins=status.policy.pins,
     )
-    environment = Environment(platform=status.platform, agent=status.agent, run=run, free=status.free)
+    environment = Environment(platform=status.platform, agent=status.agent, run=run, free=status.disk.free)
     answer = allow(Plan(Act.INSTALL, Why.ORDERED, goal), release, rules, environment)
     return answer if answer.verdict == "reject" else None
 

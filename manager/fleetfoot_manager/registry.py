@@ -5,7 +5,7 @@ What is here is what the store will hold after the transaction. Whoever looks at
 """
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from sqlalchemy.engine import Connection
@@ -32,13 +32,26 @@ class Registry:
             if entry is None:
                 return None
             self._entries[device] = entry
-            while len(self._entries) > MAX_DEVICES and len(self._changed) < MAX_DEVICES:
-                name, oldest = self._entries.popitem(last=False)
-                if name in self._changed:
-                    self._entries[name] = oldest
+            self._shrink()
         else:
             self._entries.move_to_end(device)
         return entry
+
+    def members(self, tx: Connection, groups: Iterable[str]) -> list[DeviceEntry]:
+        """All devices of these groups as they are by now, by id."""
+        self.flush(tx)
+        found = []
+        for entry in inventory.of_groups(tx, groups):
+            # The known entry has its status parsed already; what the table holds is the same by now.
+            found.append(self._entries.setdefault(entry.id, entry))
+        self._shrink()
+        return found
+
+    def _shrink(self) -> None:
+        while len(self._entries) > MAX_DEVICES and len(self._changed) < MAX_DEVICES:
+            name, oldest = self._entries.popitem(last=False)
+            if name in self._changed:
+                self._entries[name] = oldest
 
     def _put(self, entry: DeviceEntry) -> None:
         self._entries[entry.id] = entry

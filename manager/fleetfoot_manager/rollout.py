@@ -14,6 +14,7 @@ from fleetfoot_manager.effects import Effect, ordered
 from fleetfoot_manager.rollout_acts import IllegalTransition
 from fleetfoot_manager.rollout_events import (
     Approve,
+    Bless,
     Cancel,
     Decide,
     Decision,
@@ -37,6 +38,7 @@ from fleetfoot_protocol.states import RolloutState
 __all__ = [
     "TRANSITIONS",
     "Approve",
+    "Bless",
     "Cancel",
     "Decide",
     "Decision",
@@ -78,12 +80,13 @@ def _to(handler: Callable[[Rollout, Any, float], Turn], *states: RolloutState) -
 
 _S = RolloutState
 #: Wherever the gate may lead from an open wave.
-_ONWARD = (_S.RUNNING, _S.SETTLING, _S.TRIPPED, _S.COMPLETED)
+_ONWARD = (_S.RUNNING, _S.SETTLING, _S.PAUSED, _S.TRIPPED, _S.COMPLETED)
 _BACK = (_S.ROLLING_BACK, _S.ROLLED_BACK)
 
 #: Every (state, event) a rollout takes. What is not here is illegal.
 TRANSITIONS: dict[RolloutState, dict[Kind, Step]] = {
     _S.AWAITING_APPROVAL: {
+        Bless: _to(act.on_bless, _S.AWAITING_APPROVAL),
         Approve: _to(act.on_approve, _S.PLANNED),
         Report: _to(act.on_late_report, _S.AWAITING_APPROVAL),
         Joined: _to(act.on_joined, _S.AWAITING_APPROVAL),
@@ -92,6 +95,7 @@ TRANSITIONS: dict[RolloutState, dict[Kind, Step]] = {
         Expire: _to(act.on_expire, _S.EXPIRED),
     },
     _S.PLANNED: {
+        Bless: _to(act.on_bless, _S.PLANNED),
         Start: _to(act.on_start, *_ONWARD),
         Report: _to(act.on_late_report, _S.PLANNED),
         Joined: _to(act.on_joined, _S.PLANNED),
@@ -100,6 +104,7 @@ TRANSITIONS: dict[RolloutState, dict[Kind, Step]] = {
         Expire: _to(act.on_expire, _S.EXPIRED),
     },
     _S.RUNNING: {
+        Bless: _to(act.on_bless, _S.RUNNING),
         Report: _to(act.on_report, *_ONWARD),
         Tick: _to(act.on_tick, *_ONWARD),
         Joined: _to(act.on_joined, _S.RUNNING),
@@ -111,6 +116,7 @@ TRANSITIONS: dict[RolloutState, dict[Kind, Step]] = {
         Expire: _to(act.on_expire, _S.EXPIRED),
     },
     _S.SETTLING: {
+        Bless: _to(act.on_bless, _S.SETTLING),
         Report: _to(act.on_report, _S.SETTLING, _S.TRIPPED),
         Tick: _to(act.on_tick, *_ONWARD),
         Joined: _to(act.on_joined, _S.SETTLING),
@@ -121,6 +127,7 @@ TRANSITIONS: dict[RolloutState, dict[Kind, Step]] = {
         Expire: _to(act.on_expire, _S.EXPIRED),
     },
     _S.PAUSED: {
+        Bless: _to(act.on_bless, *_ONWARD),
         Report: _to(act.on_late_report, _S.PAUSED),
         Tick: _to(act.on_idle_tick, _S.PAUSED),
         Joined: _to(act.on_joined, _S.PAUSED),
@@ -132,6 +139,7 @@ TRANSITIONS: dict[RolloutState, dict[Kind, Step]] = {
         Expire: _to(act.on_expire, _S.EXPIRED),
     },
     _S.TRIPPED: {
+        Bless: _to(act.on_bless, _S.TRIPPED),
         Report: _to(act.on_late_report, _S.TRIPPED),
         Tick: _to(act.on_idle_tick, _S.TRIPPED),
         Joined: _to(act.on_joined, _S.TRIPPED),
@@ -144,6 +152,7 @@ TRANSITIONS: dict[RolloutState, dict[Kind, Step]] = {
         Expire: _to(act.on_expire, _S.EXPIRED),
     },
     _S.ROLLING_BACK: {
+        Bless: _to(act.on_bless, _S.ROLLING_BACK),
         Report: _to(act.on_report_back, *_BACK),
         Tick: _to(act.on_tick_back, *_BACK),
         Joined: _to(act.on_joined_too_late, _S.ROLLING_BACK),

@@ -9,6 +9,7 @@ from dataclasses import replace
 from fleetfoot_manager.effects import Effect, Emit, Lift, PublishDesired, PublishProgress, Withdraw
 from fleetfoot_manager.rollout_events import (
     Approve,
+    Bless,
     Cancel,
     Decide,
     Decision,
@@ -25,6 +26,7 @@ from fleetfoot_manager.rollout_events import (
     kind_of,
 )
 from fleetfoot_manager.rollout_gate import (
+    AWAITS_BLESSING,
     Turn,
     dismissed,
     end,
@@ -59,6 +61,18 @@ class IllegalTransition(FleetfootError):
 def on_approve(rollout: Rollout, event: Approve, now: float) -> Turn:
     approved = replace(rollout, state=RolloutState.PLANNED)
     return approved, [PublishProgress(), Emit(Event.ROLLOUT_APPROVED)]
+
+
+def on_bless(rollout: Rollout, event: Bless, now: float) -> Turn:
+    """A rollout that stood for this alone goes on by itself."""
+    if not rollout.canary:
+        return rollout, []
+    blessed = replace(rollout, canary=False)
+    if rollout.state is not RolloutState.PAUSED or rollout.reason != AWAITS_BLESSING:
+        return blessed, []
+    opened, effects = open_wave(_unheld(blessed, RolloutState.RUNNING, now), now)
+    after, more = proceed(opened, now)
+    return after, [*effects, Emit(Event.ROLLOUT_RESUMED), *more]
 
 
 def on_start(rollout: Rollout, event: Start, now: float) -> Turn:
@@ -159,6 +173,8 @@ def _unheld(rollout: Rollout, state: RolloutState, now: float) -> Rollout:
 
 
 def on_resume(rollout: Rollout, event: Resume, now: float) -> Turn:
+    if rollout.canary and rollout.reason == AWAITS_BLESSING:
+        raise IllegalTransition(rollout, event, f": {AWAITS_BLESSING}")
     back = rollout.resume_to or RolloutState.RUNNING
     after, more = proceed(_unheld(rollout, back, now), now)
     return after, [PublishDesired(), PublishProgress(), Emit(Event.ROLLOUT_RESUMED), *more]
@@ -208,7 +224,7 @@ def _decided(event: Decide) -> Emit:
 
 
 def on_cancel(rollout: Rollout, event: Cancel, now: float) -> Turn:
-    after, effects = end(dismissed(rollout, now), RolloutState.CANCELED, "", now)
+    after, effects = end(dismissed(rollout, now), RolloutState.CANCELED, _checked(event.reason), now)
     return after, [*effects, Emit(Event.ROLLOUT_CANCELED)]
 
 

@@ -21,6 +21,11 @@ class Approve:
 
 
 @dataclass(frozen=True, slots=True)
+class Bless:
+    """The release may now go to whole groups: waves behind the first one may open."""
+
+
+@dataclass(frozen=True, slots=True)
 class Start:
     """The first wave may go out."""
 
@@ -78,7 +83,9 @@ class Retry:
 
 @dataclass(frozen=True, slots=True)
 class Cancel:
-    """Stop; who has moved stays."""
+    """Stop; who has moved stays. `reason`: why, where somebody said so."""
+
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +109,19 @@ class Left:
 
 
 RolloutEvent: TypeAlias = (
-    Approve | Start | Report | Tick | Pause | Resume | Decide | Retry | Cancel | Expire | Joined | Left
+    Approve
+    | Bless
+    | Start
+    | Report
+    | Tick
+    | Pause
+    | Resume
+    | Decide
+    | Retry
+    | Cancel
+    | Expire
+    | Joined
+    | Left
 )
 #: What the table of transitions is keyed by: the type of an event, or a decision.
 Kind: TypeAlias = type[RolloutEvent] | Decision

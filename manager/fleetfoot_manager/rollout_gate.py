@@ -23,6 +23,8 @@ HELD: dict[RolloutState, bool] = {
     RolloutState.PAUSED: True,
     RolloutState.TRIPPED: True,
 }
+#: Why a rollout stands whose canary passed, and whose release nobody has blessed yet.
+AWAITS_BLESSING = "the canary is well; later waves need a blessed release"
 _NO_ANSWER = "no answer within the device timeout"
 
 
@@ -145,7 +147,21 @@ def settled(rollout: Rollout, now: float) -> Turn:
     """
     if not succeeded(rollout):
         return replace(rollout, state=RolloutState.RUNNING, settle_until=None), [PublishProgress()]
-    return open_wave(rollout, now) if rollout.wave < len(rollout.waves) else _complete(rollout, now)
+    if rollout.wave == len(rollout.waves):
+        return _complete(rollout, now)
+    return _await_blessing(rollout) if rollout.canary else open_wave(rollout, now)
+
+
+def _await_blessing(rollout: Rollout) -> Turn:
+    paused = replace(
+        rollout,
+        state=RolloutState.PAUSED,
+        resume_to=RolloutState.RUNNING,
+        reason=AWAITS_BLESSING,
+        settle_until=None,
+    )
+    told = Emit(Event.ROLLOUT_PAUSED, {"by": "manager", "reason": AWAITS_BLESSING})
+    return paused, [PublishDesired(), PublishProgress(), told]
 
 
 def _complete(rollout: Rollout, now: float) -> Turn:

@@ -157,12 +157,13 @@ class DeviceTable(Mapping[str, DeviceRecord]):
 class Rollout:
     """A rollout between two events.
 
-    waves: cumulative device counts as approved; cuts: one for each. wave: how many waves are open. cohort:
-    in the order of admission, with whoever joined. settle, device_timeout: seconds. breaker: failures that
-    trip, 0 for never. restricted: completes to a standing target, not to the baseline. resume_to: where a
-    pause came from. failures_before: failures already decided upon. passed: the last wave that passed.
-    unheld: when the hold last came off; timeouts of devices count from then. return_until: when waiting for
-    a rollback ends. revision rises with every change; steered is the revision at which state, wave or
+    waves: cumulative device counts as approved; cuts: one for each. wave: how many waves are open.
+    cohort: in the order of admission, with whoever joined. settle, device_timeout: seconds. breaker:
+    failures that trip, 0 for never. restricted: completes to a standing target, not to the baseline.
+    resume_to: where a pause came from. failures_before: failures already decided upon. passed: the last
+    wave that passed. canary: the release is not blessed, so that no wave but the first may open. unheld:
+    when the hold last came off; timeouts of devices count from then. return_until: when waiting for a
+    rollback ends. revision rises with every change; steered is the revision at which state, wave or
     attempt last changed (who acted on a lower one acted on something else than what is).
     """
 
@@ -181,6 +182,7 @@ class Rollout:
     device_timeout: float = 300.0
     breaker: int = 1
     restricted: bool = False
+    canary: bool = False
     state: RolloutState = RolloutState.PLANNED
     wave: int = 0
     passed: int = 0
@@ -267,6 +269,7 @@ def planned(
     device_timeout: float = 300.0,
     breaker: int = 1,
     approval: bool = False,
+    canary: bool = False,
 ) -> Rollout:
     """A rollout over `devices`, pairs of (device, group): the whole inventory that matches the selector.
 
@@ -301,6 +304,7 @@ def planned(
         device_timeout=device_timeout,
         breaker=breaker,
         restricted=bool(selector) or waves[-1] < len(members),
+        canary=canary,
         state=RolloutState.AWAITING_APPROVAL if approval else RolloutState.PLANNED,
     )
     records = {device: new_record(rollout, device, device in already, now) for device in group}

@@ -22,7 +22,9 @@ from sqlalchemy import (
 )
 
 #: Raised with every change of a table; a store of another version is refused, never guessed at.
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+#: Older versions that differ from this one by tables that are missing, and by nothing else.
+LACKING_TABLES = ("1",)
 
 metadata = MetaData()
 
@@ -172,4 +174,70 @@ audit = Table(
     Column("request", String(64), nullable=False, server_default=""),
     Column("previous", String(64), nullable=False),
     Column("hash", String(64), nullable=False),
+)
+
+#: Releases that were recalled. `before`: groups (JSON) in which the release was withdrawn already.
+recalls = Table(
+    "recalls",
+    metadata,
+    Column("digest", String(64), primary_key=True),
+    Column("component", String(63), nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("operator", String(63), nullable=False),
+    Column("at", Float, nullable=False),
+    Column("before", Text, nullable=False),
+)
+
+#: The newest act on a single device for each of its components. `goal` is JSON, empty for a bare pin.
+acts = Table(
+    "acts",
+    metadata,
+    Column("device", String(63), primary_key=True),
+    Column("component", String(63), primary_key=True),
+    Column("act", String(63), nullable=False),
+    Column("kind", String(16), nullable=False),
+    Column("goal", Text, nullable=False),
+    Column("pins", Boolean, nullable=False),
+    Column("state", String(16), nullable=False, index=True),
+    Column("outcome", String(16), nullable=False),
+    Column("code", String(64), nullable=False),
+    Column("operator", String(63), nullable=False),
+    Column("created", Float, nullable=False),
+    Column("expires", Float, nullable=False, index=True),
+)
+
+#: What a group demands, as JSON; groups without a row have the defaults.
+policies = Table(
+    "policies",
+    metadata,
+    Column("group", String(63), primary_key=True),
+    Column("policy", Text, nullable=False),
+)
+
+#: Who asked for a rollout with which arguments, and who approved it with which changes (JSON).
+orders = Table(
+    "orders",
+    metadata,
+    Column("rollout", String(63), primary_key=True),
+    Column("requester", String(63), nullable=False),
+    Column("asked", Text, nullable=False),
+    Column("decided_by", String(63), nullable=False, server_default=""),
+    Column("decision", String(16), nullable=False, server_default=""),
+    Column("edited", Text, nullable=False, server_default=""),
+    Column("at", Float),
+)
+
+#: What people want those after them to know about a rollout.
+notes = Table(
+    "notes",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("rollout", String(63), nullable=False, index=True),
+    Column("component", String(63), nullable=False, index=True),
+    Column("author", String(63), nullable=False),
+    Column("at", Float, nullable=False),
+    Column("title", String(160), nullable=False),
+    Column("category", String(32), nullable=False),
+    Column("tags", Text, nullable=False),
+    Column("text", Text, nullable=False),
 )

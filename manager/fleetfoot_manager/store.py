@@ -145,6 +145,7 @@ class Store:
             raise unusable(f"no store in {folder}; 'fleetfoot manager init --dir {folder}' makes one")
         self._lock = FolderLock(folder)
         self._lease = ""
+        self._read_only = read_only
         self._engine = _engine(self.path, read_only=read_only)
         try:
             self._check_version()
@@ -169,11 +170,13 @@ class Store:
     def _check_version(self) -> None:
         with self.read() as tx:
             found = get_meta(tx, "schema")
+        if found in schema.LACKING_TABLES and not self._read_only:
+            return  # brought up to date once nobody else writes
         if found != str(schema.SCHEMA_VERSION):
             raise FleetfootError(
                 "store_unusable",
                 f"{self.path} has schema {found}, this program {schema.SCHEMA_VERSION}",
-                remedy="run the version of fleetfoot that wrote this store",
+                remedy="run the manager once with this program, or the program that wrote this store",
             )
 
     @property
@@ -188,6 +191,9 @@ class Store:
         lease = secrets.token_hex(16)
         with _translated(), self._begin() as tx:
             set_meta(tx, "lease", lease)
+            if get_meta(tx, "schema") in schema.LACKING_TABLES:
+                schema.metadata.create_all(tx)
+                set_meta(tx, "schema", str(schema.SCHEMA_VERSION))
         self._lease = lease
 
     @contextmanager

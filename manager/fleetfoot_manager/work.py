@@ -15,7 +15,8 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from fleetfoot_manager import audit, compose, documents, effects, publisher, rollout, schema
+from fleetfoot_manager import audit, catalogue, compose, documents, effects, publisher, rollout, schema
+from fleetfoot_manager.catalogue import Life
 from fleetfoot_manager.effects import Effect
 from fleetfoot_manager.faults import Stage
 from fleetfoot_manager.house import House
@@ -48,6 +49,7 @@ _MEMORY = (
     "_sends",
     "_audits",
     "_intents",
+    "_lives",
 )
 
 
@@ -96,6 +98,7 @@ class Work:
         self._sends: list[tuple[str, bytes]] = []
         self._audits: list[tuple[str, str, dict[str, Any], str]] = []
         self._intents: dict[tuple[str, str], compose.GroupIntent] = {}
+        self._lives: dict[str, Life] = {}
 
     @contextmanager
     def step(self, *, writes: bool = True) -> Iterator[None]:
@@ -197,9 +200,20 @@ class Work:
                 self._emit(of, event, data, code)
             case _:
                 for group in of.groups:
-                    self._change_intent(group, of.component, effect)
+                    self.change_intent(group, of.component, effect)
+                if isinstance(effect, effects.SetBaseline):
+                    self._live(of)
 
-    def _change_intent(self, group: str, component: str, effect: Effect) -> None:
+    def _live(self, of: Rollout) -> None:
+        """A release that is a group's baseline is live."""
+        row = catalogue.by_digest(self.tx, of.goal.digest)
+        if row is not None and Life.LIVE in catalogue.PROMOTIONS[Life(row.life)]:
+            self._lives[row.digest] = Life.LIVE
+            about = {"component": row.component, "version": row.version, "digest": row.digest}
+            self.audit(audit.MANAGER, "release.promote", {**about, "from": row.life, "to": str(Life.LIVE)})
+
+    def change_intent(self, group: str, component: str, effect: Effect) -> None:
+        """Change what a group is meant to be. FleetfootError `conflict` past what a document can say."""
         self._intents[group, component] = compose.applied(self.intent(group, component), effect)
 
     def _emit(self, of: Rollout, event: Event, data: dict[str, Any], code: Code | None) -> None:
@@ -263,6 +277,8 @@ class Work:
         self.devices.flush(self.tx)
         for changed in self._changed.values():
             self._store_rollout(changed)
+        for digest, life in self._lives.items():
+            catalogue.live_on(self.tx, digest, life)
         for (group, component), intent in self._intents.items():
             text = strictjson.dumps(intent.to_json()).decode()
             upsert(self.tx, schema.intents, {"group": group, "component": component}, {"intent": text})

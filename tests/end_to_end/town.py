@@ -186,7 +186,7 @@ class Town:
 
     def publish(self, version: str) -> str:
         """Publish a release; returns its digest."""
-        return str(self.fleetfoot("release", "publish", str(self.scene.bundle(version)))["digest"])
+        return str(self.fleetfoot("release", "publish", "--bless", str(self.scene.bundle(version)))["digest"])
 
     def rollout(self, version: str, *options: str, groups: tuple[str, ...] = ("kitchens",)) -> str:
         """Start a rollout; returns its id."""

@@ -70,7 +70,7 @@ class Bundle:
         return {**self.names(), "blobs": listed}
 
     def publish_arguments(self) -> dict[str, Any]:
-        return {**self.names(), "envelope": sha256(self.envelope)}
+        return {**self.names(), "envelope": sha256(self.envelope), "bless": True}
 
 
 def tiny_archive(content: bytes) -> tuple[bytes, str]:

@@ -10,6 +10,7 @@ from fleetfoot_manager.effects import (
 )
 from fleetfoot_manager.rollout import (
     Approve,
+    Bless,
     Cancel,
     Decide,
     Decision,
@@ -128,6 +129,7 @@ IN_STATE: dict[RolloutState, Callable[[], Rollout]] = {
 }
 SAMPLES: dict[Kind, RolloutEvent] = {
     Approve: Approve(),
+    Bless: Bless(),
     Start: Start(),
     Report: healthy("dev-000"),
     Tick: Tick(),

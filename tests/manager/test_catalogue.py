@@ -30,7 +30,7 @@ def listed(rig: Rig) -> list[tuple[str, int]]:
 
 def test_a_published_release_is_retained_under_its_digest_and_listed(rig: Rig) -> None:
     bundle = rig.realm.release("1.0.0", 7, notes="first light")
-    assert rig.publish(bundle) == {**bundle.names(), "counter": 7, "life": "published"}
+    assert rig.publish(bundle) == {**bundle.names(), "counter": 7, "life": "blessed"}
     topic = topics.build(Kind.RELEASE, component=COMPONENT, digest=bundle.digest)
     assert rig.broker.on(topic)[0] == bundle.envelope
     (row,) = rig.do("release.list")["releases"]
@@ -93,7 +93,7 @@ def test_a_half_signed_release_is_not_published(tmp_path: Path) -> None:
         assert rig.ask("release.publish", half.publish_arguments()).code == "upgrade_threshold_not_met"
         whole = dsse.add_signature(dsse.decode(half.envelope), rig.realm.secrets["second"])
         both = Bundle(half.release, half.digest, dsse.encode(whole), half.blobs)
-        assert rig.publish(both)["life"] == "published"
+        assert rig.publish(both)["life"] == "blessed"
     finally:
         rig.close()
 

@@ -1,7 +1,8 @@
-"""`fleetfoot release publish|list|show`: the manager's catalogue."""
+"""`fleetfoot release publish|list|show|promote|archive|recall|lift`: the manager's catalogue."""
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from fleetfoot_client import bundle as bundles
 from fleetfoot_client import options, publishing, terminal
@@ -19,9 +20,15 @@ def add_publish(group: options.Subparsers) -> None:
         "upload a signed bundle and publish it",
         details="Verified here first, with the profile's root: what is not signed by enough release keys is\n"
         "not sent. The manager verifies again. Publishing the same bundle twice changes nothing.",
-        example="fleetfoot release publish dist/kiosk-1.1.0",
+        example="fleetfoot release publish dist/kiosk-1.1.0\n"
+        "fleetfoot release publish dist/kiosk-1.1.0 --bless",
     )
     parser.add_argument("bundle", metavar="BUNDLE", type=Path, help="a folder made by 'release build'")
+    parser.add_argument(
+        "--bless",
+        action="store_true",
+        help="let whole groups have it at once (else single devices and canaries first; see 'promote')",
+    )
     options.add_manager(parser)
 
 
@@ -43,9 +50,61 @@ def add_show(group: options.Subparsers) -> None:
     parser = options.add_command(
         group, "show", _show, "show one published release", example="fleetfoot release show kiosk 1.1.0"
     )
+    _add_release(parser)
+    options.add_manager(parser)
+
+
+def add_life(group: options.Subparsers) -> None:
+    """`release promote`, `archive`, `recall`, `lift`."""
+    promote = options.add_command(
+        group,
+        "promote",
+        _promote,
+        "let a release serve more",
+        details="published: single devices, and the first wave (canary) of rollouts that have more waves.\n"
+        "blessed: whole groups. live: the same; what a group has for its baseline is live by itself.\n"
+        "Rollouts whose canary is well and that wait for this go on at once.",
+        example="fleetfoot release promote kiosk 1.1.0 blessed",
+    )
+    _add_release(promote)
+    promote.add_argument("to", choices=("blessed", "live"), help="the new life")
+    options.add_manager(promote)
+    archive = options.add_command(
+        group,
+        "archive",
+        _archive,
+        "let a release serve nobody any more",
+        details="Refused, naming who needs it, while anybody runs it, goes to it or may come back to it.",
+        example="fleetfoot release archive kiosk 1.0.0",
+    )
+    _add_release(archive)
+    options.add_manager(archive)
+    recall = options.add_command(
+        group,
+        "recall",
+        _recall,
+        "withdraw a release in every group: whoever runs it goes back",
+        details="Stays until 'release lift'. Rollouts of it are rolled back.",
+        example="fleetfoot release recall kiosk 1.1.0 --reason 'leaks card numbers'",
+    )
+    _add_release(recall)
+    recall.add_argument("--reason", metavar="TEXT", required=True, help="why, for everybody who asks later")
+    options.add_manager(recall)
+    lift = options.add_command(
+        group,
+        "lift",
+        _lift,
+        "take the recall of a release back",
+        details="Nobody is given the release by that: start a rollout of it.",
+        example="fleetfoot release lift kiosk 1.1.0",
+    )
+    _add_release(lift)
+    options.add_manager(lift)
+
+
+def _add_release(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("component", metavar="COMPONENT", type=options.identifier, help="which component")
     parser.add_argument("version", metavar="VERSION", type=options.version, help="which version")
-    options.add_manager(parser)
 
 
 def _publish(args: argparse.Namespace) -> int:
@@ -54,11 +113,17 @@ def _publish(args: argparse.Namespace) -> int:
     # Before anything is connected: a half-signed release is no reason to need a broker.
     bundles.verify_signatures(bundle, session.root)
     with session:
-        result = publishing.publish(session, bundle, _Progress(), timeout=args.reply_timeout)
+        result = publishing.publish(
+            session, bundle, _Progress(), timeout=args.reply_timeout, bless=args.bless
+        )
     release = bundle.release
-    text = f"{release.component} {release.version} is published (counter {release.counter}, {bundle.digest})"
+    life = terminal.literal(str(result.get("life", "published")))
+    text = f"{release.component} {release.version} is {life} (counter {release.counter}, {bundle.digest})"
     text += f"\nsee what it would do: fleetfoot rollout plan --component {release.component}"
     text += f" --version {release.version} --group GROUP"
+    if life == "published":
+        text += "\nwhole groups may have it once it is blessed: fleetfoot release promote"
+        text += f" {release.component} {release.version} blessed"
     terminal.show(result, text, as_json=args.json)
     return Exit.OK
 
@@ -81,13 +146,47 @@ def _list(args: argparse.Namespace) -> int:
         return Exit.OK
     rows = parse_list(ReleaseRow, result, "releases")
     cells = [
-        (r.component, r.version, r.channel, r.counter, r.life, " ".join(r.platforms),
+        (r.component, r.version, r.channel, r.counter, _life(r), " ".join(r.platforms),
          terminal.bytes_text(r.length), r.created)
         for r in rows
     ]  # fmt: skip
     header = ("COMPONENT", "VERSION", "CHANNEL", "COUNTER", "LIFE", "PLATFORMS", "SIZE", "CREATED")
     listed = terminal.table(header, cells) + rollout_text.more(parse(More, result).more)
     terminal.say(listed if cells else "no releases yet: see 'fleetfoot release publish --help'")
+    return Exit.OK
+
+
+def _life(row: ReleaseRow) -> str:
+    return "recalled" if row.recalled else row.life
+
+
+def _promote(args: argparse.Namespace) -> int:
+    return _acted(args, online.ask(args, "release.promote", **_release(args), to=args.to))
+
+
+def _archive(args: argparse.Namespace) -> int:
+    return _acted(args, online.ask(args, "release.archive", **_release(args)))
+
+
+def _recall(args: argparse.Namespace) -> int:
+    return _acted(args, online.ask(args, "release.recall", **_release(args), reason=args.reason))
+
+
+def _lift(args: argparse.Namespace) -> int:
+    return _acted(args, online.ask(args, "release.lift", **_release(args)))
+
+
+def _release(args: argparse.Namespace) -> dict[str, str]:
+    return {"component": args.component, "version": args.version}
+
+
+def _acted(args: argparse.Namespace, result: dict[str, Any]) -> int:
+    row = parse(ReleaseRow, result)
+    groups = result.get("groups")
+    text = f"{row.component} {row.version} is {_life(row)}"
+    if isinstance(groups, list):
+        text += f"; {len(groups)} group{'s'[: len(groups) != 1]} told"
+    terminal.show(result, terminal.literal(text), as_json=args.json)
     return Exit.OK
 
 
@@ -101,6 +200,7 @@ def _show(args: argparse.Namespace) -> int:
         [
             ("release", f"{row.component} {row.version} ({row.channel})"),
             ("life", row.life),
+            ("recalled", row.recalled),
             ("counter", row.counter),
             ("floor", row.min_counter),
             ("platforms", " ".join(row.platforms)),

@@ -32,6 +32,7 @@ def register(subparsers: options.Subparsers) -> None:
     catalogue.add_publish(group)
     catalogue.add_list(group)
     catalogue.add_show(group)
+    catalogue.add_life(group)
 
 
 def _add_build(group: options.Subparsers) -> None:

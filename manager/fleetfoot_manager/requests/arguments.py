@@ -7,7 +7,7 @@ from pydantic import Field, StringConstraints, ValidationError, model_validator
 from fleetfoot_protocol import strictjson
 from fleetfoot_protocol.documents import Model
 from fleetfoot_protocol.errors import FleetfootError
-from fleetfoot_protocol.fields import Digest, Id, KeyHex, Label, LabelKey, Version
+from fleetfoot_protocol.fields import Digest, Id, KeyHex, Label, LabelKey, Line, Version
 
 MAX_BLOBS = 130
 MAX_BLOB = 64 * 1024**3
@@ -43,12 +43,13 @@ class Upload(Model):
 
 
 class Publish(Model):
-    """`release.publish`: `envelope` is the sha256 of the uploaded envelope file."""
+    """`release.publish`: `envelope` is the sha256 of the uploaded envelope file; `bless` promotes at once."""
 
     component: Id
     version: Version
     digest: Digest
     envelope: Digest
+    bless: bool = False
 
 
 class ReleaseList(Model):
@@ -58,10 +59,26 @@ class ReleaseList(Model):
 
 
 class ReleaseShow(Model):
-    """`release.show`."""
+    """`release.show`, `release.archive`, `release.lift`."""
 
     component: Id
     version: Version
+
+
+class ReleasePromote(Model):
+    """`release.promote`."""
+
+    component: Id
+    version: Version
+    to: Literal["blessed", "live"]
+
+
+class ReleaseRecall(Model):
+    """`release.recall`: `reason` is shown to everybody who asks for the release afterwards."""
+
+    component: Id
+    version: Version
+    reason: Annotated[Line, Field(min_length=1)]
 
 
 class Enrolment(Model):

@@ -45,6 +45,10 @@ HANDLERS: dict[str, Handler] = {
     "release.upload": releases.upload,
     "release.list": releases.listing,
     "release.show": releases.show,
+    "release.promote": releases.promote,
+    "release.archive": releases.archive,
+    "release.recall": releases.recall,
+    "release.lift": releases.lift,
     "device.enroll": devices.enroll,
     "device.list": devices.listing,
     "device.show": devices.show,
@@ -193,7 +197,11 @@ class Desk:
 
     def _refuse(self, work: Work, request: Request, error: FleetfootError) -> bytes:
         log.info(
-            "refused operator=%s verb=%s code=%s: %s", request.operator, request.verb, error.code, error.message
+            "refused operator=%s verb=%s code=%s: %s",
+            request.operator,
+            request.verb,
+            error.code,
+            error.message,
         )
         data = {"verb": request.verb, "group": request.group, "code": error.code, "message": error.message}
         work.audit(request.operator, "request.refused", data)

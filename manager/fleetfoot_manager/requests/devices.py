@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from fleetfoot_manager import catalogue, inventory, rights
+from fleetfoot_manager import catalogue, inventory, lives, rights
 from fleetfoot_manager.inventory import DeviceEntry, Enrolled
 from fleetfoot_manager.requests import arguments
 from fleetfoot_manager.requests.answers import BUDGET, fitted, moment, some
@@ -41,6 +41,7 @@ def enroll(work: Work, request: Request) -> dict[str, Any]:
         entry = inventory.demand(work.tx, one.id)
         work.join(entry.id, entry.group, entry.labels)
     for group in {one.group for one in asked.devices} - known_groups:
+        lives.adopt(work, group)
         work.renew_heartbeat(group)
     return {"enrolled": enrolled, "unchanged": unchanged}
 

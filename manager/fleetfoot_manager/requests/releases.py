@@ -1,12 +1,12 @@
-"""The verbs about releases: upload, publish, list, show."""
+"""The verbs about releases: upload, publish, list, show, and their life: promote, archive, recall, lift."""
 
 import os
 from typing import Any
 
-from fleetfoot_manager import catalogue, documents, rights
-from fleetfoot_manager.catalogue import Blobs, Candidate, ReleaseRow
+from fleetfoot_manager import catalogue, documents, lives, rights
+from fleetfoot_manager.catalogue import Blobs, Candidate, Life, ReleaseRow
 from fleetfoot_manager.requests import arguments
-from fleetfoot_manager.requests.answers import fitted
+from fleetfoot_manager.requests.answers import fitted, some
 from fleetfoot_manager.work import Work
 from fleetfoot_protocol import times
 from fleetfoot_protocol.codes import Code
@@ -66,6 +66,9 @@ def publish(work: Work, request: Request, candidate: Candidate) -> dict[str, Any
         data = {"component": release.component, "version": release.version, "digest": candidate.digest}
         work.audit(request.operator, "release.publish", data)
     row = catalogue.demand(work.tx, release.component, release.version)
+    if wanted(work, request).bless and row.life == Life.PUBLISHED:
+        lives.promote(work, row, Life.BLESSED, request.operator)
+        row = catalogue.demand(work.tx, release.component, release.version)
     return {
         "component": row.component,
         "version": row.version,
@@ -75,11 +78,68 @@ def publish(work: Work, request: Request, candidate: Candidate) -> dict[str, Any
     }
 
 
+def promote(work: Work, request: Request) -> dict[str, Any]:
+    """`release.promote`."""
+    asked = arguments.parse(arguments.ReleasePromote, request.arguments)
+    row = _demanded(work, request, asked.component, asked.version)
+    lives.promote(work, row, Life(asked.to), request.operator)
+    return _now(work, row)
+
+
+def archive(work: Work, request: Request) -> dict[str, Any]:
+    """`release.archive`."""
+    asked = arguments.parse(arguments.ReleaseShow, request.arguments)
+    row = _demanded(work, request, asked.component, asked.version)
+    if row.life != Life.ARCHIVED:
+        lives.archive(work, row)
+        work.audit(request.operator, "release.archive", _about(row))
+    return _now(work, row)
+
+
+def recall(work: Work, request: Request) -> dict[str, Any]:
+    """`release.recall`."""
+    asked = arguments.parse(arguments.ReleaseRecall, request.arguments)
+    row = _demanded(work, request, asked.component, asked.version)
+    groups = lives.recall(work, row, asked.reason, request.operator)
+    data = {**_about(row), "reason": asked.reason, "groups": groups}
+    work.audit(request.operator, "release.recall", data)
+    return {**_now(work, row), "groups": groups}
+
+
+def lift(work: Work, request: Request) -> dict[str, Any]:
+    """`release.lift`: takes a recall back."""
+    asked = arguments.parse(arguments.ReleaseShow, request.arguments)
+    row = _demanded(work, request, asked.component, asked.version)
+    groups = lives.lift(work, row)
+    work.audit(request.operator, "release.lift", {**_about(row), "groups": groups})
+    return {**_now(work, row), "groups": groups}
+
+
+def _demanded(work: Work, request: Request, component: str, version: str) -> ReleaseRow:
+    """The release, if the operator has the verb's right in every group."""
+    rights.demand(work.house.root, request, [rights.EVERY_GROUP])
+    return catalogue.demand(work.tx, component, version)
+
+
+def _about(row: ReleaseRow) -> dict[str, Any]:
+    return {"component": row.component, "version": row.version, "digest": row.digest}
+
+
+def _now(work: Work, row: ReleaseRow) -> dict[str, Any]:
+    """The release as it is after an act."""
+    return _row(catalogue.demand(work.tx, row.component, row.version), _recalled(work))
+
+
+def _recalled(work: Work) -> dict[str, str]:
+    return {known.digest: known.reason for known in catalogue.recalls(work.tx)}
+
+
 def listing(work: Work, request: Request) -> dict[str, Any]:
     """`release.list`: the newest first."""
     asked = arguments.parse(arguments.ReleaseList, request.arguments)
     rights.demand_anywhere(work.house.root, request)
-    rows = [_row(row) for row in catalogue.listed(work.tx, asked.component)]
+    recalled = _recalled(work)
+    rows = [_row(row, recalled) for row in catalogue.listed(work.tx, asked.component)]
     for row in rows:
         row["notes"] = row["notes"][:_NOTES_LISTED]
     shown, more = fitted(rows)
@@ -95,7 +155,7 @@ def show(work: Work, request: Request) -> dict[str, Any]:
         [artifact.model_dump(mode="json", exclude_none=True) for artifact in row.manifest.artifacts]
     )
     return {
-        **_row(row),
+        **_row(row, _recalled(work)),
         "artifacts": artifacts,
         **({"more": more} if more else {}),
         "signers": catalogue.signers(row.envelope, work.house.root),
@@ -104,7 +164,8 @@ def show(work: Work, request: Request) -> dict[str, Any]:
     }
 
 
-def _row(row: ReleaseRow) -> dict[str, Any]:
+def _row(row: ReleaseRow, recalled: dict[str, str]) -> dict[str, Any]:
+    """recalled: digest -> reason, of every recall that stands."""
     manifest = row.manifest
     return {
         "component": row.component,
@@ -118,4 +179,5 @@ def _row(row: ReleaseRow) -> dict[str, Any]:
         "notes": manifest.notes,
         "platforms": sorted({f"{artifact.os}/{artifact.arch}" for artifact in manifest.artifacts}),
         "length": max(artifact.length for artifact in manifest.artifacts),
+        **some(recalled=recalled.get(row.digest)),
     }
