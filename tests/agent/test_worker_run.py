@@ -398,12 +398,34 @@ def test_manifests_are_forgotten_when_nobody_needs_them(rig: Rig, stock: Stock) 
         return Memory(rig.config.worker_dir).manifests()
 
     other = stock["1.2.0"]
+    rig.run()
     rig.send(other.envelope, f"manifest.{other.digest}")
+    assert rig.worker().run() == 0
+    assert other.digest in kept()  # it lies in the spool still, and would not be brought again
+    rig.carry()
     rig.run()
     assert other.digest not in kept()
     rig.send(stock.order(2))
     rig.run()
     assert kept() == []
+
+
+def test_a_release_that_is_wanted_again_before_the_courier_has_looked_is_not_waited_for(
+    rig: Rig, stock: Stock
+) -> None:
+    """Two lists of wants, written one soon after the other: the courier may see the second one only."""
+    bundle = stock["1.1.0"]
+    target = everybody("r-1", bundle.goal())
+    rig.send(stock.order(2, target))
+    assert rig.worker().run() == 0
+    rig.carry()
+    assert rig.worker().run() == 0
+    assert rig.record().state is L.DOWNLOADING
+    for sequence, targets in ((3, ()), (4, (target,))):
+        rig.send(stock.order(sequence, *targets))
+        assert rig.worker().run() == 0
+    rig.run()
+    assert rig.runs(bundle)
 
 
 def test_blobs_are_wanted_until_they_are_unpacked(rig: Rig, stock: Stock) -> None:

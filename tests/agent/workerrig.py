@@ -232,6 +232,8 @@ class Rig:
             return False
         self.asked_for |= {blob.sha256 for blob in want.blobs}
         self.courier.drop_seen()
+        kept = {f"manifest.{manifest.digest}" for manifest in want.manifests}
+        self.courier.keep_slots(lambda slot: not slot.startswith("manifest.") or slot in kept)
         self.courier.keep_blobs({blob.sha256 for blob in want.blobs})
         blobs = {p.name: p for b in self.bundles.values() for p in (b.path / "blobs").iterdir()}
         brought = False

@@ -58,7 +58,7 @@ def _rank(slot: str) -> tuple[int, str]:
 
 
 class Reader:
-    """Reads new messages and keeps what is good. `wanted` says which manifests anybody waits for."""
+    """Reads new messages and keeps what is good."""
 
     def __init__(self, config: AgentConfig, memory: Memory, spool: WorkerSide) -> None:
         self._config = config

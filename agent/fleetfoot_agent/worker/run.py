@@ -318,11 +318,15 @@ class Session:
             self._memory.set_alarm(Code.UPGRADE_NO_WAY_BACK, False)
 
     def _forget_manifests(self) -> None:
-        """Drop manifests that no work and no plan is about."""
+        """Drop manifests that no work and no plan is about, once the courier has let them go.
+
+        As long as one lies in the spool, read, the courier would not bring it again when it is wanted again.
+        """
+        here = set(self._spool.slots())
         needed = {d.record.work.goal.digest for d in self.drivers.values() if d.record.work}
         needed |= {d.plan.goal.digest for d in self.drivers.values() if d.plan and d.plan.goal}
         for digest in self._memory.manifests():
-            if digest not in needed:
+            if digest not in needed and f"manifest.{digest}" not in here:
                 self._memory.forget(f"manifest.{digest}")
 
 
