@@ -158,6 +158,10 @@ class Target:
         self.layout = Layout(self.config.install_root, kiosk.COMPONENT)
         self._seam = SocketSeam(self.config.components[kiosk.COMPONENT].socket)
         self._minor = 0
+        self._newest: Status | None = None
+        self._looked = (0, 0)
+        self._events: dict[str, dict[str, Any]] = {}
+        self._heard = 0
 
     def close(self) -> None:
         self.device.power_off()
@@ -206,8 +210,20 @@ class Target:
     # -- what there is to see
 
     def status(self) -> Status | None:
-        found = self.director.statuses(GROUP, DEVICE, self.device.device.public)
-        return max(found, key=lambda status: status.counter, default=None)
+        """The newest status heard whose attestation was heard too and verifies."""
+        topic = topics.build(Kind.STATUS, group=GROUP, device=DEVICE)
+        payloads = self.director.heard.get(topic, [])
+        attestations = self.director.heard.get(f"{topic}/attestation", [])
+        if (len(payloads), len(attestations)) != self._looked:
+            self._looked = (len(payloads), len(attestations))
+            of = {json.loads(data)["sha256"]: data for data in attestations[-20:]}
+            for payload in payloads[-20:]:
+                if (attestation := of.get(hashlib.sha256(payload).hexdigest())) is None:
+                    continue
+                status = trust.verify_status(payload, attestation, bytes.fromhex(self.device.device.public))
+                if self._newest is None or status.counter > self._newest.counter:
+                    self._newest = status
+        return self._newest
 
     def component(self) -> ComponentStatus:
         status = self.status()
@@ -224,8 +240,12 @@ class Target:
         return told and found.state is Lifecycle.IDLE and self.layout.read_current() == name
 
     def events(self, name: str) -> list[dict[str, Any]]:
-        every = self.director.events(GROUP, DEVICE)
-        return [event for event in every if event["type"] == f"dev.fleetfoot.{name}"]
+        heard = self.director.heard.get(topics.build(Kind.DEVICE_EVENTS, group=GROUP, device=DEVICE), [])
+        for payload in heard[self._heard :]:
+            event = json.loads(payload)
+            self._events.setdefault(event["id"], event)  # one that was told again after a kill counts once
+            self._heard += 1
+        return [event for event in self._events.values() if event["type"] == f"dev.fleetfoot.{name}"]
 
     def told(self, code: str) -> int:
         """How many refusals and alarms with this code were told."""
@@ -266,9 +286,13 @@ class Target:
     def obey(self, bundle: Bundle | None = None) -> Bundle:
         """Order an honest release; AssertionError unless it is installed and runs."""
         bundle = bundle or self.serve(self.release())
-        self.send(self.signed(self.document(bundle)))
-        until(lambda: self.runs(bundle), f"{bundle.release.version} runs")
+        self.obey_document(self.document(bundle), bundle)
         return bundle
+
+    def obey_document(self, document: Desired, bundle: Bundle) -> None:
+        """Send this order; AssertionError unless its release is installed and runs."""
+        self.send(self.signed(document))
+        until(lambda: self.runs(bundle), f"{bundle.release.version} runs")
 
     def refuse(self, inject: Callable[[], None], code: str, *, what: object = "") -> None:
         """Inject something; every clause of a rejection with `code` must hold.
