@@ -96,6 +96,16 @@ def _parser() -> argparse.ArgumentParser:
         "Runs until SIGTERM or SIGINT. Each component's output goes to <install_root>/<component>/log.",
         example="supervise",
     )
+    _add_adopt(
+        add(
+            "adopt",
+            "let a systemd unit run a component, guarded",
+            "As root. Adds a drop-in to the unit: the guard before every start, a restart after every\n"
+            "failure, room for all starts of a trial; and lets the worker have this one unit restarted.\n"
+            "It refuses units that it cannot protect. --undo takes back exactly what was added.",
+            example="adopt kiosk.service --component kiosk",
+        )
+    )
     status = add("status", "show what runs, what is being done and what went wrong", example="status")
     status.add_argument("--json", action="store_true", help="the status document as it is published")
     verify = add(
@@ -124,6 +134,14 @@ def _add_init(init: argparse.ArgumentParser) -> None:
     add("--install-root", type=Path, metavar="DIR", help="installed versions (default: /opt/fleetfoot)")
 
 
+def _add_adopt(adopt: argparse.ArgumentParser) -> None:
+    adopt.add_argument(
+        "unit", metavar="UNIT", help="the unit, as components.<id>.unit in the configuration says"
+    )
+    adopt.add_argument("--component", required=True, metavar="ID", help="what it runs")
+    adopt.add_argument("--undo", action="store_true", help="take back what was added")
+
+
 def _logging(level: str) -> None:
     logging.basicConfig(
         stream=sys.stderr, level=level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s"
@@ -144,6 +162,10 @@ def _dispatch(args: argparse.Namespace) -> int:
         from fleetfoot_agent.courier.main import run
 
         return run(config, child_mode=False)
+    if args.command in ("worker", "install"):
+        from fleetfoot_agent.adopt.user import become_worker
+
+        become_worker(config)
     if args.command == "worker":
         from fleetfoot_agent.worker.run import Worker
 
@@ -152,6 +174,10 @@ def _dispatch(args: argparse.Namespace) -> int:
         from fleetfoot_agent.supervise import run_forever
 
         return run_forever(config)
+    if args.command == "adopt":
+        from fleetfoot_agent.adopt.command import adopt
+
+        return adopt(config, args.unit, args.component, undo=args.undo)
     if args.command == "install":
         from fleetfoot_agent.worker.by_hand import install
 

@@ -4,6 +4,7 @@ Read by the courier too, so: standard library only. Every setting is checked her
 names it; an unknown setting is refused, because a misspelt policy must not be silently ignored.
 """
 
+import re
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -78,6 +79,8 @@ class Component:
     without a break. `socket`: unix socket of its supervisor (contract section 6,
     rule 20). `environment`: for the supervised process. `restart_delay`: seconds between its starts.
     `floor`: the built-in security floor, a release counter that a device without any memory keeps too.
+    `unit`: the systemd unit that runs it, where systemd does; then `socket`, `environment` and
+    `restart_delay` mean nothing.
     """
 
     name: str
@@ -89,6 +92,7 @@ class Component:
     environment: dict[str, str]
     restart_delay: float
     floor: int = 0
+    unit: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +125,10 @@ class AgentConfig:
     def worker_dir(self) -> Path:
         """The worker's own state: trust root, floors, key, counters."""
         return self.state_dir / "worker"
+
+
+#: Name of a service unit: what systemd allows, and no path (systemd.unit(5)).
+_UNIT = re.compile(r"[A-Za-z0-9:_.\\@-]{1,200}\.service")
 
 
 class _Table:
@@ -251,6 +259,9 @@ def _component(name: str, table: _Table, run_dir: Path) -> Component:
         raise ConfigError(str(error)) from error
     checks = table.take("checks", list, [])
     window = table.number("window", DEFAULT_WINDOW, 0.5, 86400)
+    unit: str | None = table.take("unit", str, None)
+    if unit is not None and not _UNIT.fullmatch(unit):
+        raise ConfigError(f"{table.where}.unit must be the name of a service unit, not {unit[:80]!a}")
     component = Component(
         name=name,
         checks=tuple(_check(_Table(c, f"{table.where}.checks[{i}]")) for i, c in enumerate(checks)),
@@ -261,6 +272,7 @@ def _component(name: str, table: _Table, run_dir: Path) -> Component:
         environment=table.strings("environment"),
         restart_delay=table.number("restart_delay", 1.0, 0.05, 600),
         floor=int(table.number("floor", 0, 0, 2**53 - 1)),
+        unit=unit,
     )
     table.done()
     return component

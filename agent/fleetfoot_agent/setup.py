@@ -99,6 +99,7 @@ def init(args: argparse.Namespace) -> int:
         public = {"kind": "fleetfoot-public-key", "public": key.public.hex()}
         durable.write_file(config.worker_dir / "device.pub", json.dumps(public).encode() + b"\n")
         durable.write_file(path, text.encode())
+        _hand_over(config.worker_dir)
     except OSError as error:
         raise FleetfootError("io_error", f"cannot set up {config.state_dir}: {error}") from error
     print(_told(config, root, key.public.hex()))
@@ -132,6 +133,14 @@ def _demand_writable(*folders: Path) -> None:
                 f"you may not write to {there}, which {folder} needs",
                 remedy="run this as the agent's user, or put everything into a folder of yours: --dir DIR",
             )
+
+
+def _hand_over(folder: Path) -> None:
+    """Made by root in the folder of the worker's own user, as a package makes it: give it to that user."""
+    owner = folder.stat()
+    if os.geteuid() == 0 and owner.st_uid != 0:
+        for entry in folder.iterdir():
+            os.chown(entry, owner.st_uid, owner.st_gid, follow_symlinks=False)
 
 
 def _told(config: AgentConfig, root: TrustRoot, public: str) -> str:

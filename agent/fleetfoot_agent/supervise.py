@@ -402,6 +402,7 @@ def run_forever(config: AgentConfig) -> int:
     supervisors = [
         Supervisor(config.install_root / name, component, guard, wake_dir=config.wake_dir)
         for name, component in config.components.items()
+        if component.unit is None  # else systemd does
     ]
     heard, told = os.pipe2(os.O_CLOEXEC)
     before = {

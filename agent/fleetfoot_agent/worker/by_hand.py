@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 from fleetfoot_agent.config import AgentConfig, Component
-from fleetfoot_agent.seam import SocketSeam
+from fleetfoot_agent.seam import Seam, SocketSeam
 from fleetfoot_agent.spool import WorkerSide
+from fleetfoot_agent.systemd import unit_seam
 from fleetfoot_agent.worker import lifecycle
 from fleetfoot_agent.worker.driver import Driver
 from fleetfoot_agent.worker.memory import Memory
@@ -95,8 +96,8 @@ def _install(config: AgentConfig, bundle: Path) -> int:
             f"component {release.component} is not configured on this device",
             remedy=f"add a table [components.{release.component}] to {config.path}",
         )
-    seam = SocketSeam(component.socket)
-    _demand_supervisor(seam, config)
+    seam = unit_seam(component) or SocketSeam(component.socket)
+    _demand_supervisor(seam, component, config)
     spool = WorkerSide(config.spool)
     reporter = Reporter(config, memory, spool)
     memory.store(f"manifest.{digest}", data)
@@ -112,11 +113,13 @@ def _install(config: AgentConfig, bundle: Path) -> int:
     return _drive(driver, component, release, digest)
 
 
-def _demand_supervisor(seam: SocketSeam, config: AgentConfig) -> None:
+def _demand_supervisor(seam: Seam, component: Component, config: AgentConfig) -> None:
     """Without one nothing could be proved: say so before anything is unpacked."""
     try:
         seam.state()
     except FleetfootError as error:
+        if component.unit is not None:
+            raise
         remedy = f"start it: fleetfoot-agent supervise --config {config.path}"
         raise FleetfootError(error.code, error.message, remedy=remedy) from error
 

@@ -11,6 +11,7 @@ from fleetfoot_agent.config import AgentConfig
 from fleetfoot_agent.layout import Layout, version_name
 from fleetfoot_agent.seam import SocketSeam
 from fleetfoot_agent.spool import folders, forms
+from fleetfoot_agent.systemd import unit_seam
 from fleetfoot_agent.worker import extract
 from fleetfoot_agent.worker.memory import load_root
 from fleetfoot_agent.worker.platform_facts import this_platform
@@ -65,9 +66,11 @@ def _print_component(config: AgentConfig, name: str, component: ComponentStatus)
     stage = "" if badge.word == component.state else f" ({component.state})"
     print(f"\n{name}: runs {running}  way back {previous}  {badge.glyph} {badge.word}{stage}")
     try:
-        state = SocketSeam(config.components[name].socket, timeout=1.0).state()
+        configured = config.components[name]
+        state = (unit_seam(configured) or SocketSeam(configured.socket, timeout=1.0)).state()
         print(f"  process {state.pid or '-'}  {'up' if state.active else 'down'}  restarts {state.restarts}")
-        print(f"  log {Layout(config.install_root, name).folder / 'log'}")
+        log = Layout(config.install_root, name).folder / "log"
+        print(f"  log {log}" if configured.unit is None else f"  log journalctl -u {configured.unit}")
     except (FleetfootError, KeyError) as error:
         print(f"  process unknown: {error}")
     if component.answered:

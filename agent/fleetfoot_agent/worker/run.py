@@ -17,6 +17,7 @@ from fleetfoot_agent import durable
 from fleetfoot_agent.config import AgentConfig, Component
 from fleetfoot_agent.seam import Seam, SocketSeam
 from fleetfoot_agent.spool import WakeAt, Want, WorkerSide, take_wake, wake_pending
+from fleetfoot_agent.systemd import unit_seam
 from fleetfoot_agent.worker import freshness, lifecycle, planning, platform_facts
 from fleetfoot_agent.worker.driver import Driver
 from fleetfoot_agent.worker.intake import Intake, Reader, Refusal
@@ -78,15 +79,15 @@ class Lock:
         os.close(self._fd)
 
 
-def socket_seam(component: Component) -> Seam:
-    """The supervisor of a component, at its socket."""
-    return SocketSeam(component.socket)
+def seam_of(component: Component) -> Seam:
+    """What keeps a component running: its systemd unit, else the supervisor at its socket."""
+    return unit_seam(component) or SocketSeam(component.socket)
 
 
 class Worker:
     """The worker of one device. `run` is one run; the object may be thrown away afterwards."""
 
-    def __init__(self, config: AgentConfig, *, seam: Callable[[Component], Seam] = socket_seam) -> None:
+    def __init__(self, config: AgentConfig, *, seam: Callable[[Component], Seam] = seam_of) -> None:
         self._config = config
         self._seam = seam
         self._stopping = False

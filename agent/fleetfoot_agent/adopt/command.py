@@ -1,0 +1,151 @@
+"""`fleetfoot-agent adopt`: put a unit under the guard, or take it out again. For root.
+
+What is put: one drop-in of the unit, `50-fleetfoot.conf`, whose first lines say what it is and the sha256
+of the rest, and the enabled path unit that restarts this one unit. `--undo` removes these two and nothing
+else; a drop-in that somebody has edited since is nobody's to remove but theirs.
+"""
+
+import hashlib
+import os
+import re
+import subprocess
+from contextlib import suppress
+from pathlib import Path
+
+from fleetfoot_agent import durable
+from fleetfoot_agent.adopt import dropin
+from fleetfoot_agent.config import AgentConfig, Component
+from fleetfoot_protocol.errors import FleetfootError
+
+UNITS = Path("/etc/systemd/system")
+NAME = "50-fleetfoot.conf"
+
+_HEADER = (
+    "# Made by: fleetfoot-agent adopt {unit} --component {component}\n# sha256 of what follows: {digest}\n"
+)
+_MADE = re.compile(
+    r"# Made by: fleetfoot-agent adopt \S+ --component (\S+)\n# sha256 of what follows: ([0-9a-f]{64})\n(.*)",
+    re.DOTALL,
+)
+_CAP = 64 * 1024
+_TIMEOUT = 60.0
+
+
+def adopt(config: AgentConfig, unit: str, component: str, *, undo: bool) -> int:
+    """Adopt `unit` for `component`, or undo it. Doing it twice is doing it once. Returns 0.
+
+    Raises `FleetfootError`: not root, not configured, a unit that cannot be protected, systemd refusing.
+    """
+    if os.geteuid() != 0:
+        raise FleetfootError("not_allowed", "only root may change units", remedy="run it as root")
+    if undo:
+        return _undo(unit, component)
+    found = _configured(config, unit, component)
+    facts = _facts(unit)
+    folder = UNITS / f"{unit}.d"
+    ours = _ours(folder)
+    if ours is not None and ours != component:
+        raise FleetfootError("conflict", f"{unit} is adopted for component {ours} already")
+    if other := _adopted_for(component, unit):
+        raise FleetfootError(
+            "conflict",
+            f"component {component} has a primary unit already: {other}",
+            remedy=f"make {unit} PartOf={other}, or take that one out: "
+            f"fleetfoot-agent adopt {other} --component {component} --undo",
+        )
+    dropin.check(facts, found)
+    before = (folder / NAME).read_text("utf-8") if ours else ""
+    text = dropin.render(dropin.without(facts, before), found)
+    head = _HEADER.format(unit=unit, component=component, digest=hashlib.sha256(text.encode()).hexdigest())
+    durable.make_folder(folder)
+    durable.write_file(folder / NAME, (head + text).encode())
+    _systemctl("daemon-reload")
+    _systemctl("enable", "--now", f"fleetfoot-restart@{unit}.path")
+    print(f"{unit} is adopted for component {component}; from its next start on the guard looks first")
+    print(f"added: {folder / NAME}\nenabled: fleetfoot-restart@{unit}.path")
+    return 0
+
+
+def _configured(config: AgentConfig, unit: str, component: str) -> Component:
+    found = config.components.get(component)
+    if found is None or found.unit != unit:
+        raise FleetfootError(
+            "config_invalid",
+            f"{config.path} does not say that {unit} runs component {component}",
+            remedy=f'write unit = "{unit}" into [components.{component}], then adopt it again',
+        )
+    if str(config.install_root) != dropin.INSTALL_ROOT:
+        raise FleetfootError(
+            "config_invalid",
+            f"the guard's unit looks below {dropin.INSTALL_ROOT}, but install_root is {config.install_root}",
+            remedy=f'set install_root = "{dropin.INSTALL_ROOT}"',
+        )
+    return found
+
+
+def _ours(folder: Path) -> str | None:
+    """The component for which the unit with this drop-in folder is adopted; None if it is not."""
+    data = durable.read_regular(folder, NAME, _CAP)
+    if data is None:
+        return None
+    match = _MADE.fullmatch(data.decode("utf-8", "replace"))
+    if match is None or hashlib.sha256(match[3].encode()).hexdigest() != match[2]:
+        raise FleetfootError(
+            "conflict",
+            f"{folder / NAME} was edited by somebody",
+            remedy="look at it, remove it yourself, run 'systemctl daemon-reload', and try again",
+        )
+    return match[1]
+
+
+def _adopted_for(component: str, unit: str) -> str | None:
+    """Another unit that is adopted for the component."""
+    for folder in sorted(UNITS.glob("*.service.d")):
+        other = folder.name.removesuffix(".d")
+        with suppress(FleetfootError):
+            if other != unit and _ours(folder) == component:
+                return other
+    return None
+
+
+def _undo(unit: str, component: str) -> int:
+    folder = UNITS / f"{unit}.d"
+    ours = _ours(folder)
+    if ours is not None and ours != component:
+        raise FleetfootError("conflict", f"{unit} is adopted for component {ours}, not {component}")
+    if ours is None:
+        raise FleetfootError("not_found", f"{unit} is not adopted for component {component}")
+    _systemctl("disable", "--now", f"fleetfoot-restart@{unit}.path")
+    durable.remove_file(folder / NAME)
+    with suppress(OSError):  # somebody else's drop-ins are in it
+        folder.rmdir()
+    _systemctl("daemon-reload")
+    print(f"{unit} is no longer adopted; removed: {folder / NAME}")
+    print(
+        "while it is configured as a component's unit, upgrades of that component will fail: see agent.toml"
+    )
+    return 0
+
+
+def _facts(unit: str) -> dict[str, str]:
+    wanted = [f"--property={name}" for name in dropin.FACTS]
+    lines = _systemctl("show", *wanted, "--", unit).splitlines()
+    return dict.fromkeys(dropin.FACTS, "") | dict(line.split("=", 1) for line in lines if "=" in line)
+
+
+def _systemctl(*arguments: str) -> str:
+    try:
+        done = subprocess.run(
+            ["systemctl", "--no-pager", *arguments],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=_TIMEOUT,
+            check=True,
+        )
+    except subprocess.CalledProcessError as error:
+        why = error.stderr.strip()[:500]
+        raise FleetfootError("supervisor_failed", f"systemctl {' '.join(arguments)}: {why}") from error
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise FleetfootError("supervisor_failed", f"systemd cannot be asked: {error}") from error
+    return done.stdout
