@@ -9,11 +9,13 @@ omitted for want of one of them fails instead. A capability that nobody knows is
 import json
 import os
 import shutil
+import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from tests.lab import host as lab
 
 
 @dataclass(frozen=True)
@@ -26,15 +28,28 @@ def on_path(program: str) -> Callable[[], bool]:
     return lambda: shutil.which(program) is not None
 
 
+def traces() -> bool:
+    """Whether strace is here and may attach, which some containers forbid."""
+    if shutil.which("strace") is None:
+        return False
+    return subprocess.run(["strace", "-qq", "true"], capture_output=True, check=False).returncode == 0
+
+
 CAPABILITIES: dict[str, Capability] = {
     "root": Capability(lambda: os.geteuid() == 0, "run the tests as root"),
     "systemd": Capability(
         lambda: Path("/run/systemd/system").is_dir(), "run on a machine that systemd has booted"
     ),
+    "systemd-analyze": Capability(on_path("systemd-analyze"), "apt-get install systemd"),
+    "lab": Capability(
+        lambda: not lab.missing(),
+        "run as root where namespaces, loop devices and cgroup2 may be used, with systemd, dbus, iproute2",
+    ),
     "git": Capability(on_path("git"), "apt-get install git"),
     "mosquitto": Capability(on_path("mosquitto"), "apt-get install mosquitto"),
     "dash": Capability(on_path("dash"), "apt-get install dash"),
     "busybox": Capability(on_path("busybox"), "apt-get install busybox"),
+    "strace": Capability(traces, "apt-get install strace, on a machine that lets processes be traced"),
     "shellcheck": Capability(on_path("shellcheck"), "apt-get install shellcheck"),
 }
 

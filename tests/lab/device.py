@@ -1,0 +1,262 @@
+"""A device in the lab: the shipped units, one adopted unit, releases whose behaviour is a script."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.lab.host import Host
+from tests.lab.layers import Layers
+from tests.support.fleet import Bundle, House
+from tests.support.waiting import until
+
+from fleetfoot_agent.layout import ENTRYPOINT_SUFFIX, Layout
+from fleetfoot_agent.spool import CourierSide
+from fleetfoot_agent.worker import extract
+from fleetfoot_agent.worker.journal import read_record
+from fleetfoot_agent.worker.lifecycle import Record
+from fleetfoot_client.cli import main as fleetfoot
+from fleetfoot_protocol import trust
+from fleetfoot_protocol.documents import read
+from fleetfoot_protocol.errors import FleetfootError
+from fleetfoot_protocol.reports import ComponentStatus, Status
+from fleetfoot_protocol.tree import tree_sha256
+from fleetfoot_protocol.trust import TrustRoot
+
+GROUP = "g-one"
+DEVICE = "dev-001"
+COMPONENT = "kiosk"
+UNIT = "kiosk.service"
+SPOOL = "/var/lib/fleetfoot/spool"
+STATE = "/opt/fleetfoot/kiosk"
+
+#: What a version does when it is started.
+GOOD = "systemd-notify --ready\nexec sleep infinity\n"
+DIES = "exit 3\n"
+HANGS = "exec sleep infinity\n"
+DIES_SOON = "systemd-notify --ready\nsleep 0.5\nexit 4\n"
+
+UNIT_FILE = """\
+[Unit]
+Description=The component that is upgraded
+{unit}
+[Service]
+Type=notify
+NotifyAccess=all
+User=daemon
+ExecStart=/opt/fleetfoot/kiosk/current/bin/kiosk
+TimeoutStartSec=2s
+{service}
+[Install]
+WantedBy=multi-user.target
+"""
+
+CONFIG = """\
+[agent]
+device = "dev-001"
+group = "g-one"
+[broker]
+url = "mqtt://127.0.0.1:1883"
+[upgrade]
+enabled = true
+[components.kiosk]
+unit = "kiosk.service"
+window = {window}
+settle = {settle}
+max_boot_attempts = 2
+"""
+
+
+@dataclass
+class Shop:
+    """A fleet's keys and its releases of the kiosk, each built and signed once by the real tools."""
+
+    folder: Path
+    bundles: dict[str, Bundle] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.house = House(self.folder)
+
+    @property
+    def root(self) -> TrustRoot:
+        return self.house.root
+
+    def release(self, version: str, script: str = GOOD, **files: str) -> Bundle:
+        """The kiosk that runs `script`; files: more of its tree, by name."""
+        if version in self.bundles:
+            return self.bundles[version]
+        tree = self.folder / "trees" / version
+        (tree / "bin").mkdir(parents=True)
+        program = tree / "bin" / "kiosk"
+        program.write_text(f"#!/bin/sh\n# {version}\n{script}")
+        program.chmod(0o755)
+        # Enough that an unsynced tree can be seen to be torn.
+        (tree / "data").mkdir()
+        for number in range(8):
+            (tree / "data" / f"{number}").write_text(f"{version} {number}\n" * 1500)
+        for name, text in files.items():
+            (tree / name).write_text(text)
+        out = self.folder / "dist"
+        build = ["release", "build", str(tree), "--component", COMPONENT, "--version", version]
+        assert fleetfoot([*build, "--entrypoint", "bin/kiosk", "--out", str(out)]) == 0
+        path = out / f"{COMPONENT}-{version}"
+        assert fleetfoot(["release", "sign", str(path), "--key", str(self.folder / "release.key")]) == 0
+        envelope = (path / "release.dsse.json").read_bytes()
+        release, digest = trust.verify_release(envelope, self.root)
+        self.bundles[version] = Bundle(path, release, digest, envelope)
+        return self.bundles[version]
+
+
+class Device:
+    """The device on `host`. Its first boot, `set_up`, does what a package and its owner do."""
+
+    def __init__(self, host: Host, shop: Shop) -> None:
+        self.host = host
+        self.shop = shop
+
+    def set_up(
+        self,
+        *,
+        window: float = 1.0,
+        settle: float = 0.3,
+        unit: str = "",
+        service: str = "",
+        adopt: bool = True,
+    ) -> None:
+        """Users and folders, identity, configuration, the owner's unit; adopted, agent enabled and started.
+
+        unit and service: more lines of the owner's unit file. The host is on already.
+        """
+        host = self.host
+        host.run("systemd-sysusers", "fleetfoot.conf")
+        host.run("systemd-tmpfiles", "--create", "fleetfoot.conf")
+        host.path("/root/root.json").write_bytes(self.shop.house.root_envelope)
+        init = ["init", "--device", DEVICE, "--group", GROUP, "--component", COMPONENT, "--enable"]
+        host.run("fleetfoot-agent", *init, "--broker", "mqtt://127.0.0.1", "--root", "/root/root.json")
+        host.path("/etc/fleetfoot/agent.toml").write_text(CONFIG.format(window=window, settle=settle))
+        text = UNIT_FILE.format(unit=unit, service=service)
+        host.path(f"/etc/systemd/system/{UNIT}").write_text(text)
+        host.run("systemctl", "daemon-reload")
+        host.run("systemctl", "enable", UNIT, "fleetfoot-worker.path", "fleetfoot-worker.timer")
+        if adopt:
+            self.adopt()
+        host.run("systemctl", "start", "fleetfoot-worker.path", "fleetfoot-worker.timer")
+
+    def adopt(self, *options: str, check: bool = True) -> str:
+        return self.host.run(
+            "fleetfoot-agent", "adopt", UNIT, "--component", COMPONENT, *options, check=check
+        )
+
+    @property
+    def public(self) -> str:
+        text = self.host.path("/var/lib/fleetfoot/worker/device.pub").read_text()
+        return str(json.loads(text)["public"])
+
+    def install(self, bundle: Bundle, *, check: bool = True) -> str:
+        """Put a release on by hand."""
+        copy = f"/tmp/{bundle.path.name}"
+        self.host.run("mkdir", "-p", f"{copy}/blobs")
+        self.host.path(f"{copy}/release.dsse.json").write_bytes(bundle.envelope)
+        for blob in (bundle.path / "blobs").iterdir():
+            self.host.path(f"{copy}/blobs/{blob.name}").write_bytes(blob.read_bytes())
+        return self.host.run("fleetfoot-agent", "install", copy, check=check)
+
+    # -- orders without a broker: what the courier would have brought
+
+    def order(self, document: bytes, *bundles: Bundle) -> None:
+        """Bring a signed order, manifests and blobs into the spool, durably, and wake the worker."""
+        courier = CourierSide(self.host.path(SPOOL))
+        for bundle in bundles:
+            for blob in (bundle.path / "blobs").iterdir():
+                place = courier.blob_path(blob.name)
+                if not place.exists():
+                    place.write_bytes(blob.read_bytes())
+            courier.store_message(f"manifest.{bundle.digest}", bundle.envelope)
+        courier.store_message(f"group.{COMPONENT}", document)
+        self.host.path("/run/fleetfoot/wake/now").touch()
+
+    # -- what there is to see
+
+    @property
+    def layout(self) -> Layout:
+        return Layout(self.host.path("/opt/fleetfoot"), COMPONENT)
+
+    @property
+    def current(self) -> str:
+        """The text of `current`; empty if there is none."""
+        try:
+            return str(self.layout.current.readlink())
+        except OSError:
+            return ""
+
+    def record(self) -> Record | None:
+        """The journal; None while there is none."""
+        try:
+            return read_record(self.layout.journal.read_bytes())
+        except FileNotFoundError:
+            return None
+
+    def component(self) -> ComponentStatus | None:
+        """What the worker says in its spool."""
+        try:
+            data = self.host.path(f"{SPOOL}/out/status.json").read_bytes()
+        except FileNotFoundError:
+            return None
+        return read(Status, data).components.get(COMPONENT)
+
+    def unit(self, *names: str) -> dict[str, str]:
+        return self.host.show(UNIT, *names)
+
+    def runs(self, bundle: Bundle) -> bool:
+        """Whether the release is committed, is what `current` leads to, and what its unit really executes."""
+        record = self.record()
+        if record is None or record.work is not None or record.run is None:
+            return False
+        name = f"{bundle.release.version}-{bundle.digest[:8]}"
+        if record.run.digest != bundle.digest or self.current != f"versions/{name}":
+            return False
+        facts = self.unit("ActiveState", "MainPID")
+        return facts["ActiveState"] == "active" and self.version() == bundle.release.version
+
+    def version(self) -> str:
+        """The version that the unit's process was started from: what it left in its memory of arguments."""
+        note = self.host.path(f"/run/fleetfoot/started/{COMPONENT}").read_text().split()
+        same = note[0] == self.unit("InvocationID")["InvocationID"]
+        return note[1].removeprefix("versions/").rpartition("-")[0] if same else ""
+
+    def await_runs(self, bundle: Bundle, *, seconds: float = 40) -> None:
+        def there() -> bool:
+            try:
+                return self.runs(bundle)
+            except (OSError, IndexError):
+                return False
+
+        try:
+            until(there, f"{self.host.name} runs {bundle.release.version}", seconds=seconds)
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{self.record()}\n{self.host.journal('-n', '150')}") from error
+
+
+def problem_of(layout: Layout, target: str, root: TrustRoot) -> str:
+    """What is wrong with the tree that `target` names; empty if it is whole, verified and startable."""
+    name = target.removeprefix("versions/")
+    data = layout.envelope(name)
+    if data is None:
+        return f"no envelope beside {name}"
+    try:
+        release, digest = trust.verify_release(data, root)
+        members = extract.hash_tree(layout.tree(name))
+    except (FleetfootError, OSError) as error:
+        return f"{name}: {error}"
+    artifact = release.artifacts[0]
+    if name != f"{release.version}-{digest[:8]}" or tree_sha256(members) != artifact.tree_sha256:
+        return f"{name} is not what was signed"
+    if layout.entrypoint(name) != artifact.entrypoint:
+        beside = layout.versions / f"{name}{ENTRYPOINT_SUFFIX}"
+        return f"{beside.name} does not say what to start"
+    return ""
+
+
+def make_host(name: str, folder: Path, layers: Layers, *, unsynced: bool = False) -> Host:
+    """A host of the lab with the agent on it, its disk not yet made."""
+    return Host(name, folder, layers.lower(unsynced=unsynced), layers.binds)
