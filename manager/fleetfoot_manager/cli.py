@@ -7,6 +7,8 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+import platformdirs
+
 from fleetfoot_protocol.errors import FleetfootError
 
 _LEVELS = ("debug", "info", "warning", "error")
@@ -51,7 +53,14 @@ def _add(commands: Any, name: str, summary: str, details: str, example: str) -> 
         epilog=f"example:\n  fleetfoot manager {name} {example}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--dir", type=Path, required=True, metavar="DIR", help="state folder of the manager")
+    folder = platformdirs.user_data_path("fleetfoot") / "manager"
+    parser.add_argument(
+        "--dir",
+        type=Path,
+        default=folder,
+        metavar="DIR",
+        help="state folder of the manager (default: %(default)s)",
+    )
     return parser
 
 
@@ -68,8 +77,9 @@ def _add_init(commands: Any) -> None:
         "--operator",
         action="append",
         required=True,
-        metavar="NAME=PUBFILE",
-        help="an operator and the file of the public key; may be given several times",
+        metavar="[NAME=]PUBFILE",
+        help="an operator by the file of the public key; the name is by default what stands before the\n"
+        "file's first dot: alice.key.pub is alice's; may be given several times",
     )
     parser.add_argument(
         "--fleet", default="fleet", metavar="ID", help="id of the fleet (default: %(default)s)"
@@ -97,13 +107,14 @@ def _add_run(commands: Any) -> None:
         help="trust root to install; later ones must follow in a chain (may be given several times)",
     )
     where = parser.add_mutually_exclusive_group()
-    where.add_argument("--broker", metavar="URL", help="external broker, as mqtt://host:port")
+    where.add_argument("--broker", metavar="URL", help="external broker, mqtt://host:port or mqtts://...")
     where.add_argument(
         "--listen",
         default="127.0.0.1:1883",
         metavar="HOST:PORT",
         help="where the embedded broker listens, port 0 for any (default: %(default)s)",
     )
+    _add_credentials(parser)
     parser.add_argument(
         "--artifacts",
         default="127.0.0.1:8090",
@@ -119,6 +130,20 @@ def _add_run(commands: Any) -> None:
     )
     parser.add_argument("--json", action="store_true", help="say where it serves as one JSON object")
     parser.set_defaults(handler=_run)
+
+
+def _add_credentials(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--broker-ca", type=Path, metavar="FILE", help="certificates that vouch for the external broker")
+    add("--broker-cert", type=Path, metavar="FILE", help="the manager's certificate at the broker")
+    add("--broker-key", type=Path, metavar="FILE", help="the key of that certificate")
+    add("--broker-username", metavar="NAME", help="the manager's name at the broker, if it wants one")
+    add(
+        "--broker-password-file",
+        type=Path,
+        metavar="FILE",
+        help="a file with its password, on the first line",
+    )
 
 
 def _add_status(commands: Any) -> None:
@@ -138,12 +163,13 @@ def _init(args: argparse.Namespace) -> int:
 
     operators: dict[str, Path] = {}
     for text in args.operator:
-        name, equals, path = text.partition("=")
-        if not equals or not path or name in operators:
+        before, equals, path = text.partition("=")
+        name, file = (before, Path(path)) if equals else (Path(text).name.partition(".")[0], Path(text))
+        if not name or not file.name or name in operators:
             raise FleetfootError(
-                "usage", f"--operator {text[:200]!a}", remedy="give each once, as NAME=PUBFILE"
+                "usage", f"--operator {text[:200]!a}", remedy="give each once, as PUBFILE or NAME=PUBFILE"
             )
-        operators[name] = Path(path)
+        operators[name] = file
     request = make_state(args.dir, args.fleet, operators)
     folder = shlex.quote(str(args.dir))
     print(f"made the manager of fleet {args.fleet} in {args.dir}")
@@ -165,6 +191,7 @@ def _init(args: argparse.Namespace) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
+    from fleetfoot_manager.mqtt import Credentials
     from fleetfoot_manager.run import Options, Ready, parse_address, run
     from fleetfoot_protocol import topics
 
@@ -185,6 +212,13 @@ def _run(args: argparse.Namespace) -> int:
         artifacts=parse_address(args.artifacts, "--artifacts"),
         mirror=args.mirror,
         topic_root=topic_root,
+        credentials=Credentials(
+            ca=args.broker_ca,
+            cert=args.broker_cert,
+            key=args.broker_key,
+            username=args.broker_username,
+            password_file=args.broker_password_file,
+        ),
     )
 
     def say(ready: Ready) -> None:

@@ -77,3 +77,19 @@ def test_status_says_what_the_store_holds(folder: Path, capsys: pytest.CaptureFi
         "manager of fleet fleet: not running, trust root not installed\n"
         "0 devices in 0 groups, 0 online; 0 releases; waiting for the broker: 0 messages\n"
     )
+
+
+def test_an_operators_name_is_that_of_the_key_file_unless_another_is_given(folder: Path) -> None:
+    where = folder / "named"
+    assert (
+        fleetfoot(["manager", "init", "--dir", str(where), "--operator", str(folder / "alice.key.pub")]) == 0
+    )
+    assert list(json.loads((where / "root-request.json").read_text())["operators"]) == ["alice"]
+
+
+def test_without_a_folder_the_managers_state_is_where_users_keep_data(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", str(folder / "data"))
+    assert fleetfoot(["manager", "init", "--operator", str(folder / "alice.key.pub")]) == 0
+    assert (folder / "data" / "fleetfoot" / "manager" / "root-request.json").exists()
