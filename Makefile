@@ -27,13 +27,14 @@ endif
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check fuzz format docs pins venv clean
+.PHONY: help demo test check fuzz crash format docs pins venv clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo 'make demo    a broker, a manager and thirty devices on loopback, upgraded before your eyes (ARGS=...)'
 	@echo 'make test    run the tests (TESTS=tests/agent, ARGS="-k guard")'
 	@echo 'make fuzz    mutate documents and see that none is accepted (N=1000000 cases, FROM=0)'
+	@echo 'make crash   kill and fail every step of an upgrade; takes long (ARGS="--sample 10 --times 5")'
 	@echo 'make check   ruff, mypy --strict, import contracts'
 	@echo 'make format  let ruff put the sources in order'
 	@echo 'make docs    write docs/schemas, docs/topics.md and docs/codes.md from the code'
@@ -49,6 +50,9 @@ test: $(STAMP)
 
 fuzz: $(STAMP)
 	@$(RUN)python -m tests.fuzz $(N) $(FROM)
+
+crash: $(STAMP)
+	@$(RUN)python -m tests.crash $(ARGS)
 
 check: $(STAMP)
 	$(RUN)ruff check .
