@@ -27,7 +27,7 @@ endif
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check fuzz crash format docs pins venv clean
+.PHONY: help demo picture test check fuzz crash format docs pins venv clean
 .DELETE_ON_ERROR:
 
 help:
@@ -36,6 +36,7 @@ help:
 	@echo 'make fuzz    mutate documents and see that none is accepted (N=1000000 cases, FROM=0)'
 	@echo 'make crash   kill and fail every step of an upgrade; takes long (ARGS="--sample 10 --times 5")'
 	@echo 'make check   ruff, mypy --strict, import contracts'
+	@echo 'make picture draw docs/images/demo.svg anew, by running the demo'
 	@echo 'make format  let ruff put the sources in order'
 	@echo 'make docs    write docs/schemas, docs/topics.md and docs/codes.md from the code'
 	@echo 'make venv    set up .venv only; PYTHON=... and UV= choose with what'
@@ -44,6 +45,9 @@ help:
 
 demo: $(STAMP)
 	@$(RUN)fleetfoot demo $(ARGS)
+
+picture: $(STAMP)
+	@$(RUN)fleetfoot demo --headless --picture docs/images/demo.svg
 
 test: $(STAMP)
 	@$(RUN)pytest $(TESTS) $(ARGS) --cov
