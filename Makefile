@@ -39,6 +39,7 @@ help:
 	@echo 'make picture draw docs/images/demo.svg anew, by running the demo'
 	@echo 'make format  let ruff put the sources in order'
 	@echo 'make docs    write docs/schemas, docs/topics.md and docs/codes.md from the code'
+	@echo 'make security carry out every attack of the catalogue and write the tables of docs/security.md'
 	@echo 'make venv    set up .venv only; PYTHON=... and UV= choose with what'
 	@echo 'make pins    resolve pyproject.toml anew and write constraints.txt'
 	@echo 'make clean   remove .venv and everything that was generated'
@@ -70,6 +71,11 @@ format: $(STAMP)
 
 docs: $(STAMP)
 	$(RUN)python -m docs.generate
+
+# Written even if an attack got through: then the page says so, and the target fails.
+security: $(STAMP)
+	-$(RUN)pytest -m row --junitxml=.security.xml $(TESTS) $(ARGS)
+	$(RUN)python -m docs.security_table .security.xml
 
 venv: $(STAMP)
 	@echo '$(VENV) is ready'

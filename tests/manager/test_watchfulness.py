@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.attack.rows import row
 from tests.manager.enginerig import Rig
 from tests.manager.realm import Device, Realm
 from tests.support.waiting import until
@@ -62,6 +63,9 @@ def echo(rig: Rig) -> None:
 # -- who writes where
 
 
+@row(71, "a status under a device's name that another key signed, or signed for another place",
+     "ignored by the manager, one alarm a minute; the genuine ones count",
+     holds=[("broker", "harm"), ("device", "harm")])  # fmt: skip
 @pytest.mark.parametrize(
     ("secret", "changes", "code"),
     [
@@ -71,7 +75,7 @@ def echo(rig: Rig) -> None:
         (None, {"fleet": "otherfleet"}, "upgrade_scope_mismatch"),
     ],
 )
-def test_a_spoofed_status_is_ignored_and_alarmed_once_a_minute(
+def test_row_71_a_spoofed_status_is_ignored_and_alarmed_once_a_minute(
     rig: Rig, device: Device, secret: bytes | None, changes: dict[str, Any], code: str
 ) -> None:
     rig.say(device, device.status(agent="1.0.0"))
@@ -88,7 +92,11 @@ def test_a_spoofed_status_is_ignored_and_alarmed_once_a_minute(
     assert rig.device("dev-1")["agent"] == "1.1.0"
 
 
-def test_a_device_that_writes_on_anothers_topic_is_ignored_and_alarmed(rig: Rig, device: Device) -> None:
+@row(71, "a device writes its own status on another's topic", "ignored by the manager, an alarm",
+     holds=[("device", "harm")])  # fmt: skip
+def test_row_71_a_device_that_writes_on_anothers_topic_is_ignored_and_alarmed(
+    rig: Rig, device: Device
+) -> None:
     rig.say(device, device.status(agent="1.0.0"))
     other = Device("dev-2", "hall")
     rig.enroll(other)
@@ -118,6 +126,8 @@ def test_a_heartbeat_that_comes_back_is_fresh(rig: Rig, device: Device) -> None:
     assert alarms(rig) == []
 
 
+@row(11, "the broker does not give the manager's heartbeat back", "an alarm of the manager, once",
+     holds=[("broker", "harm")])  # fmt: skip
 def test_row_11_a_heartbeat_that_does_not_come_back_is_an_alarm_once(rig: Rig, device: Device) -> None:
     beats(rig)
     rig.shift += 100
@@ -126,7 +136,11 @@ def test_row_11_a_heartbeat_that_does_not_come_back_is_an_alarm_once(rig: Rig, d
     assert alarms(rig) == [("upgrade_stale", "groups/hall/heartbeat")]
 
 
-def test_a_replayed_heartbeat_is_an_alarm_and_the_newest_is_told_again(rig: Rig, device: Device) -> None:
+@row(11, "an older heartbeat of the manager's on the broker", "an alarm of the manager, and the newest again",
+     holds=[("broker", "harm")])  # fmt: skip
+def test_row_11_a_replayed_heartbeat_is_an_alarm_and_the_newest_is_told_again(
+    rig: Rig, device: Device
+) -> None:
     first = beats(rig)[-1]
     echo(rig)
     rig.shift += 3700
@@ -161,7 +175,9 @@ def test_an_older_heartbeat_in_a_stale_cache_is_no_alarm(rig: Rig, device: Devic
     assert alarms(rig) == []
 
 
-def test_a_heartbeat_with_our_key_that_is_newer_than_ours_is_outdone(rig: Rig, device: Device) -> None:
+@row(11, "a heartbeat from a copy of the manager's key", "an alarm of the manager, and a newer heartbeat",
+     holds=[("manager", "harm")])  # fmt: skip
+def test_row_11_a_heartbeat_with_our_key_that_is_newer_than_ours_is_outdone(rig: Rig, device: Device) -> None:
     payload = beats(rig)[-1]
     echo(rig)
     rig.shift += 2
@@ -186,6 +202,8 @@ def test_a_forged_root_on_the_broker_is_an_alarm_for_every_group(
 # -- what a new root takes away
 
 
+@row(16, "a rollout of a release whose signer a newer root has removed", "the manager does not even plan it",
+     holds=[("release key", "unsigned")])  # fmt: skip
 def test_row_16_a_release_whose_signer_has_left_the_root_is_not_even_planned(realm: Realm) -> None:
     first = Rig(realm)
     first.connect()

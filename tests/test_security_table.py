@@ -1,0 +1,93 @@
+"""The tables of docs/security.md say what the run said, and never more."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+from xml.sax.saxutils import quoteattr
+
+import pytest
+from docs.security_table import compromise_table, missing, read_report, tried_table
+from tests.attack.rows import row
+
+ROOT = Path(__file__).parent.parent
+
+
+def case(test: str, number: int, outcome: str = "", **about: Any) -> str:
+    facts = {"number": number, "tried": "an attack", "survived": "nothing happened", "holds": [], **about}
+    value = quoteattr(json.dumps(facts))
+    inner = f'<properties><property name="row" value={value}/></properties>{outcome}'
+    return f'<testcase classname="tests.attack.test_x" name="{test}">{inner}</testcase>'
+
+
+@pytest.fixture
+def report(tmp_path: Path) -> Any:
+    def write(*cases: str) -> Path:
+        path = tmp_path / "rows.xml"
+        path.write_text(f"<testsuites><testsuite>{''.join(cases)}</testsuite></testsuites>")
+        return path
+
+    return write
+
+
+def test_a_row_that_passed_is_told_as_survived_and_one_that_did_not_run_as_not_tried(report: Any) -> None:
+    found = read_report(report(case("test_row_01_a", 1)))
+    table = tried_table(found)
+    assert "| 1 | an attack | nothing happened | [a](../tests/attack/test_x.py) |" in table
+    assert "| 2 | | **not tried in this run** | |" in table
+
+
+@pytest.mark.parametrize("tag", ["failure", "error", "skipped"])
+def test_one_parameter_that_did_not_pass_is_enough_not_to_have_survived(report: Any, tag: str) -> None:
+    good, bad = case("test_row_01_a[x]", 1), case("test_row_01_a[y]", 1, f"<{tag}/>")
+    found = read_report(report(good, bad, good))
+    assert "nothing happened" not in tried_table(found)
+    assert f"**{tag}**" in tried_table(found)
+    assert f"tests/attack/test_x.py::test_row_01_a: {tag}" in missing(found)
+
+
+def test_a_cell_without_a_test_that_passed_is_unproved(report: Any) -> None:
+    found = read_report(report(case("test_row_01_a", 1, "<failure/>", holds=[["broker", "unsigned"]])))
+    assert compromise_table(found).count("**unproved**") == len(security_table.WHO) * len(
+        security_table.WANTS
+    )
+    found = read_report(report(case("test_row_01_a", 1, holds=[["broker", "unsigned"]])))
+    assert "no: [1]" in compromise_table(found)
+    assert "no test: broker, unsigned" not in missing(found)
+    assert "no test: broker, old" in missing(found)
+
+
+def test_text_cannot_break_the_table(report: Any) -> None:
+    found = read_report(report(case("test_row_01_a", 1, tried="a|b <i>")))
+    assert "a\\|b &lt;i>" in tried_table(found)
+
+
+@pytest.mark.parametrize(
+    ("number", "tried", "holds"),
+    [
+        (2, "x", []),
+        (1, "", []),
+        (1, "x\ny", []),
+        (1, "x", [("broker", "nothing")]),
+        (1, "x", [("nobody", "old")]),
+    ],
+)
+def test_a_mark_that_the_table_cannot_show_is_refused(
+    number: int, tried: str, holds: list[tuple[str, str]]
+) -> None:
+    def test_row_01_a() -> None: ...
+
+    with pytest.raises(ValueError, match=r"no such cell|one line|must start"):
+        row(number, tried, "survived", holds=holds)(test_row_01_a)
+
+
+def test_every_test_that_the_page_names_exists() -> None:
+    page = (ROOT / "docs" / "security.md").read_text("utf-8")
+    links = set(re.findall(r"\[([^\]]+)\]\(\.\./(tests/[\w/]+\.py)\)", page))
+    assert links
+    for words, file in links:
+        name = words.replace(" ", "_")
+        assert re.search(rf"def test_row_\d\d_{re.escape(name)}\(", (ROOT / file).read_text("utf-8")), (
+            words,
+            file,
+        )
