@@ -27,7 +27,7 @@ endif
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help demo picture test check fuzz crash format docs pins venv clean
+.PHONY: help demo picture test check fuzz crash format docs security pins venv clean
 .DELETE_ON_ERROR:
 
 help:
