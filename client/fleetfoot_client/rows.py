@@ -58,6 +58,16 @@ class ErrorRow(Row):
     remedy: str = ""
 
 
+class OwnRow(Row):
+    """The newest act on a device's component."""
+
+    kind: str
+    state: str
+    version: str = ""
+    outcome: str = ""
+    code: str = ""
+
+
 class DeviceRow(Row):
     """A device."""
 
@@ -71,6 +81,34 @@ class DeviceRow(Row):
     alarms: tuple[str, ...] = ()
     components: dict[str, ComponentRow] = {}
     last_error: ErrorRow | None = None
+    own: dict[str, OwnRow] = {}
+
+
+class ActRow(Row):
+    """What was asked of one device apart from its group, and how far it is."""
+
+    device: str
+    component: str
+    act: str
+    kind: str
+    state: str
+    pins: bool = False
+    version: str = ""
+    outcome: str = ""
+    code: str = ""
+    online: bool = True
+
+
+class ReachableRow(Row):
+    """A release that a device could go to: `direct` at once, else `reason` says why not."""
+
+    version: str
+    channel: str = ""
+    life: str = ""
+    created: str = ""
+    direct: bool
+    code: str = ""
+    reason: str = ""
 
 
 class RefusingRow(Row):

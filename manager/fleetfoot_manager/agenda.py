@@ -8,7 +8,7 @@ import logging
 
 import sqlalchemy as sa
 
-from fleetfoot_manager import documents, inventory, reassert, schema
+from fleetfoot_manager import acts, audit, documents, inventory, reassert, schema
 from fleetfoot_manager.house import House
 from fleetfoot_manager.store import get_meta, set_meta
 from fleetfoot_manager.work import Work
@@ -53,6 +53,9 @@ class Agenda:
             known = documents.get(work.tx, documents.place(Kind.HEARTBEAT, group=group))
             if known is None or another_root:
                 work.renew_heartbeat(group)
+        for one in acts.every(work.tx):
+            if another_root or mirror != self._house.mirror:
+                work.renew_own(one.device, one.component)
         self.act(work)
 
     def _put_roots(self, work: Work) -> None:
@@ -69,8 +72,21 @@ class Agenda:
             work.renew_desired(group, component)
         for group, _ in documents.due(work.tx, Kind.HEARTBEAT, work.now):
             work.renew_heartbeat(group)
+        self._act_on_devices(work)
         reassert.drop_unused(work.tx)
         requests = schema.requests
         work.tx.execute(sa.delete(requests).where(requests.c.at < work.now - REQUEST_SECONDS))
         tokens = schema.upload_tokens
         work.tx.execute(sa.delete(tokens).where(tokens.c.expires <= work.now))
+
+    def _act_on_devices(self, work: Work) -> None:
+        """Renew the documents of pins, and clear those of acts whose time is over."""
+        for device, component in documents.own_due(work.tx, work.now):
+            work.renew_own(device, component)
+        for act in acts.run_out(work.tx, work.now):
+            entry = work.devices.find(work.tx, act.device)
+            if act.state == acts.OPEN:
+                data = {"device": act.device, "component": act.component, **act.row(), "outcome": "expired"}
+                work.audit(audit.MANAGER, "node.upgrade.end", data)
+            if entry is not None:
+                work.drop_own(entry.group, act)

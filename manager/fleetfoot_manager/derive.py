@@ -5,11 +5,12 @@ Pure. In this order, the first that applies:
 1. Work is in hand: active, whichever work it is. The code of a rejection or deferral does not matter then.
 2. An outcome of this rollout, attempt and digest stands in the status: the newest one. A completed one
    counts only if the goal's digest was committed.
-3. The device answered this rollout with a rejection: failed, with its code. What it answered counts if
+3. The device obeys a document of its own: skipped, with that for a reason.
+4. The device answered this rollout with a rejection: failed, with its code. What it answered counts if
    it names this rollout and attempt as its work, or if it answered the very document that stands now and
    `resolve` says that this rollout is what the document asks of this device.
-4. The device is ahead of the goal and may stay there: skipped.
-5. Nothing: what runs is all there is to report; a deferral gives the reason.
+5. The device is ahead of the goal and may stay there: skipped.
+6. Nothing: what runs is all there is to report; a deferral gives the reason.
 """
 
 from fleetfoot_manager.rollout_events import Report
@@ -39,6 +40,7 @@ _ENDINGS: dict[Outcome, Terminal] = {
     Outcome.CANCELED: Terminal.CANCELED,
 }
 AHEAD = "ahead of the target"
+OWN = "obeys a document of its own"
 
 
 def report(rollout: Rollout, status: Status, current: Desired | None) -> Report | None:
@@ -71,6 +73,8 @@ def _said(
     if outcome := _newest_outcome(rollout, component):
         return _ENDINGS[outcome.outcome], outcome.code, ""
     answered = component.answered
+    if answered is not None and answered.scope == "own":
+        return Terminal.SKIPPED, "", OWN
     if answered is not None and answered.verdict is Verdict.REJECTED:
         if _answers(rollout, status, component, current):
             return Terminal.FAILED, answered.code, answered.reason

@@ -118,6 +118,17 @@ def due(tx: Connection, kind: Kind, now: float) -> list[tuple[str, str]]:
     return [(row[0], row[1]) for row in rows]
 
 
+def own_due(tx: Connection, now: float) -> list[tuple[str, str]]:
+    """(device, component) of devices' own documents whose time to be made anew has come."""
+    table = schema.documents.c
+    rows = tx.execute(
+        sa.select(table.device, table.component).where(
+            table.kind == str(Kind.DEVICE_DESIRED), table.renew <= now
+        )
+    )
+    return [(row[0], row[1]) for row in rows]
+
+
 def next_due(tx: Connection) -> float | None:
     """When the next document has to be made anew, unix seconds."""
     moment: float | None = tx.scalar(sa.select(sa.func.min(schema.documents.c.renew)))

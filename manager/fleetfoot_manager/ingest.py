@@ -16,7 +16,7 @@ import logging
 from collections import Counter, OrderedDict
 from dataclasses import dataclass, field
 
-from fleetfoot_manager import derive
+from fleetfoot_manager import acts, audit, derive, publisher
 from fleetfoot_manager.inventory import DeviceEntry
 from fleetfoot_manager.rollout import Rollout
 from fleetfoot_manager.work import Work
@@ -142,6 +142,7 @@ class Ingest:
             new = work.devices.status(entry, status, payload, sha256)
             work.devices.seen(new, min(work.now, times.from_text(status.at)))
             tell_rollouts(work, status, entry)
+            tell_acts(work, status)
 
     def _alarm(self, work: Work, entry: DeviceEntry, code: Code, message: str) -> None:
         """Tell the device's group of something on its topics that it did not write as it should."""
@@ -187,6 +188,24 @@ def tell_rollouts(work: Work, status: Status, before: DeviceEntry) -> None:
         ended = work.rollout(name)
         if ended is not None and status.device in ended.devices:
             _tell(work, ended, status)
+
+
+def tell_acts(work: Work, status: Status) -> None:
+    """End the acts on a device of which its verified status says how they went."""
+    if not work.devices.may_have_act(work.tx, status.device):
+        return
+    known = [act for act in work.acts_of(status.device) if act.state == acts.OPEN]
+    work.devices.expect_act(work.tx, status.device, bool(known))
+    for act in known:
+        component = status.components.get(act.component)
+        if component is None:
+            continue
+        own = publisher.stored_own(work.tx, status.group, act.device, act.component)
+        after = acts.heard(act, component, own)
+        if after is not None:
+            work.put_act(after)
+            data = {"device": act.device, "component": act.component, **after.row()}
+            work.audit(audit.MANAGER, "node.upgrade.end", data)
 
 
 def _tell(work: Work, of: Rollout, status: Status) -> None:

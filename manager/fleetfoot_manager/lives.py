@@ -2,10 +2,11 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 
 import sqlalchemy as sa
 
-from fleetfoot_manager import catalogue, documents, inventory, schema
+from fleetfoot_manager import acts, catalogue, documents, inventory, schema
 from fleetfoot_manager.catalogue import Life, ReleaseRow
 from fleetfoot_manager.effects import Lift, Withdraw
 from fleetfoot_manager.rollout import Bless, Cancel, Decide, Decision
@@ -56,6 +57,9 @@ def needed_by(work: Work, row: ReleaseRow) -> Iterator[str]:
     for of in work.rollouts.values():
         if of.goal.digest == row.digest:
             yield f"rollout {of.id} ({of.state})"
+    for act in acts.standing(work.tx, row.component).values():
+        if act.goal is not None and act.goal.digest == row.digest:
+            yield f"{act.kind} of {act.device}"
     for group in every_group(work):
         intent = work.intent(group, row.component)
         if intent.baseline is not None and intent.baseline.digest == row.digest:
@@ -112,6 +116,9 @@ def recall(work: Work, row: ReleaseRow, reason: str, operator: str) -> list[str]
             work.advance(of.id, Cancel("the release was recalled"))
         elif of.state is not RolloutState.ROLLING_BACK:
             work.advance(of.id, Decide(Decision.ROLLBACK))
+    for act in acts.standing(work.tx, row.component).values():
+        if act.goal is not None and act.goal.digest == row.digest:
+            work.put_act(replace(act, state=acts.RELEASED, outcome="canceled", code=""))
     for group in groups:
         work.change_intent(group, row.component, Withdraw(row.digest))
         work.renew_desired(group, row.component)

@@ -4,13 +4,14 @@ The same computation serves `rollout.plan` and `rollout.start`; it changes nothi
 to refuse keeps it in the cohort: its answer counts, and policy may change until then.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy.engine import Connection
 
-from fleetfoot_manager import catalogue, inventory
+from fleetfoot_manager import acts, catalogue, inventory
+from fleetfoot_manager.acts import Act
 from fleetfoot_manager.catalogue import Life, ReleaseRow
 from fleetfoot_manager.inventory import DeviceEntry
 from fleetfoot_manager.requests.answers import BUDGET
@@ -22,7 +23,8 @@ from fleetfoot_protocol.codes import Code
 from fleetfoot_protocol.documents import Goal, Release
 from fleetfoot_protocol.errors import FleetfootError, UpgradeError
 from fleetfoot_protocol.reports import Status
-from fleetfoot_protocol.resolve import Act, Plan, Why
+from fleetfoot_protocol.resolve import Act as Asks
+from fleetfoot_protocol.resolve import Plan, Why
 
 DEFAULT_WAVES: tuple[int | str, ...] = ("10%", "50%", "100%")
 DEFAULT_SETTLE = 300
@@ -32,11 +34,15 @@ _LISTED = (100, 30, 10)
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """A rollout that has not started, with the inventory that it was planned over."""
+    """A rollout that has not started, with the inventory that it was planned over.
+
+    own: acts that stand, by device: those devices obey them, not the group.
+    """
 
     rollout: Rollout
     release: ReleaseRow
     devices: Sequence[DeviceEntry]
+    own: Mapping[str, Act]
 
 
 def make(tx: Connection, asked: RolloutPlan, name: str, now: float) -> Planned:
@@ -58,7 +64,9 @@ def make(tx: Connection, asked: RolloutPlan, name: str, now: float) -> Planned:
     if not devices:
         raise FleetfootError("request_invalid", "no device of these groups matches the selector")
     _demand_artifact(release.manifest, devices)
-    made = Planned(_rollout(asked, name, release, devices, now), release, devices)
+    made = Planned(
+        _rollout(asked, name, release, devices, now), release, devices, acts.standing(tx, release.component)
+    )
     if made.rollout.canary and len(made.rollout.waves) == 1:
         raise FleetfootError(
             "state_refused",
@@ -145,7 +153,7 @@ def refusal(status: Status, release: Release, goal: Goal) -> Permission | None:
         pins=status.policy.pins,
     )
     environment = Environment(platform=status.platform, agent=status.agent, run=run, free=status.disk.free)
-    answer = allow(Plan(Act.INSTALL, Why.ORDERED, goal), release, rules, environment)
+    answer = allow(Plan(Asks.INSTALL, Why.ORDERED, goal), release, rules, environment)
     return answer if answer.verdict == "reject" else None
 
 
@@ -162,6 +170,10 @@ def describe(plan: Planned) -> dict[str, Any]:
 def _refusing(plan: Planned) -> list[dict[str, str]]:
     manifest, found = plan.release.manifest, []
     for entry in plan.devices:
+        if (act := plan.own.get(entry.id)) is not None:
+            why = f"{act.kind} by {act.operator} ({act.act}): it obeys a document of its own"
+            found.append({"device": entry.id, "code": str(Code.UPGRADE_PINNED), "reason": why})
+            continue
         status = entry.status
         answer = refusal(status, manifest, plan.rollout.goal) if status else None
         if answer is not None:

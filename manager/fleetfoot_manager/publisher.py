@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from fleetfoot_manager import compose, documents, schema
+from fleetfoot_manager import acts, compose, documents, schema
 from fleetfoot_manager.house import House
 from fleetfoot_manager.rollout_state import Rollout
 from fleetfoot_protocol import dsse, times
@@ -72,6 +72,45 @@ def put_desired(
         renew=now + DESIRED_SECONDS / 2,
     )
     log.info("desired group=%s component=%s sequence=%d targets=%d", group, component, sequence, len(targets))
+
+
+def stored_own(tx: Connection, group: str, device: str, component: str) -> Desired | None:
+    """The device's own document of a component as it stands, or None."""
+    topic = documents.place(Kind.DEVICE_DESIRED, group=group, device=device, component=component)
+    stored = documents.get(tx, topic)
+    return None if stored is None else read(Desired, dsse.decode(stored.payload).payload)
+
+
+def put_own(tx: Connection, house: House, group: str, act: acts.Act, now: float, *, beyond: int = 0) -> None:
+    """Compose, sign and store a device's own document. `beyond`: a sequence that it must exceed."""
+    ids = {"group": group, "device": act.device, "component": act.component}
+    known = documents.get(tx, documents.place(Kind.DEVICE_DESIRED, **ids))
+    last = known.sequence if known and known.epoch == house.root.epoch else 0
+    renewed = act.pins and act.stands
+    desired = Desired(
+        fleet=house.fleet,
+        group=group,
+        device=act.device,
+        component=act.component,
+        epoch=house.root.epoch,
+        sequence=documents.next_sequence(max(last, beyond), now),
+        issued=times.to_text(now),
+        expires=times.to_text(now + DESIRED_SECONDS if renewed else act.expires),
+        mirror=house.mirror,
+        targets=acts.targets(act),
+        released=not act.stands,
+    )
+    documents.put(
+        tx,
+        Kind.DEVICE_DESIRED,
+        ids,
+        house.director.envelope(PayloadType.DESIRED, desired),
+        now,
+        epoch=desired.epoch,
+        sequence=desired.sequence,
+        renew=now + DESIRED_SECONDS / 2 if renewed else None,
+    )
+    log.info("own device=%s component=%s act=%s state=%s", act.device, act.component, act.act, act.state)
 
 
 def put_heartbeat(tx: Connection, house: House, group: str, now: float) -> None:

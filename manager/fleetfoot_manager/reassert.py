@@ -22,7 +22,7 @@ from collections.abc import Iterable, Iterator
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from fleetfoot_manager import catalogue, documents, inventory, schema
+from fleetfoot_manager import acts, catalogue, documents, inventory, schema
 from fleetfoot_manager.compose import GroupIntent
 from fleetfoot_manager.documents import Stored
 from fleetfoot_manager.house import House
@@ -52,7 +52,7 @@ PRESENCE = documents.place(Kind.MANAGER_PRESENCE)
 ONLINE = b"online"
 OFFLINE = b"offline"
 
-_ALWAYS = (Kind.TRUST_ROOT, Kind.GROUP_DESIRED, Kind.HEARTBEAT)
+_ALWAYS = (Kind.TRUST_ROOT, Kind.GROUP_DESIRED, Kind.DEVICE_DESIRED, Kind.HEARTBEAT)
 
 
 class Reassertion:
@@ -194,6 +194,17 @@ def _verdict(work: Work, topic: Topic, payload: bytes, stored: Stored, *, fresh:
                 if desired.order >= (stored.epoch, stored.sequence):
                     work.renew_desired(topic.group, topic.component, beyond=desired.sequence)
                     return Code.UPGRADE_EQUIVOCATION
+            case Kind.DEVICE_DESIRED:
+                desired = trust.verify_desired(payload, root)
+                if (desired.group, desired.device, desired.component) != (
+                    topic.group,
+                    topic.device,
+                    topic.component,
+                ):
+                    return Code.UPGRADE_SCOPE_MISMATCH
+                if desired.order >= (stored.epoch, stored.sequence):
+                    work.renew_own(topic.device, topic.component, beyond=desired.sequence)
+                    return Code.UPGRADE_EQUIVOCATION
             case Kind.HEARTBEAT:
                 return _heartbeat_verdict(work, topic, payload, stored, fresh)
             case Kind.RELEASE | Kind.TRUST_ROOT:
@@ -253,6 +264,7 @@ def _releases_in_use(tx: Connection) -> set[str]:
         intent = GroupIntent.from_json(json.loads(text))
         used |= {target.goal.digest for target in intent.standing}
         used |= {intent.baseline.digest} if intent.baseline else set()
+    used |= {act.goal.digest for act in acts.every(tx) if act.goal is not None and act.stands}
     table = schema.releases.c
     for component, counter in tx.execute(
         sa.select(table.component, table.counter).where(table.digest.in_(used))

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from sqlalchemy.engine import Connection
 
-from fleetfoot_manager import inventory
+from fleetfoot_manager import acts, inventory
 from fleetfoot_manager.inventory import MAX_PAST_INCARNATIONS, DeviceEntry
 from fleetfoot_protocol.reports import Status
 
@@ -23,6 +23,19 @@ class Registry:
     def __init__(self) -> None:
         self._entries: OrderedDict[str, DeviceEntry] = OrderedDict()
         self._changed: dict[str, DeviceEntry] = {}
+        #: Devices that may have an open act: more than there are does no harm, fewer would.
+        self._acted: set[str] | None = None
+
+    def may_have_act(self, tx: Connection, device: str) -> bool:
+        """Whether an answer of the device to an act on it may be awaited."""
+        if self._acted is None:
+            self._acted = acts.devices_with_open(tx)
+        return device in self._acted
+
+    def expect_act(self, tx: Connection, device: str, expected: bool) -> None:
+        """Await an answer of the device, or do not any more."""
+        if self.may_have_act(tx, device) != expected and self._acted is not None:
+            (self._acted.add if expected else self._acted.discard)(device)
 
     def find(self, tx: Connection, device: str) -> DeviceEntry | None:
         """The device as it is by now, or None if it is not enrolled."""

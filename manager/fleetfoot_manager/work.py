@@ -15,7 +15,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from fleetfoot_manager import audit, catalogue, compose, documents, effects, publisher, rollout, schema
+from fleetfoot_manager import acts, audit, catalogue, compose, documents, effects, publisher, rollout, schema
 from fleetfoot_manager.catalogue import Life
 from fleetfoot_manager.effects import Effect
 from fleetfoot_manager.faults import Stage
@@ -50,6 +50,8 @@ _MEMORY = (
     "_audits",
     "_intents",
     "_lives",
+    "_acts",
+    "_own",
 )
 
 
@@ -99,6 +101,8 @@ class Work:
         self._audits: list[tuple[str, str, dict[str, Any], str]] = []
         self._intents: dict[tuple[str, str], compose.GroupIntent] = {}
         self._lives: dict[str, Life] = {}
+        self._acts: dict[tuple[str, str], acts.Act] = {}
+        self._own: dict[tuple[str, str], int] = {}
 
     @contextmanager
     def step(self, *, writes: bool = True) -> Iterator[None]:
@@ -145,6 +149,12 @@ class Work:
         if key not in self._parsed:
             self._parsed[key] = publisher.stored_desired(self.tx, group, component)
         return self._parsed[key]
+
+    def acts_of(self, device: str) -> list[acts.Act]:
+        """The newest act on each component of a device, as they are by now."""
+        found = {act.component: act for act in acts.of_device(self.tx, device)}
+        found |= {act.component: act for (name, _), act in self._acts.items() if name == device}
+        return [found[component] for component in sorted(found)]
 
     # --- what may be done ----------------------------------------------------------------------------
 
@@ -262,6 +272,23 @@ class Work:
         key = (group, component)
         self._desired[key] = max(beyond, self._desired.get(key, 0))
 
+    def put_act(self, act: acts.Act) -> None:
+        """Let an act on a device stand, or be released: in the store, and in the device's own document."""
+        self._acts[act.device, act.component] = act
+        self.renew_own(act.device, act.component)
+
+    def renew_own(self, device: str, component: str, *, beyond: int = 0) -> None:
+        """Let the device's own document be signed anew, with a new sequence, above `beyond`."""
+        self._own[device, component] = max(beyond, self._own.get((device, component), 0))
+
+    def drop_own(self, group: str, act: acts.Act) -> None:
+        """Forget an act, and clear the device's own document from the broker."""
+        self._acts.pop((act.device, act.component), None)
+        self._own.pop((act.device, act.component), None)
+        acts.forget(self.tx, act.device, act.component)
+        ids = {"group": group, "device": act.device, "component": act.component}
+        documents.drop(self.tx, documents.place(Kind.DEVICE_DESIRED, **ids))
+
     def renew_heartbeat(self, group: str) -> None:
         """Let the group's heartbeat be signed anew."""
         self._heartbeats[group] = None
@@ -295,6 +322,13 @@ class Work:
                 self.tx, self.house, group, component, intent, targets, self.now, beyond=beyond
             )
             self._heartbeats[group] = None
+        for act in self._acts.values():
+            acts.keep(self.tx, act)
+        for (device, component), beyond in self._own.items():
+            known = next((act for act in acts.of_device(self.tx, device) if act.component == component), None)
+            entry = self.devices.find(self.tx, device)
+            if known is not None and entry is not None:
+                publisher.put_own(self.tx, self.house, entry.group, known, self.now, beyond=beyond)
         for group in self._heartbeats:
             publisher.put_heartbeat(self.tx, self.house, group, self.now)
         for name in self._progress:

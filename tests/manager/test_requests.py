@@ -73,6 +73,14 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "release.show": {"component": COMPONENT, "version": "9.9.9"},
     "device.enroll": {"devices": [{"id": "dev-9", "group": "hall", "key": "0" * 64}]},
     "device.show": {"device": "dev-1"},
+    **{
+        f"device.{verb}": {"device": "dev-1", "component": COMPONENT, "version": "9.9.9"}
+        for verb in ("upgrade", "downgrade", "pin")
+    },
+    **{
+        f"device.{verb}": {"device": "dev-1", "component": COMPONENT}
+        for verb in ("unpin", "release", "upgrades", "downgrades")
+    },
     "rollout.plan": {**START, "version": "9.9.9"},
     "rollout.start": {**START, "version": "9.9.9"},
     "rollout.decide": {"rollout": "r-1", "decision": "abort"},

@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from fleetfoot_client import enrolment, keyfiles, options, terminal
-from fleetfoot_client.commands import online
+from fleetfoot_client.commands import device_acts, online
 from fleetfoot_client.commands.rollout_text import badge
 from fleetfoot_client.exits import Exit
-from fleetfoot_client.rows import ComponentRow, DeviceRow, parse, parse_list
+from fleetfoot_client.rows import ComponentRow, DeviceRow, OwnRow, parse, parse_list
 from fleetfoot_protocol.codes import Code, info
 from fleetfoot_protocol.errors import FleetfootError
 
@@ -33,6 +33,7 @@ def register(subparsers: options.Subparsers) -> None:
     )
     show.add_argument("device", metavar="ID", type=options.identifier, help="the device's id")
     options.add_manager(show)
+    device_acts.add(group)
 
 
 def _add_enroll(group: options.Subparsers) -> None:
@@ -153,6 +154,7 @@ def _one(row: DeviceRow) -> str:
             ("state", _state(component) + (f" ({component.state})" if component.state else "")),
             ("reason", component.reason),
             ("rollout", component.rollout),
+            ("own order", _own(row.own.get(name))),
             *_explained(component.code),
         ]
         text += f"\n\n{terminal.facts(pairs)}"
@@ -169,6 +171,15 @@ def _one(row: DeviceRow) -> str:
         ]
         text += f"\n\n{terminal.facts(pairs)}"
     return text
+
+
+def _own(act: OwnRow | None) -> str:
+    """What was asked of the device apart from its group."""
+    if act is None:
+        return ""
+    what = f"{act.kind} {act.version}".rstrip()
+    ended = f", {act.outcome}" if act.outcome else ""
+    return f"{what}: {act.state}{ended}" + (f" ({act.code})" if act.code else "")
 
 
 def _explained(code: str) -> list[tuple[str, str]]:

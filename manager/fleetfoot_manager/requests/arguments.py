@@ -111,6 +111,30 @@ class DeviceShow(Model):
     device: Id
 
 
+class DeviceAct(Model):
+    """`device.upgrade`, `device.downgrade`; `pin`: stays after it is done until somebody unpins."""
+
+    device: Id
+    component: Id
+    version: Version
+    pin: bool = False
+
+
+class DevicePin(Model):
+    """`device.pin`: to `version`, or to what runs."""
+
+    device: Id
+    component: Id
+    version: Version | None = None
+
+
+class DeviceComponent(Model):
+    """`device.unpin`, `device.release`, `device.upgrades`, `device.downgrades`."""
+
+    device: Id
+    component: Id
+
+
 class RolloutPlan(Model):
     """`rollout.plan` and `rollout.start`; times in seconds. `waves`: cumulative counts or shares.
 

@@ -20,7 +20,7 @@ from sqlalchemy.exc import OperationalError
 
 from fleetfoot_manager import documents, rights, schema
 from fleetfoot_manager.catalogue import Candidate
-from fleetfoot_manager.requests import devices, overview, releases, rollouts
+from fleetfoot_manager.requests import device_acts, devices, overview, releases, rollouts
 from fleetfoot_manager.work import Work
 from fleetfoot_protocol import times, trust
 from fleetfoot_protocol.codes import Code
@@ -52,6 +52,13 @@ HANDLERS: dict[str, Handler] = {
     "device.enroll": devices.enroll,
     "device.list": devices.listing,
     "device.show": devices.show,
+    "device.upgrade": device_acts.upgrade,
+    "device.downgrade": device_acts.downgrade,
+    "device.pin": device_acts.pin,
+    "device.unpin": device_acts.unpin,
+    "device.release": device_acts.release,
+    "device.upgrades": device_acts.upgrades,
+    "device.downgrades": device_acts.downgrades,
     "rollout.plan": rollouts.plan,
     "rollout.start": rollouts.start,
     "rollout.list": rollouts.listing,

@@ -70,6 +70,7 @@ def show(work: Work, request: Request) -> dict[str, Any]:
     rights.demand(work.house.root, request, [entry.group])
     row = row_of(entry, catalogue.versions(work.tx))
     row["key"] = entry.key.hex()
+    row["own"] = {act.component: act.row() for act in work.acts_of(entry.id)}
     problem = _last_problem(entry)
     if problem is not None:
         row["last_error"] = {**problem.model_dump(mode="json"), "remedy": _remedy(problem.code)}

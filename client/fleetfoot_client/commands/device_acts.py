@@ -1,0 +1,104 @@
+"""`fleetfoot device upgrade|downgrade|pin|unpin|release|upgrades|downgrades`: one device by itself."""
+
+import argparse
+from typing import Any
+
+from fleetfoot_client import options, terminal
+from fleetfoot_client.commands import online
+from fleetfoot_client.exits import Exit
+from fleetfoot_client.rows import ActRow, ReachableRow, parse, parse_list
+from fleetfoot_client.terminal import literal
+
+_MOVES = {
+    "upgrade": ("bring one device to a newer release", "A device that is ahead stays."),
+    "downgrade": (
+        "bring one device back to an older release",
+        "Refused where its group would bring it up again at once: pin it as well then.",
+    ),
+}
+_BACK = {
+    "unpin": "let a pinned device obey its group again",
+    "release": "end whatever was asked of one device apart from its group",
+}
+_LISTS = {
+    "upgrades": "list what one device could be upgraded to, and what not, and why",
+    "downgrades": "list what one device could go back to, and what not, and why",
+}
+
+
+def add(group: options.Subparsers) -> None:
+    """The subcommands."""
+    for verb, (summary, details) in _MOVES.items():
+        parser = _command(
+            group,
+            verb,
+            summary,
+            f"fleetfoot device {verb} oven-07 kiosk 1.1.0",
+            details=f"{details} Lives 24 hours: a device that sleeps obeys when it wakes.",
+        )
+        parser.add_argument("version", metavar="VERSION", type=options.version, help="to which version")
+        parser.add_argument("--pin", action="store_true", help="and keep it there until 'device unpin'")
+        options.add_manager(parser)
+    pin = _command(
+        group,
+        "pin",
+        "keep one device at a version, whatever its group is told",
+        "fleetfoot device pin oven-07 kiosk\nfleetfoot device pin oven-07 kiosk 1.0.0",
+        details="Without a version: at what runs. A recall still sends it back.",
+    )
+    pin.add_argument("version", metavar="VERSION", nargs="?", type=options.version, help="at which version")
+    options.add_manager(pin)
+    for verb, summary in _BACK.items():
+        options.add_manager(_command(group, verb, summary, f"fleetfoot device {verb} oven-07 kiosk"))
+    for verb, summary in _LISTS.items():
+        parser = _command(group, verb, summary, f"fleetfoot device {verb} oven-07 kiosk")
+        parser.set_defaults(handler=_reachable)
+        options.add_manager(parser)
+
+
+def _command(
+    group: options.Subparsers, verb: str, summary: str, example: str, details: str = ""
+) -> argparse.ArgumentParser:
+    parser = options.add_command(group, verb, _act, summary, details=details, example=example)
+    parser.set_defaults(verb=f"device.{verb}")
+    parser.add_argument("device", metavar="ID", type=options.identifier, help="the device's id")
+    parser.add_argument("component", metavar="COMPONENT", type=options.identifier, help="which component")
+    return parser
+
+
+def _ask(args: argparse.Namespace) -> dict[str, Any]:
+    return online.ask(
+        args,
+        args.verb,
+        device=args.device,
+        component=args.component,
+        version=getattr(args, "version", None),
+        pin=True if getattr(args, "pin", False) else None,
+    )
+
+
+def _act(args: argparse.Namespace) -> int:
+    result = _ask(args)
+    row = parse(ActRow, result)
+    what = row.kind + (f" to {row.version}" if row.version else "")
+    text = f"{row.component} of {row.device}: {what} is {row.state}"
+    if row.state == "open":
+        text += "" if row.online else " (the device is offline: it obeys when it comes back)"
+        text += f"\nsee how it goes: fleetfoot device show {row.device}"
+    terminal.show(result, literal(text, keep="\n"), as_json=args.json)
+    return Exit.OK
+
+
+def _reachable(args: argparse.Namespace) -> int:
+    result = _ask(args)
+    if args.json:
+        terminal.show_json(result)
+        return Exit.OK
+    rows = parse_list(ReachableRow, result, "releases")
+    cells = [
+        (r.version, r.channel, r.life, "yes" if r.direct else "no", r.reason or r.code, r.created)
+        for r in rows
+    ]
+    header = ("VERSION", "CHANNEL", "LIFE", "DIRECT", "WHY NOT", "CREATED")
+    terminal.say(terminal.table(header, cells) if cells else f"no {args.verb.partition('.')[2]}")
+    return Exit.OK
