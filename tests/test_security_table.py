@@ -8,7 +8,7 @@ from xml.sax.saxutils import quoteattr
 
 import pytest
 from docs.security_table import compromise_table, missing, read_report, tried_table
-from tests.attack.rows import row
+from tests.attack.rows import WANTS, WHO, row
 
 ROOT = Path(__file__).parent.parent
 
