@@ -51,6 +51,12 @@ def test_another_director_raises_the_epoch(fleet: Fleet, run: Run, out: Path) ->
     assert fleet.id("director") not in new.keys
 
 
+def test_the_director_is_replaced_without_being_named(fleet: Fleet, run: Run, out: Path) -> None:
+    assert rotate(run, fleet, out, "--director", fleet.public("director-2")).code == 0
+    new = follows(fleet, out)
+    assert (new.epoch, new.roles.director.keys) == (2, (fleet.id("director-2"),))
+
+
 def test_an_operator_gets_another_key_and_keeps_the_roles(fleet: Fleet, run: Run, out: Path) -> None:
     rotate(run, fleet, out, "--replace", fleet.public("alice"), fleet.public("alice-2"))
     new = follows(fleet, out).roles.operators["alice"]

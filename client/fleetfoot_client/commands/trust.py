@@ -105,6 +105,10 @@ def _rotate(args: argparse.Namespace) -> int:
     replaced: dict[str, bytes | None] = {}
     for old, new in args.replace:
         replaced[_key_id(old)] = keyfiles.load_public(new)
+    if args.director is not None:
+        if len(have.roles.director.keys) > 1:
+            raise FleetfootError("usage", "the root names several directors: say which with --replace")
+        replaced[have.roles.director.keys[0]] = keyfiles.load_public(args.director)
     for old in args.remove:
         replaced[_key_id(old)] = None
     change = roots.Rotation(
@@ -115,7 +119,9 @@ def _rotate(args: argparse.Namespace) -> int:
         expires=None if args.expires is None else times.to_text(time.time() + args.expires * 86400),
     )
     if change == roots.Rotation():
-        raise FleetfootError("usage", "nothing to rotate: give --replace, --remove or --remove-operator")
+        raise FleetfootError(
+            "usage", "nothing to rotate: give --replace, --director, --remove or --remove-operator"
+        )
     document = roots.rotated(have, change)
     secrets = [_root_secret(path, have, document) for path in args.root_key]
     signed = dsse.sign(PayloadType.ROOT, document.payload(), *secrets)

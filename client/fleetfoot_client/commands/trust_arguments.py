@@ -190,6 +190,7 @@ def add_rotate(group: Subparsers, handler: Handler) -> None:
                         help="a secret root key, of either version, to sign with; repeatable")  # fmt: skip
     parser.add_argument("--replace", metavar=("OLD", "NEW"), nargs=2, action="append", default=[],
                         help="a key, and the one that takes its place; repeatable")  # fmt: skip
+    parser.add_argument("--director", metavar="NEW", help="the key that takes the place of the manager's")
     parser.add_argument("--remove", metavar="KEY", action="append", default=[],
                         help="a root or release key that goes; repeatable")  # fmt: skip
     parser.add_argument("--remove-operator", metavar="NAME", type=options.identifier, action="append",
