@@ -142,7 +142,7 @@ def _add_credentials(parser: argparse.ArgumentParser) -> None:
         "--broker-password-file",
         type=Path,
         metavar="FILE",
-        help="a file with its password, on the first line",
+        help="a file whose first line is the password",
     )
 
 

@@ -9,9 +9,11 @@ full queue makes the socket wait. Reconnects wait with full jitter, 0.1 to 15 s.
 import itertools
 import logging
 import random
+import ssl
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
@@ -86,21 +88,77 @@ class Address:
 
     host: str
     port: int
+    tls: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """What the manager shows a broker that wants to know who connects. Paths of PEM files; none is a secret.
+
+    ca: who vouches for the broker (default: the system's). The password is the first line of its file.
+    """
+
+    ca: Path | None = None
+    cert: Path | None = None
+    key: Path | None = None
+    username: str | None = None
+    password_file: Path | None = None
+
+    def check(self, address: Address) -> None:
+        """Raise FleetfootError `usage` or `config_invalid` for what could never connect to `address`."""
+        if (self.cert is None) != (self.key is None):
+            raise _usage("--broker-cert and --broker-key belong together")
+        if self.password_file is not None and self.username is None:
+            raise _usage("--broker-password-file is of no use without --broker-username")
+        if not address.tls and (self.ca or self.cert):
+            raise _usage("certificates are of no use without TLS: give --broker as mqtts://host:port")
+        try:
+            self.context()
+            self.password()
+        except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
+            raise FleetfootError(
+                "config_invalid",
+                f"cannot use the files for the broker: {error}",
+                remedy="check the files that --broker-ca, --broker-cert, --broker-key and"
+                " --broker-password-file name",
+            ) from error
+
+    def context(self) -> ssl.SSLContext:
+        """TLS 1.2 or newer, the broker's certificate and name checked."""
+        context = ssl.create_default_context(cafile=None if self.ca is None else str(self.ca))
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        if self.cert is not None:
+            context.load_cert_chain(self.cert, self.key)
+        return context
+
+    def password(self) -> str | None:
+        """The first line of the password file, None without one."""
+        if self.password_file is None:
+            return None
+        return self.password_file.read_text("utf-8").split("\n", 1)[0].rstrip("\r")
+
+
+def _usage(message: str) -> FleetfootError:
+    return FleetfootError("usage", message)
 
 
 def parse_broker(url: str) -> Address:
-    """`mqtt://host:port` as an address; the port is 1883 if not given. Raises FleetfootError `usage`."""
+    """`mqtt://host:port` (default 1883) or `mqtts://host:port` (8883). Raises FleetfootError `usage`."""
     try:
         parts = urlsplit(url)
-        host, port = parts.hostname, parts.port or 1883
+        tls = parts.scheme == "mqtts"
+        host, port = parts.hostname, parts.port or (8883 if tls else 1883)
     except ValueError:
-        host, port = None, 0
+        host, port, tls = None, 0, False
         parts = urlsplit("")
-    if parts.scheme != "mqtt" or not host or parts.path not in ("", "/") or parts.username is not None:
+    wrong = parts.scheme not in ("mqtt", "mqtts") or parts.path not in ("", "/")
+    if wrong or not host or parts.username is not None:
         raise FleetfootError(
-            "usage", f"{url[:200]!a} is no broker", remedy="give it as mqtt://host:port, without a path"
+            "usage",
+            f"{url[:200]!a} is no broker",
+            remedy="give it as mqtt://host:port or mqtts://host:port, without a path",
         )
-    return Address(host, port)
+    return Address(host, port, tls)
 
 
 class MqttTransport:
@@ -110,9 +168,15 @@ class MqttTransport:
     """
 
     def __init__(
-        self, address: Address, client_id: str, presence: str, sink: Callable[[Happening], None]
+        self,
+        address: Address,
+        client_id: str,
+        presence: str,
+        sink: Callable[[Happening], None],
+        credentials: Credentials | None = None,
     ) -> None:
         self._address = address
+        self._credentials = credentials or Credentials()
         self._client_id = client_id
         self._presence = presence
         self._sink = sink
@@ -190,6 +254,11 @@ class MqttTransport:
             reconnect_on_failure=False,
         )
         client.connect_timeout = _CONNECT_SECONDS
+        if self._credentials.username is not None:
+            client.username_pw_set(self._credentials.username, self._credentials.password())
+        if self._address.tls:
+            # Read anew for every connection, so that a renewed certificate is used without a restart.
+            client.tls_set_context(self._credentials.context())
         client.will_set(self._presence, b"offline", qos=1, retain=True)
         client.max_inflight_messages_set(100)
         client.on_connect = link.on_connect

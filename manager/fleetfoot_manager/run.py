@@ -20,7 +20,7 @@ from fleetfoot_manager.engine import Engine
 from fleetfoot_manager.faults import Faults
 from fleetfoot_manager.house import House
 from fleetfoot_manager.init import BLOBS_NAME
-from fleetfoot_manager.mqtt import Address, MqttTransport, parse_broker
+from fleetfoot_manager.mqtt import Address, Credentials, MqttTransport, parse_broker
 from fleetfoot_manager.reassert import PRESENCE
 from fleetfoot_manager.store import Store
 from fleetfoot_protocol import topics
@@ -35,7 +35,10 @@ _LOOK_SECONDS = 0.2
 
 @dataclass(frozen=True)
 class Options:
-    """What the command line says. `broker`: URL of an external one, None to embed one at `listen`."""
+    """What the command line says. `broker`: URL of an external one, None to embed one at `listen`.
+
+    credentials: what an external broker wants to see.
+    """
 
     folder: Path
     roots: Sequence[Path] = ()
@@ -44,6 +47,7 @@ class Options:
     artifacts: Address = field(default_factory=lambda: Address("127.0.0.1", 8090))
     mirror: str | None = None
     topic_root: str = topics.DEFAULT_ROOT
+    credentials: Credentials = field(default_factory=Credentials)
 
 
 @dataclass(frozen=True)
@@ -103,7 +107,8 @@ def _open(options: Options, stack: ExitStack, over: threading.Event) -> tuple[En
         faults=faults,
     )
     engine = Engine(store, house, on_end=over.set)
-    transport = MqttTransport(address, f"fleetfoot-manager-{house.fleet}", house.whole(PRESENCE), engine.put)
+    name = f"fleetfoot-manager-{house.fleet}"
+    transport = MqttTransport(address, name, house.whole(PRESENCE), engine.put, options.credentials)
     engine.start(transport)
     stack.callback(transport.stop)
     stack.callback(engine.stop)
@@ -132,7 +137,11 @@ def _serving(server: ArtifactServer) -> _Served:
 
 def _broker(options: Options, stack: ExitStack) -> Address:
     if options.broker is not None:
-        return parse_broker(options.broker)
+        address = parse_broker(options.broker)
+        options.credentials.check(address)
+        return address
+    if options.credentials != Credentials():
+        raise FleetfootError("usage", "the embedded broker asks nobody who they are: give --broker")
     embedded = EmbeddedBroker(options.listen.host, options.listen.port)
     host, port = embedded.start()
     stack.callback(embedded.stop)
