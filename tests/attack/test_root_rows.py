@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 from tests.attack.rows import row
-from tests.attack.target import Target, target
+from tests.attack.target import GROUP, HEARTBEATS, Target, target
 from tests.support.fleet import Bundle
 from tests.support.waiting import until
 
 from fleetfoot_agent.worker import memory
 from fleetfoot_protocol import keys, topics
 from fleetfoot_protocol.codes import Code
+from fleetfoot_protocol.documents import Heartbeat
 from fleetfoot_protocol.dsse import PayloadType
 from fleetfoot_protocol.states import Lifecycle
 from fleetfoot_protocol.topics import Kind
@@ -197,3 +198,24 @@ def test_the_documents_of_a_removed_director_vanish(aim: Target) -> None:
     first = aim.document(bundle, epoch=2, sequence=1)
     aim.send(aim.signed(first, "director-2"))
     until(lambda: aim.runs(bundle), "the new director is obeyed from its first sequence on")
+
+
+@row(12, "a stolen director signs a heartbeat of the year 2100, so that every order has expired",
+     "nothing is lost but time: the next director is obeyed", holds=[("manager", "harm")])  # fmt: skip
+def test_row_12_a_poisoned_time_ends_with_its_director(aim: Target) -> None:
+    beat = Heartbeat(
+        fleet=aim.house.root.fleet,
+        group=GROUP,
+        issued="2100-01-01T00:00:00Z",
+        expires="2100-01-02T00:00:00Z",
+        components={},
+    )
+    aim.send(aim.house.sign(PayloadType.HEARTBEAT, beat.payload(), "director"), HEARTBEATS)
+    until(lambda: any((aim.config.spool / "in" / "msg" / "heartbeat").glob("*")), "the heartbeat arrives")
+    bundle = aim.serve(aim.release())
+    aim.answer(aim.document(bundle), Code.UPGRADE_EXPIRED)
+    replace = ("--replace", aim.house.public("director"), aim.house.public("director-2"))
+    publish_root(aim, 2, aim.house.rotate(1, *replace))
+    await_root(aim, 2)
+    aim.send(aim.signed(aim.document(bundle, epoch=2), "director-2"))
+    until(lambda: aim.runs(bundle), "the next director is obeyed")
