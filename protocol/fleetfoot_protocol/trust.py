@@ -90,15 +90,24 @@ class TrustRoot(Document):
         return bool(held & RIGHTS[right])
 
 
-def _signers(envelope: Envelope, public: dict[str, bytes]) -> set[str]:
-    """Ids of those keys of `public` that validly signed; ids in the envelope are only hints."""
+def _signers(
+    envelope: Envelope, public: dict[str, bytes], others: dict[str, bytes] | None = None
+) -> set[str]:
+    """Ids of those keys of `public` that validly signed; ids in the envelope are only hints.
+
+    others: keys that are tried for a signature that names them, and for no other: a fleet has many keys, and
+    whoever can write a signature of garbage must not make a device try them all.
+    """
     message = dsse.pae(envelope.payload_type, envelope.payload)
     found: set[str] = set()
     for signature in envelope.signatures:
         # The hinted key first, then the others: a wrong hint costs time, never the verdict.
-        order = sorted(public, key=lambda k: k != signature.keyid)
+        candidates = dict(sorted(public.items(), key=lambda item: item[0] != signature.keyid))
+        if others and signature.keyid in others:
+            candidates[signature.keyid] = others[signature.keyid]
         hit = next(
-            (k for k in order if k not in found and keys.verify(public[k], message, signature.sig)), None
+            (k for k, v in candidates.items() if k not in found and keys.verify(v, message, signature.sig)),
+            None,
         )
         if hit is not None:
             found.add(hit)
@@ -109,7 +118,8 @@ def verify_keys(envelope: Envelope, kind: PayloadType, root: TrustRoot, role: Ro
     """The payload, if `role`'s threshold of distinct keys signed it as `kind`; else `TrustError`."""
     if envelope.payload_type != kind:
         raise TrustError(Code.UPGRADE_TYPE_MISMATCH, f"signed as {envelope.payload_type[:80]!a}, not {kind}")
-    signers = _signers(envelope, {k: bytes.fromhex(v) for k, v in root.keys.items()})
+    every = {k: bytes.fromhex(v) for k, v in root.keys.items()}
+    signers = _signers(envelope, {k: every[k] for k in role.keys}, every)
     valid = signers & set(role.keys)
     if not signers:
         raise TrustError(Code.UPGRADE_SIGNATURE_INVALID, "no valid signature of a known key")

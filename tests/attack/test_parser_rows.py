@@ -298,3 +298,29 @@ def test_row_29_an_empty_message_is_no_information(aim: Target) -> None:
     assert (after.current, after.pid, after.installed) == (before.current, before.pid, before.installed)
     assert len(aim.director.events("g-one", "dev-001")) == told
     aim.obey()
+
+
+@row(
+    22, "32 signatures of garbage in a fleet of 500 keys (parser)", "refused without trying every key on each"
+)
+def test_row_22_garbage_is_not_tried_on_every_key_of_the_fleet(monkeypatch: pytest.MonkeyPatch) -> None:
+    publics = {keys.key_id(key): key.hex() for key in (bytes([n % 256, n // 256]) * 16 for n in range(500))}
+    root = trust_root()
+    root = root.model_copy(update={"keys": {**root.keys, **publics}})
+    tried = []
+
+    def never(*arguments: bytes) -> bool:
+        tried.append(arguments)
+        return False
+
+    monkeypatch.setattr(keys, "verify", never)
+    garbage = tuple(dsse.Signature(name, b"\7" * 64) for name in list(publics)[: dsse.MAX_SIGNATURES])
+    data = dsse.encode(dsse.Envelope(PayloadType.DESIRED, GROUP.payload(), garbage))
+    refused_by(root, data)
+    assert len(tried) == dsse.MAX_SIGNATURES * (len(root.roles.director.keys) + 1)
+
+
+def refused_by(root: trust.TrustRoot, data: bytes) -> None:
+    with pytest.raises(UpgradeError) as caught:
+        trust.verify_desired(data, root)
+    assert caught.value.upgrade_code is INVALID
