@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.attack.rows import row
 from tests.client.rig import Fleet, HandManager, Refused, Run
 
 from fleetfoot_client import bundle
@@ -110,7 +111,8 @@ def test_what_the_manager_has_is_not_sent_again(
     assert depot.tokens == set()
 
 
-def test_a_half_signed_bundle_is_not_even_announced(
+@row(3, "a bundle that one of two keys signed, published by the tool", "refused before anything is sent")
+def test_row_03_a_half_signed_bundle_is_not_even_announced(
     run: Run, fleet: Fleet, signed: Bundle, catalogue: HandManager, depot: Depot
 ) -> None:
     first = signed.envelope.signatures[0]

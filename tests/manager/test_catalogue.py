@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.attack.rows import row
 from tests.manager.enginerig import Rig
 from tests.manager.realm import CHUNK, COMPONENT, Bundle, Realm, sha256
 
@@ -86,7 +87,9 @@ def half_signed(tmp_path: Path) -> tuple[Rig, Bundle]:
     return rig, bundle
 
 
-def test_a_half_signed_release_is_not_published(tmp_path: Path) -> None:
+@row(3, "a release that one of two keys signed, sent to the manager", "refused, not published",
+     holds=[("release key", "unsigned")])  # fmt: skip
+def test_row_03_a_half_signed_release_is_not_published(tmp_path: Path) -> None:
     rig, half = half_signed(tmp_path)
     try:
         rig.place(half)
