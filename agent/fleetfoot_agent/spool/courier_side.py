@@ -67,16 +67,22 @@ class CourierSide:
         folder = self._messages / slot
         with self._lock:
             durable.make_folder(folder)
-            stored = self._arrivals(slot)
+            seen = self._read_seen().get(slot, 0)
+            stored = self._sound_arrivals(slot, seen)
             if any(self._read_message(slot, arrival) == payload for arrival in stored):
                 return False
-            seen = self._read_seen().get(slot, 0)
             # Also above what the worker has seen: the folder may have been emptied since.
             arrival = max([seen, *stored]) + 1
             durable.write_file(folder / forms.number_text(arrival), payload)
             unread = [number for number in [*stored, arrival] if number > seen]
             self._remove(slot, set(unread[FIRST_UNREAD:-1]) | {n for n in stored if n <= seen})
             return True
+
+    def _sound_arrivals(self, slot: str, seen: int) -> list[int]:
+        """The arrivals of a slot; numbers that the worker would not believe go, whoever wrote them."""
+        stored = self._arrivals(slot)
+        self._remove(slot, [number for number in stored if number > seen + forms.MAX_AHEAD])
+        return [number for number in stored if number <= seen + forms.MAX_AHEAD]
 
     def drop_seen(self) -> None:
         """Delete the messages that the worker has dealt with, but the newest of each slot (rule 8)."""
@@ -206,7 +212,7 @@ class CourierSide:
 
     def event_numbers(self) -> list[int]:
         """The events that wait, in order."""
-        names = folders.names_in(self.root, "out", "event", limit=_MAX_EVENTS)
+        names = folders.names_in(self.root, "out", "event", keep=lambda name: True, limit=_MAX_EVENTS)
         numbers = (forms.parse_number(name.removesuffix(".json")) for name in names if name.endswith(".json"))
         return sorted(number for number in numbers if number is not None)
 

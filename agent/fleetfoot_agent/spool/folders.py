@@ -1,12 +1,15 @@
 """Walking the other side's folders: below the spool no link is followed (contract section 6, rule 3)."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 
 from fleetfoot_agent import durable
+
+#: Entries of a folder that are looked at: a tenth of a second's work.
+MAX_SCAN = 1 << 18
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -33,13 +36,17 @@ def opened(root: Path, *names: str) -> Iterator[int | None]:
             os.close(fd)
 
 
-def names_in(root: Path, *names: str, limit: int) -> list[str]:
-    """At most `limit` names in a folder below `root`, sorted; none if it is no real folder."""
+def names_in(root: Path, *names: str, keep: Callable[[str], bool], limit: int) -> list[str]:
+    """At most `limit` names that `keep` wants in a folder below `root`, sorted; none if it is no real folder.
+
+    Only so many entries are looked at (`MAX_SCAN`): whoever makes more hides what is behind them.
+    """
     with opened(root, *names) as fd:
         if fd is None:
             return []
         with os.scandir(fd) as entries:
-            return sorted(entry.name for entry in islice(entries, limit))
+            found = (entry.name for entry in islice(entries, MAX_SCAN))
+            return sorted(islice(filter(keep, found), limit))
 
 
 def read_in(root: Path, *names: str, cap: int) -> bytes | None:

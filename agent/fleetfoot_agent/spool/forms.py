@@ -24,6 +24,8 @@ FORM_CAP = 256 * 1024
 MAX_INTEGER = 2**53 - 1
 #: Arrivals and event numbers are written with 20 digits.
 MAX_NUMBER = 10**20 - 1
+#: Most by which an arrival may be ahead of what was seen: else one lie would use all numbers up for ever.
+MAX_AHEAD = 2**32
 #: Longest source of a blob, in characters.
 URL_CAP = 2048
 

@@ -1,6 +1,7 @@
 """The wake: one file, wake/now, made by whoever wants the worker to run (contract section 6, rule 12)."""
 
 import os
+import shutil
 from contextlib import suppress
 from pathlib import Path
 
@@ -39,10 +40,13 @@ def take_wake(wake_dir: Path) -> bool:
 
     Renamed before it is removed, so that a wake that comes meanwhile makes a new file and is not lost.
     """
-    taken = wake_dir / f"{_TAKEN}{os.getpid()}"
+    taken = wake_dir / f"{_TAKEN}{os.urandom(8).hex()}"
     try:
         os.rename(wake_dir / NAME, taken)
     except FileNotFoundError:
         return False
-    os.unlink(taken)
+    try:
+        os.unlink(taken)
+    except OSError:  # everybody may write here: somebody made a folder of it
+        shutil.rmtree(taken, ignore_errors=True)
     return True

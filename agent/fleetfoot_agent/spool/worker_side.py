@@ -6,7 +6,7 @@ ignored as if it were not there, never an exception.
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +17,11 @@ from fleetfoot_agent.spool import folders, forms
 from fleetfoot_agent.spool.events import EventFolder
 from fleetfoot_agent.spool.forms import BlobState, Link, WakeAt, Want
 
-_MAX_SLOTS = 1024
-_MAX_MESSAGES = 64
+# What an honest courier never reaches, and a hostile one may not exceed: numbers looked at in a slot, slots
+# besides the known ones, and messages of a slot in one run (rule 4: the first seven unread and the newest).
+_MAX_NAMES = 4096
+_MAX_SLOTS = 320
+_FIRST_UNREAD = 7
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,19 +50,29 @@ class WorkerSide:
 
     # Messages
 
-    def slots(self) -> list[str]:
-        """The slots that hold something, sorted."""
-        return [n for n in folders.names_in(self.root, "in", "msg", limit=_MAX_SLOTS) if forms.is_slot(n)]
+    def slots(self, known: Iterable[str] = ()) -> list[str]:
+        """The slots that hold something, sorted: the `known` ones, and a bounded number of others."""
+        found = {slot for slot in known if self._is_there(slot)}
+        others = folders.names_in(self.root, "in", "msg", keep=forms.is_slot, limit=_MAX_SLOTS)
+        return sorted({*found, *others})
+
+    def _is_there(self, slot: str) -> bool:
+        with folders.opened(self.root, "in", "msg", slot) as fd:
+            return fd is not None
 
     def messages(self, slot: str) -> list[SpooledMessage]:
-        """The messages of a slot, oldest first: all unread ones and, read or not, the newest."""
-        names = folders.names_in(self.root, "in", "msg", slot, limit=_MAX_MESSAGES)
-        arrivals = [number for name in names if (number := forms.parse_number(name)) is not None]
+        """The messages of a slot, oldest first: the first unread ones and, read or not, the newest."""
         seen = self._seen.get(slot, 0)
+
+        def believed(name: str) -> bool:
+            number = forms.parse_number(name)
+            return number is not None and number <= seen + forms.MAX_AHEAD
+
+        names = folders.names_in(self.root, "in", "msg", slot, keep=believed, limit=_MAX_NAMES)
+        arrivals = [int(name) for name in names]
+        unread = [arrival for arrival in arrivals if arrival > seen]
         found = []
-        for arrival in arrivals:
-            if arrival <= seen and arrival != arrivals[-1]:
-                continue
+        for arrival in sorted({*unread[:_FIRST_UNREAD], *arrivals[-1:]}):
             name = forms.number_text(arrival)
             payload = folders.read_in(self.root, "in", "msg", slot, name, cap=forms.MESSAGE_CUT)
             if payload is not None:
@@ -71,8 +84,7 @@ class WorkerSide:
 
         Slots that are gone are forgotten.
         """
-        present = set(self.slots()) | arrivals.keys()
-        seen = {slot: number for slot, number in self._seen.items() if slot in present}
+        seen = {slot: number for slot, number in self._seen.items() if self._is_there(slot)}
         for slot, arrival in arrivals.items():
             seen[slot] = max(seen.get(slot, 0), arrival)
         if seen != self._seen:

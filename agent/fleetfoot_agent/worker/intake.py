@@ -40,6 +40,7 @@ class Intake:
     """What one reading of the spool brought."""
 
     changed: bool = False
+    taken: int = 0
     refusals: list[Refusal] = field(default_factory=list)
     alarms: list[tuple[Code, str]] = field(default_factory=list)
 
@@ -77,16 +78,25 @@ class Reader:
         """Deal with every unread message; after a new trust root also with the newest read ones again."""
         intake = Intake()
         seen: dict[str, int] = {}
-        for slot in sorted(self._spool.slots(), key=_rank):
+        for slot in sorted(self._slots(), key=_rank):
             for message in self._spool.messages(slot):
                 # Compared with what the memory keeps, so that a run that was cut in between is made up for.
                 if message.unread or self._memory.root.version != self._memory.read_root:
                     self._take(message, intake)
+                    intake.taken += 1
                     seen[slot] = message.arrival
         if seen or self._memory.root.version != self._memory.read_root:
             self._spool.mark_seen(seen)
             self._memory.end_inputs()
         return intake
+
+    def _slots(self) -> list[str]:
+        """The slots to read: those that matter here, however many others somebody has made."""
+        known = {f"{kind}.{name}" for kind in ("group", "own", "probe") for name in self._config.components}
+        known |= {"heartbeat", f"root.{self._memory.root.version + 1}"}
+        known |= {f"manifest.{want.digest}" for want in self._spool.want().manifests}
+        found = self._spool.slots(known)
+        return [slot for slot in found if slot in known or slot.startswith(("root.", "manifest."))]
 
     def _take(self, message: SpooledMessage, intake: Intake) -> None:
         digest = hashlib.sha256(message.payload).hexdigest()

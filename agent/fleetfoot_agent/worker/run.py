@@ -25,7 +25,7 @@ from fleetfoot_agent.worker.lifecycle import Say
 from fleetfoot_agent.worker.memory import Memory
 from fleetfoot_agent.worker.planning import Clock, Planned
 from fleetfoot_agent.worker.report import Reporter
-from fleetfoot_protocol.codes import Code
+from fleetfoot_protocol.codes import Code, Family, info
 from fleetfoot_protocol.documents import read
 from fleetfoot_protocol.errors import FormError
 from fleetfoot_protocol.events import Event
@@ -37,6 +37,11 @@ log = logging.getLogger(__name__)
 
 #: Seconds between two looks while something is in flight.
 LOOK_SECONDS = 0.25
+#: Most seconds of rest after a wake that brought nothing.
+REST_CAP = 60
+
+
+_DISK = frozenset({Code.UPGRADE_DISK_FULL, Code.UPGRADE_READ_ONLY, Code.UPGRADE_IO_ERROR})
 
 
 class SpoolBlobs:
@@ -54,7 +59,8 @@ class SpoolBlobs:
         state = self._spool.blob_state(sha256)
         if state.error is None:
             return None
-        known = {str(code): code for code in Code}
+        # The courier speaks for the transfer and for nothing else.
+        known = {str(code): code for code in Code if info(code).family is Family.TRANSFER or code in _DISK}
         code = known.get(state.error, Code.UPGRADE_DOWNLOAD_FAILED)
         return code, f"{state.source or 'no source'} gave {state.have} bytes of {sha256[:16]}"
 
@@ -115,13 +121,21 @@ class Worker:
         spool = WorkerSide(config.spool)
         reporter = Reporter(config, memory, spool)
         session = Session(config, memory, spool, reporter, self._seam)
+        fruitless = 0
         while not self._stopping:
-            session.turn()
+            fruitless = 0 if session.turn() else fruitless + 1
             if take_wake(config.wake_dir):
+                # Woken without reason again and again: rule 14, so that nobody can keep the device busy.
+                self._rest(min(REST_CAP, 2 ** (fruitless - 1)) if fruitless > 1 else 0)
                 continue
             if not session.in_flight:
                 break
             self._wait(LOOK_SECONDS)
+
+    def _rest(self, seconds: float) -> None:
+        end = time.monotonic() + seconds
+        while not self._stopping and (left := end - time.monotonic()) > 0:
+            time.sleep(min(left, 0.05))
 
     def _wait(self, seconds: float) -> None:
         end = time.monotonic() + seconds
@@ -174,8 +188,12 @@ class Session:
     def _clock(self) -> Clock:
         return Clock(int(time.time()), self._time_floor, platform_facts.clock_trusted())
 
-    def turn(self) -> None:
-        """Read what is new, carry every component as far as it goes now, tell the result."""
+    def turn(self) -> bool:
+        """Read what is new, carry every component as far as it goes now, tell the result.
+
+        Whether there was anything: a message, or a step of a component; in flight there always is.
+        """
+        before = [driver.record for driver in self.drivers.values()]
         self._spool.drop_acked_events()
         intake = self._reader.read()
         if intake.changed:
@@ -192,6 +210,8 @@ class Session:
         self._way_back()
         self._forget_manifests()
         self.tell()
+        stepped = [driver.record for driver in self.drivers.values()] != before
+        return bool(intake.taken) or stepped or self.in_flight
 
     def _carry(self, name: str, driver: Driver, clock: Clock) -> None:
         planned = self._plan(name, driver, clock)
