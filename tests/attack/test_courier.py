@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import IO
 
 import pytest
-from tests.agent.workerrig import Rig, Stock, everybody, make_rig
+from tests.agent.stock import Stock
+from tests.agent.workerrig import Rig, make_rig
+from tests.support.fleet import everybody
 
 from fleetfoot_agent.spool import WorkerSide, forms, wake
 from fleetfoot_agent.worker import run as worker_run
@@ -63,7 +65,7 @@ def obeys(rig: Rig, sequence: int = 100) -> None:
 
 
 def secret(rig: Rig) -> Path:
-    """Something of the worker's that is not the courier's to send: a signed order, so that reading it shows."""
+    """Something of the worker's that the courier cannot send: a signed order, so that reading it shows."""
     path = rig.config.worker_dir / "secret"
     path.write_bytes(rig.stock.order(50, everybody("r-stolen", rig.stock["1.1.0"].goal())))
     return path

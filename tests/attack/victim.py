@@ -157,6 +157,19 @@ class Victim:
         name = f"versions/{bundle.release.version}-{bundle.digest[:8]}"
         return found.running.digest == bundle.digest and self.layout.read_current() == name
 
+    def pid(self) -> int | None:
+        """The running process of the component."""
+        return self._seam.state().pid
+
+    def events(self, bundle: Bundle) -> list[dict[str, Any]]:
+        """What the device has told of this release."""
+        found = self.director.events(GROUP, DEVICE)
+        return [event for event in found if event["data"].get("digest") == bundle.digest]
+
+    def began(self, bundle: Bundle, stage: str = "started") -> bool:
+        """Whether the device has told that it has reached this stage with the release."""
+        return any(event["type"].endswith(f"upgrade_{stage}") for event in self.events(bundle))
+
     def untouched(self) -> Untouched:
         """The present state of everything that a rejected attack may not change."""
         state, found = self._seam.state(), self.component()
@@ -207,20 +220,15 @@ class Victim:
         assert found.last_error.code == code
 
         def failures() -> list[str]:
-            return [e["errorcode"] for e in self._events(bundle) if e["type"].endswith("_failed")]
+            return [e["errorcode"] for e in self.events(bundle) if e["type"].endswith("_failed")]
 
         until(failures, "the event arrives")
         assert failures() == [code]
         done = ("upgrade_staged", "upgrade_activated")
-        assert not any(e["type"].endswith(done) for e in self._events(bundle))
+        assert not any(e["type"].endswith(done) for e in self.events(bundle))
         assert self.untouched() == before
         assert self.device.connected
         return taken
-
-    def _events(self, bundle: Bundle) -> list[dict[str, Any]]:
-        """What the device has told of this release."""
-        found = self.director.events(GROUP, DEVICE)
-        return [event for event in found if event["data"].get("digest") == bundle.digest]
 
     def close(self) -> None:
         self.device.power_off()
