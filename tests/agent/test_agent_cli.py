@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.agent.workerrig import DEVICE, GROUP, Rig, Stock, everybody, hurry, make_rig
+from tests.agent.stock import DEVICE, GROUP, Stock
+from tests.agent.workerrig import Rig, hurry, make_rig
+from tests.support.fleet import everybody
 
 from fleetfoot_agent import cli, durable
 from fleetfoot_agent import config as configuration

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.agent.workerrig import Crash, Machine, Rig, Stock, everybody, hurry, make_rig
-from tests.support.fleet import Bundle
+from tests.agent.stock import Stock
+from tests.agent.workerrig import Crash, Machine, Rig, hurry, make_rig
+from tests.support.fleet import Bundle, everybody
 
 from fleetfoot_agent.worker import by_hand
 from fleetfoot_agent.worker.by_hand import install

@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.agent.workerrig import DEVICE, Crash, Rig, Stock, everybody, make_rig
+from tests.agent.stock import DEVICE, Stock
+from tests.agent.workerrig import Crash, Rig, make_rig
+from tests.support.fleet import everybody
 
 from fleetfoot_agent import durable
 from fleetfoot_agent.spool import WorkerSide

@@ -8,7 +8,8 @@ import time
 from pathlib import Path
 
 import pytest
-from tests.agent.workerrig import Rig, Stock, make_rig
+from tests.agent.stock import Stock
+from tests.agent.workerrig import Rig, make_rig
 
 from fleetfoot_agent import durable
 from fleetfoot_agent.worker.memory import MAX_CRASHES, Memory, load_key, make_key

@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.agent.workerrig import DEVICE, GROUP, Crash, Rig, Stock, everybody, hurry, make_rig
-from tests.support.fleet import FLEET
+from tests.agent.stock import DEVICE, GROUP, Stock
+from tests.agent.workerrig import Crash, Rig, hurry, make_rig
+from tests.support.fleet import FLEET, everybody
 
 from fleetfoot_agent import durable
 from fleetfoot_agent.spool import worker_side

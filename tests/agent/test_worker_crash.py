@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.agent.workerrig import Crash, Rig, Stock, copy_of, durable_calls, everybody, hurry, make_rig
+from tests.agent.stock import Stock
+from tests.agent.workerrig import Crash, Rig, copy_of, durable_calls, hurry, make_rig
+from tests.support.fleet import everybody
 
 from fleetfoot_agent import durable
 from fleetfoot_agent.layout import version_name

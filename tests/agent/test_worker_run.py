@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.agent.workerrig import Rig, Stock, everybody, hurry, make_rig
-from tests.support.fleet import Bundle
+from tests.agent.stock import Stock
+from tests.agent.workerrig import Rig, hurry, make_rig, raiser
+from tests.support.fleet import Bundle, everybody
 from tests.support.waiting import until
 
 from fleetfoot_agent import durable
@@ -107,19 +108,12 @@ def test_a_second_worker_leaves_at_once_and_leaves_everything_as_it_is(rig: Rig,
 
 def test_the_lock_is_free_again_after_a_run_that_died(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(Memory, "time_floor", fail(RuntimeError("a defect")))
+        patch.setattr(Memory, "time_floor", raiser(RuntimeError("a defect")))
         with pytest.raises(RuntimeError, match="a defect"):
             rig.worker().run()
     lock = Lock(rig.config.worker_dir / "worker.lock")
     assert lock.take()
     lock.close()
-
-
-def fail(error: BaseException) -> Callable[..., Any]:
-    def raiser(*_: object, **__: object) -> None:
-        raise error
-
-    return raiser
 
 
 def test_a_run_with_nothing_to_do_writes_nothing_but_when_to_look_again(rig: Rig) -> None:
@@ -431,18 +425,12 @@ def test_a_release_that_is_wanted_again_before_the_courier_has_looked_is_not_wai
 def test_blobs_are_wanted_until_they_are_unpacked(rig: Rig, stock: Stock) -> None:
     seen: list[bool] = []
     rig.send(stock.order(2, everybody("r-1", stock["1.1.0"].goal())))
-    rig.machine.before_restart = lambda: seen.append(bool(wanted(rig)))
+    rig.machine.before_restart = lambda: seen.append(bool(rig.wanted()))
     sha = stock["1.1.0"].release.artifacts[0].sha256
     rig.run()
     assert sha in rig.asked_for
     assert seen == [False]
-    assert wanted(rig) == set()
-
-
-def wanted(rig: Rig) -> set[str]:
-    want = rig.courier.read_want()
-    assert want is not None
-    return {blob.sha256 for blob in want.blobs}
+    assert rig.wanted() == set()
 
 
 def test_a_component_that_is_configured_later_is_taken_up(rig: Rig, stock: Stock) -> None:

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.agent.workerrig import DEVICE, Crash, Rig, Stock, durable_calls, everybody, hurry, make_rig
+from tests.agent.stock import DEVICE, Stock
+from tests.agent.workerrig import Crash, Rig, durable_calls, hurry, make_rig
+from tests.support.fleet import everybody
 
 from fleetfoot_agent import durable
 from fleetfoot_agent.layout import version_name

@@ -8,14 +8,14 @@ import json
 import os
 import shutil
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.support.fleet import FLEET, Bundle, House
+from tests.agent.stock import DEVICE, GROUP, Stock, blob_of
+from tests.support.fleet import Bundle, everybody
 
 from fleetfoot_agent import config as configuration
 from fleetfoot_agent import durable
@@ -26,20 +26,13 @@ from fleetfoot_agent.spool import CourierSide
 from fleetfoot_agent.worker import extract, memory
 from fleetfoot_agent.worker.lifecycle import Record
 from fleetfoot_agent.worker.run import Worker
-from fleetfoot_protocol import dsse, keys, times, trust
-from fleetfoot_protocol.documents import Desired, Goal, Heartbeat, Probe, Release, Target
-from fleetfoot_protocol.dsse import PayloadType
+from fleetfoot_protocol import trust
 from fleetfoot_protocol.errors import FleetfootError
 from fleetfoot_protocol.reports import ComponentStatus, Status
 from fleetfoot_protocol.resolve import Device as Facts
 from fleetfoot_protocol.resolve import Plan, resolve
-from fleetfoot_protocol.states import Verdict
+from fleetfoot_protocol.states import Lifecycle, Verdict
 from fleetfoot_protocol.tree import tree_sha256
-from fleetfoot_protocol.trust import TrustRoot
-
-GROUP = "g-one"
-DEVICE = "dev-001"
-MIRROR = "http://127.0.0.1:9/blobs"
 
 
 def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -53,80 +46,13 @@ class Crash(BaseException):
     """The worker is killed here: nothing catches it."""
 
 
-class Stock:
-    """Releases of one fleet, each built and signed once."""
+def raiser(error: BaseException) -> Callable[..., Any]:
+    """A function that takes anything and raises `error`."""
 
-    def __init__(self, folder: Path) -> None:
-        self.house = House(folder)
-        self._bundles: dict[str, Bundle] = {}
+    def fail(*_: object, **__: object) -> None:
+        raise error
 
-    def __getitem__(self, version: str) -> Bundle:
-        if version not in self._bundles:
-            self._bundles[version] = self.house.release(version)
-        return self._bundles[version]
-
-    def signed(self, kind: PayloadType, payload: bytes, *, key: str = "director") -> bytes:
-        return dsse.encode(dsse.sign(kind, payload, self.house.keys[key]))
-
-    def changed(self, bundle: Bundle, *, key: str = "release", **changes: Any) -> Bundle:
-        """The same artifact under another manifest, signed by the key named `key`."""
-        release = Release.model_validate(bundle.release.model_dump() | changes)
-        envelope = self.signed(PayloadType.RELEASE, release.payload(), key=key)
-        return Bundle(bundle.path, release, dsse.decode(envelope).digest, envelope)
-
-    def desired(self, sequence: int, *targets: Target, **fields: Any) -> Desired:
-        now = time.time()
-        facts: dict[str, Any] = {
-            "fleet": FLEET,
-            "group": GROUP,
-            "component": "kiosk",
-            "epoch": 1,
-            "sequence": sequence,
-            "issued": times.to_text(now - 60),
-            "expires": times.to_text(now + 86400),
-            "mirror": MIRROR,
-            "targets": targets,
-        }
-        return Desired(**{**facts, **fields})
-
-    def order(self, sequence: int, *targets: Target, **fields: Any) -> bytes:
-        return self.signed(PayloadType.DESIRED, self.desired(sequence, *targets, **fields).payload())
-
-    def root_after(
-        self, have: TrustRoot, *, director: bytes | None = None, signed_by: str = "root", **changes: Any
-    ) -> tuple[TrustRoot, bytes]:
-        """The next trust root and its envelope; another `director` key makes a new epoch."""
-        fields = have.model_dump(mode="json")
-        fields["version"] += 1
-        if director is not None:
-            public = keys.public_of(director)
-            fields["keys"][keys.key_id(public)] = public.hex()
-            fields["roles"]["director"]["keys"] = [keys.key_id(public)]
-            fields["epoch"] += 1
-        root = TrustRoot.model_validate_json(json.dumps(fields | changes), strict=True)
-        return root, self.signed(PayloadType.ROOT, root.payload(), key=signed_by)
-
-    def heartbeat(self, issued: float, expires: float) -> bytes:
-        beat = Heartbeat(
-            fleet=FLEET,
-            group=GROUP,
-            issued=times.to_text(issued),
-            expires=times.to_text(expires),
-            components={},
-        )
-        return self.signed(PayloadType.HEARTBEAT, beat.payload())
-
-    def probe(self, goal: Goal, group: str = GROUP) -> bytes:
-        probe = Probe(
-            fleet=FLEET,
-            group=group,
-            component="kiosk",
-            id="p-1",
-            goal=goal,
-            issued=times.to_text(time.time()),
-            expires=times.to_text(time.time() + 60),
-        )
-        return self.signed(PayloadType.PROBE, probe.payload())
+    return fail
 
 
 class Machine:
@@ -260,6 +186,20 @@ class Rig:
                 return
         raise AssertionError("the device does not come to rest")
 
+    def deliver(self, sequence: int, bundle: Bundle) -> None:
+        """Order `bundle` for everybody, offer it, and let the device do what it will."""
+        self.offer(bundle)
+        self.send(self.stock.order(sequence, everybody("r-1", bundle.goal())))
+        self.run()
+
+    def begin_download(self, bundle: Bundle) -> None:
+        """Bring the device to wait for the blobs of `bundle`."""
+        self.send(self.stock.order(2, everybody("r-1", bundle.goal())))
+        self.send(bundle.envelope, f"manifest.{bundle.digest}")
+        assert self.worker().run() == 0
+        assert self.record().state is Lifecycle.DOWNLOADING
+        assert self.wanted() == {blob_of(bundle), bundle.release.artifacts[0].index_sha256}
+
     def run_until_fetched(self, bundle: Bundle) -> None:
         """Let everything of `bundle` be brought; the next run of the worker finds it."""
         for _ in range(20):
@@ -277,6 +217,12 @@ class Rig:
         assert self.runs(bundle)
 
     # -- what there is to see
+
+    def wanted(self) -> set[str]:
+        """The blobs that the worker asks for now."""
+        want = self.courier.read_want()
+        assert want is not None
+        return {blob.sha256 for blob in want.blobs}
 
     def answer(self) -> tuple[Verdict, str]:
         """Verdict and code of the last answer."""
@@ -384,6 +330,15 @@ def make_rig(folder: Path, stock: Stock, **settings: Any) -> Rig:
     return Rig(folder, stock, config)
 
 
+def running(folder: Path, stock: Stock) -> Rig:
+    """A device that runs 1.0.0 and could be brought 1.1.0 and 1.2.0."""
+    found = make_rig(folder, stock)
+    found.install_first(stock["1.0.0"])
+    found.offer(stock["1.1.0"], stock["1.2.0"])
+    found.asked_for.clear()
+    return found
+
+
 def copy_of(rig: Rig, folder: Path) -> Rig:
     """The same device in another folder, its component started."""
     shutil.copytree(rig.folder, folder, symlinks=True)
@@ -404,12 +359,6 @@ def copy_of(rig: Rig, folder: Path) -> Rig:
     for machine in copy.machines.values():
         machine.boot()
     return copy
-
-
-def everybody(rollout: str, goal: Goal, **changes: Any) -> Target:
-    """A target that admits every device at once."""
-    facts: dict[str, Any] = {"rollout": rollout, "goal": goal, "salt": rollout, "stage_cut": "all"}
-    return Target(**{**facts, "activate_cut": "all", **changes})
 
 
 def durable_calls(before: Callable[[str, tuple[Any, ...]], None]) -> Iterator[tuple[str, Callable[..., Any]]]:

@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from tests.agent.stock import Stock
 from tests.agent.tarbytes import (
     END,
     facts_of,
@@ -28,7 +29,6 @@ from tests.agent.tarbytes import (
     zipped,
 )
 from tests.agent.test_hostile_archives import HOSTILE_MEMBERS
-from tests.agent.workerrig import Stock
 from tests.attack.rows import row
 from tests.attack.victim import Victim, running, signed_hostile
 from tests.support.fleet import Bundle

@@ -15,7 +15,8 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from random import Random
 
-from tests.agent.workerrig import Rig, Stock
+from tests.agent.stock import Stock
+from tests.agent.workerrig import Rig
 from tests.crash import guards
 from tests.crash.courses import COURSES, Broken, Course, converge, fresh, judge, obeys
 from tests.crash.injecting import Fault, faults, kill_when, trace_option, traced

@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from unittest import mock
 
-from tests.agent.workerrig import Machine, Rig, Stock, copy_of, everybody, make_rig
+from tests.agent.stock import Stock
+from tests.agent.workerrig import Machine, Rig, copy_of, make_rig
+from tests.support.fleet import everybody
 
 from fleetfoot_agent import durable
 from fleetfoot_agent.layout import version_name

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 
-from tests.agent.workerrig import Stock
+from tests.agent.stock import Stock
 from tests.crash.injecting import Fault, faults, trace_option
 
 from fleetfoot_agent.layout import Trial
