@@ -150,7 +150,7 @@ def test_row_06_of_two_orders_with_one_sequence_the_first_is_kept(aim: Target) -
     until(lambda: not alarmed(aim, Code.UPGRADE_EQUIVOCATION), "the alarm is over")
 
 
-@row(7, "a new order for a release below the floor, after a restart too",
+@row(7, "a new order for a release below the floor, after a restart and a lost journal too",
      "answered as below the floor, not fetched",
      holds=[("manager", "old"), ("release key", "old")])  # fmt: skip
 def test_row_07_a_release_below_the_floor_is_refused(aim: Target) -> None:
@@ -164,6 +164,13 @@ def test_row_07_a_release_below_the_floor_is_refused(aim: Target) -> None:
         aim.device.connect()
         until(lambda: aim.device.connected, "the device is back")
     assert aim.component().floor == counter
+    # Nor does it help that the journal is lost after a release that raised nothing.
+    aim.obey()
+    aim.device.disconnect()
+    aim.layout.journal.write_bytes(b"")
+    aim.device.connect()
+    until(lambda: alarmed(aim, Code.UPGRADE_JOURNAL_REBUILT), "the journal is rebuilt")
+    aim.answer(aim.document(old, goal={"mode": "exactly"}), Code.UPGRADE_BELOW_FLOOR)
     aim.obey()
 
 

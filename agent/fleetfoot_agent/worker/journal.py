@@ -73,6 +73,7 @@ class Journal:
         current = self._layout.read_current()
         data = durable.read_regular(self._layout.folder, self._layout.journal.name, _JOURNAL_CAP)
         if data is None and current is None:
+            self.record = Record(floor=self._memory.floor(self._component))
             return
         try:
             record = read_record(data or b"")
@@ -92,6 +93,7 @@ class Journal:
         known: what is still known besides. Its floor, refusals and outcomes stay.
         """
         self.rebuilt = True
+        known = known.model_copy(update={"floor": max(known.floor, self._memory.floor(self._component))})
         log.warning("journal rebuilt component=%s current=%s", self._component, current)
         if current is None:
             self.write(known)
@@ -139,6 +141,7 @@ class Journal:
 
     def write(self, record: Record) -> None:
         """Make `record` the record, durably. Raises `OSError`; the old one stays then."""
+        self._memory.raise_floor(self._component, record.floor)
         durable.write_file(self._layout.journal, record_bytes(record))
         self.record = record
 

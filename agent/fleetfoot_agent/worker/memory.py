@@ -24,7 +24,7 @@ from fleetfoot_protocol import dsse, keys, times, trust
 from fleetfoot_protocol.codes import Code
 from fleetfoot_protocol.documents import Desired, Heartbeat, Release
 from fleetfoot_protocol.errors import FleetfootError, FormError, TrustError
-from fleetfoot_protocol.fields import Digest, Line, Uint, Word
+from fleetfoot_protocol.fields import Digest, Id, Line, Uint, Word
 from fleetfoot_protocol.trust import TrustRoot
 
 _ENVELOPE_CAP = dsse.MAX_ENVELOPE
@@ -51,6 +51,7 @@ class _State(BaseModel):
     go_from: Uint = 0
     go_at: Uint = 0
     refused_roots: tuple[Digest, ...] = ()
+    floors: dict[Id, Uint] = {}
 
 
 class _Crashed(RootModel[dict[Digest, Uint]]):
@@ -132,6 +133,7 @@ class Memory:
         self._go_from = state.go_from if state else 0
         self._go_at = state.go_at if state else 0
         self._refused_roots = state.refused_roots if state else ()
+        self._floors = dict(state.floors) if state else {}
         crashed = self._load(_Crashed, "doing.json")
         self._crashed = dict(crashed.root) if crashed else {}
         if state is None:
@@ -159,8 +161,19 @@ class Memory:
             go_from=self._go_from,
             go_at=self._go_at,
             refused_roots=self._refused_roots,
+            floors=self._floors,
         )
         durable.write_file(self.folder / "state.json", state.model_dump_json().encode(), 0o600)
+
+    def floor(self, component: str) -> int:
+        """The highest floor that the component ever had, for when its journal is lost."""
+        return self._floors.get(component, 0)
+
+    def raise_floor(self, component: str, floor: int) -> None:
+        """Keep a floor, if it is higher than the one that is kept."""
+        if floor > self.floor(component):
+            self._floors[component] = floor
+            self.save()
 
     def next_counter(self) -> int:
         """A number that was never used before in this incarnation. Raises `OSError`, and uses none up."""
