@@ -217,7 +217,9 @@ import sys, time
 from dataclasses import replace
 from pathlib import Path
 from tests.attack.test_archives import measured_bundle
-from tests.agent.workerrig import Stock, everybody, make_rig
+from tests.agent.stock import Stock
+from tests.agent.workerrig import make_rig
+from tests.support.fleet import everybody
 
 def peak():
     # Of this program alone: what getrusage tells would include the parent before exec.
