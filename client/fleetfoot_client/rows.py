@@ -138,6 +138,7 @@ class PlanRow(Row):
     refusing_count: int = 0
     already: tuple[str, ...] = ()
     already_count: int = 0
+    approval: bool = False
 
 
 class RolloutDevice(Row):
@@ -172,8 +173,51 @@ class RolloutRow(Row):
     settles: str = ""
     ended: str = ""
     attempt: int = 1
+    requested_by: str = ""
+    decided_by: str = ""
+    decision: str = ""
     devices: tuple[RolloutDevice, ...] = ()
     more: int = 0
+
+
+class DistributionRow(Row):
+    """How many devices run which version of a component, and are in which state."""
+
+    versions: dict[str, int] = {}
+    states: dict[str, int] = {}
+    baseline: str = ""
+
+
+class PolicyRow(Row):
+    """What a group demands of rollouts."""
+
+    approval: str = ""
+    approval_above: int = 0
+    approval_by_other: bool = False
+
+
+class GroupRow(Row):
+    """A group."""
+
+    group: str
+    devices: int = 0
+    online: int = 0
+    components: dict[str, DistributionRow] = {}
+    policy: PolicyRow = PolicyRow()
+
+
+class DriftRow(Row):
+    """A device that is not where its documents want it."""
+
+    device: str
+    component: str
+    online: bool = False
+    runs: str = ""
+    wants: str = ""
+    badge: str = ""
+    why: str = ""
+    code: str = ""
+    reason: str = ""
 
 
 class More(Row):

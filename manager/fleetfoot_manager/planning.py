@@ -10,7 +10,7 @@ from typing import Any
 
 from sqlalchemy.engine import Connection
 
-from fleetfoot_manager import acts, catalogue, inventory
+from fleetfoot_manager import acts, catalogue, inventory, policies
 from fleetfoot_manager.acts import Act
 from fleetfoot_manager.catalogue import Life, ReleaseRow
 from fleetfoot_manager.inventory import DeviceEntry
@@ -25,6 +25,7 @@ from fleetfoot_protocol.errors import FleetfootError, UpgradeError
 from fleetfoot_protocol.reports import Status
 from fleetfoot_protocol.resolve import Act as Asks
 from fleetfoot_protocol.resolve import Plan, Why
+from fleetfoot_protocol.states import RolloutState
 
 DEFAULT_WAVES: tuple[int | str, ...] = ("10%", "50%", "100%")
 DEFAULT_SETTLE = 300
@@ -64,9 +65,9 @@ def make(tx: Connection, asked: RolloutPlan, name: str, now: float) -> Planned:
     if not devices:
         raise FleetfootError("request_invalid", "no device of these groups matches the selector")
     _demand_artifact(release.manifest, devices)
-    made = Planned(
-        _rollout(asked, name, release, devices, now), release, devices, acts.standing(tx, release.component)
-    )
+    approval = policies.demand_approval(tx, asked.groups, len(devices))
+    of = _rollout(asked, name, release, devices, now, approval)
+    made = Planned(of, release, devices, acts.standing(tx, release.component))
     if made.rollout.canary and len(made.rollout.waves) == 1:
         raise FleetfootError(
             "state_refused",
@@ -80,7 +81,12 @@ def make(tx: Connection, asked: RolloutPlan, name: str, now: float) -> Planned:
 
 
 def _rollout(
-    asked: RolloutPlan, name: str, release: ReleaseRow, devices: Sequence[DeviceEntry], now: float
+    asked: RolloutPlan,
+    name: str,
+    release: ReleaseRow,
+    devices: Sequence[DeviceEntry],
+    now: float,
+    approval: bool,
 ) -> Rollout:
     shares = ("100%",) if asked.immediate else asked.waves or DEFAULT_WAVES
     try:
@@ -107,6 +113,7 @@ def _rollout(
         settle=float(_or(asked.settle, 0 if asked.immediate else DEFAULT_SETTLE)),
         device_timeout=float(_or(asked.device_timeout, DEFAULT_TIMEOUT)),
         breaker=asked.breaker,
+        approval=approval,
         canary=release.life == Life.PUBLISHED,
     )
 
@@ -199,6 +206,7 @@ def _describe(plan: Planned, refusing: list[dict[str, str]], listed: int) -> dic
         "settle": int(of.settle),
         "device_timeout": int(of.device_timeout),
         "breaker": of.breaker,
+        "approval": of.state is RolloutState.AWAITING_APPROVAL,
         "refusing": refusing[:listed],
         "refusing_count": len(refusing),
         "already": already[:listed],

@@ -21,6 +21,7 @@ from fleetfoot_client.profiles import Profile
 from fleetfoot_client.session import Session
 from fleetfoot_protocol.admission import wave_sizes
 from fleetfoot_protocol.errors import FleetfootError
+from fleetfoot_protocol.states import RolloutState
 from fleetfoot_sim import kiosk
 from fleetfoot_sim.devices import Device, Pace, ProcessDevice, free_ports, set_up
 from fleetfoot_sim.processes import LineProcess
@@ -168,6 +169,9 @@ class Demo:
             "breaker": 0 if self.options.sabotage == "breaker" else 1,
         }
         started = session.request("rollout.start", arguments=arguments, timeout=30)
+        # By default more than a hundred devices need somebody's approval.
+        if started["state"] == RolloutState.AWAITING_APPROVAL:
+            session.request("rollout.approve", arguments={"rollout": started["rollout"]}, timeout=30)
         waves = ", ".join(str(n) for n in started["plan"]["waves"])
         self._say(f"rollout of {version}", f"rollout of {version} started: waves of {waves}")
         return str(started["rollout"])

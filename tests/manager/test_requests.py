@@ -73,6 +73,9 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "release.show": {"component": COMPONENT, "version": "9.9.9"},
     "device.enroll": {"devices": [{"id": "dev-9", "group": "hall", "key": "0" * 64}]},
     "device.show": {"device": "dev-1"},
+    **{f"group.{verb}": {"group": "hall"} for verb in ("show", "drift", "policy")},
+    "rollout.approve": {"rollout": "r-1"},
+    "rollout.reject": {"rollout": "r-1", "reason": "not today"},
     **{
         f"device.{verb}": {"device": "dev-1", "component": COMPONENT, "version": "9.9.9"}
         for verb in ("upgrade", "downgrade", "pin")

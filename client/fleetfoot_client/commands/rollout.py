@@ -4,7 +4,7 @@ import argparse
 from typing import Any
 
 from fleetfoot_client import following, options, terminal
-from fleetfoot_client.commands import online, rollout_arguments, rollout_text
+from fleetfoot_client.commands import approval, online, rollout_arguments, rollout_text
 from fleetfoot_client.exits import Exit
 from fleetfoot_client.following import View
 from fleetfoot_client.rows import More, PlanRow, RolloutRow, parse, parse_list
@@ -27,6 +27,7 @@ def register(subparsers: options.Subparsers) -> None:
     rollout_arguments.add_watch(group, _watch)
     rollout_arguments.add_acts(group, _act)
     rollout_arguments.add_decide(group, _act)
+    approval.add(group)
 
 
 def _plan(args: argparse.Namespace) -> int:
@@ -42,7 +43,9 @@ def _start(args: argparse.Namespace) -> int:
     identity = terminal.literal(str(result.get("rollout")))
     text = identity
     if not (args.json or args.quiet):
-        text = f"rollout {identity} has started\n\n{rollout_text.plan(parse(PlanRow, result.get('plan')))}"
+        waits = result.get("state") == RolloutState.AWAITING_APPROVAL
+        said = f"rollout {identity} {'awaits approval' if waits else 'has started'}"
+        text = f"{said}\n\n{rollout_text.plan(parse(PlanRow, result.get('plan')))}"
         text += f"\n\nwatch it: fleetfoot rollout watch {identity}"
     terminal.show(result, text, as_json=args.json)
     return Exit.OK

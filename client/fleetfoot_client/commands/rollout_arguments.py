@@ -152,7 +152,7 @@ def add_acts(group: Subparsers, handler: Handler) -> None:
         )
         parser.set_defaults(verb=f"rollout.{verb}", decision=None)
         _add_rollout(parser)
-        _add_revision(parser)
+        add_revision(parser)
         options.add_manager(parser)
 
 
@@ -171,7 +171,7 @@ def add_decide(group: Subparsers, handler: Handler) -> None:
     parser.set_defaults(verb="rollout.decide")
     _add_rollout(parser)
     parser.add_argument("decision", choices=("continue", "rollback", "abort"), help="what becomes of it")
-    _add_revision(parser)
+    add_revision(parser)
     options.add_manager(parser)
 
 
@@ -179,7 +179,8 @@ def _add_rollout(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("rollout", metavar="ID", type=options.identifier, help="the rollout's id")
 
 
-def _add_revision(parser: argparse.ArgumentParser) -> None:
+def add_revision(parser: argparse.ArgumentParser) -> None:
+    """The option of acts on a rollout that says what was seen of it."""
     parser.add_argument(
         "--revision",
         metavar="N",

@@ -28,6 +28,7 @@ def plan(row: PlanRow) -> str:
             ("settle", _seconds(row.settle)),
             ("device timeout", _seconds(row.device_timeout)),
             ("trips at", _breaker(row.breaker)),
+            ("approval", "needed before it starts" if row.approval else ""),
             ("already there", max(row.already_count, len(row.already)) or ""),
         ]
     )
@@ -63,6 +64,8 @@ def summary(row: RolloutRow) -> str:
             ("state", row.state + (f" ({row.reason})" if row.reason else "")),
             ("wave", f"{_waves(row.wave, row.waves)}: {', '.join(map(str, row.waves))} of {row.total}"),
             ("devices", _counts(row.counts)),
+            ("asked by", row.requested_by),
+            (row.decision or "decided", f"by {row.decided_by}" if row.decided_by else ""),
             ("attempt", row.attempt if row.attempt > 1 else ""),
             ("started", row.started),
             ("settles", row.settles),
@@ -99,6 +102,8 @@ def line(view: View) -> str:
 def _hint(state: str, rollout: str) -> str:
     if state == RolloutState.TRIPPED:
         return f"it needs a decision: fleetfoot rollout decide {rollout} continue|rollback|abort"
+    if state == RolloutState.AWAITING_APPROVAL:
+        return f"it awaits approval: fleetfoot rollout approve {rollout}"
     if state == RolloutState.PAUSED:
         return f"go on: fleetfoot rollout resume {rollout}"
     return ""

@@ -180,6 +180,37 @@ class RolloutDecide(Model):
     decision: Literal["continue", "rollback", "abort"]
 
 
+class RolloutApprove(Model):
+    """`rollout.approve`: `waves`, `breaker`, `settle` take the place of those asked for, if gentler."""
+
+    rollout: Id
+    waves: Annotated[tuple[Wave, ...], Field(min_length=1, max_length=64)] | None = None
+    settle: Annotated[int, Field(ge=0, le=30 * _DAY)] | None = None
+    breaker: Annotated[int, Field(ge=0, le=1_000_000)] | None = None
+
+
+class RolloutReject(Model):
+    """`rollout.reject`."""
+
+    rollout: Id
+    reason: Annotated[Line, Field(min_length=1, max_length=90)]
+
+
+class GroupName(Model):
+    """`group.show`, `group.drift`."""
+
+    group: Id
+
+
+class GroupPolicy(Model):
+    """`group.policy`: what is given takes the place of what stood."""
+
+    group: Id
+    approval: Literal["above", "always", "never"] | None = None
+    approval_above: Annotated[int, Field(ge=0, le=10_000_000)] | None = None
+    approval_by_other: bool | None = None
+
+
 A = TypeVar("A", bound=Model)
 
 

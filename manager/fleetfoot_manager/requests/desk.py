@@ -20,7 +20,7 @@ from sqlalchemy.exc import OperationalError
 
 from fleetfoot_manager import documents, rights, schema
 from fleetfoot_manager.catalogue import Candidate
-from fleetfoot_manager.requests import device_acts, devices, overview, releases, rollouts
+from fleetfoot_manager.requests import approvals, device_acts, devices, groups, overview, releases, rollouts
 from fleetfoot_manager.work import Work
 from fleetfoot_protocol import times, trust
 from fleetfoot_protocol.codes import Code
@@ -49,6 +49,10 @@ HANDLERS: dict[str, Handler] = {
     "release.archive": releases.archive,
     "release.recall": releases.recall,
     "release.lift": releases.lift,
+    "group.list": groups.listing,
+    "group.show": groups.show,
+    "group.drift": groups.drift,
+    "group.policy": groups.policy,
     "device.enroll": devices.enroll,
     "device.list": devices.listing,
     "device.show": devices.show,
@@ -61,6 +65,8 @@ HANDLERS: dict[str, Handler] = {
     "device.downgrades": device_acts.downgrades,
     "rollout.plan": rollouts.plan,
     "rollout.start": rollouts.start,
+    "rollout.approve": approvals.approve,
+    "rollout.reject": approvals.reject,
     "rollout.list": rollouts.listing,
     "rollout.show": rollouts.show,
     "rollout.pause": rollouts.pause,

@@ -99,7 +99,7 @@ def row_of(entry: DeviceEntry, versions: dict[str, str]) -> dict[str, Any]:
 
 
 def _component(one: ComponentStatus, versions: dict[str, str]) -> dict[str, Any]:
-    badge, code, reason = _badge(one)
+    badge, code, reason = badge_of(one)
     target = one.target if one.state is not Lifecycle.IDLE else None
     return some(
         version=one.running.version if one.running else None,
@@ -113,7 +113,7 @@ def _component(one: ComponentStatus, versions: dict[str, str]) -> dict[str, Any]
     )
 
 
-def _badge(one: ComponentStatus) -> tuple[str, str, str]:
+def badge_of(one: ComponentStatus) -> tuple[str, str, str]:
     """(badge, code, reason): what is in hand, else how the last work ended, else a standing rejection."""
     answered = one.answered
     if one.state is not Lifecycle.IDLE:

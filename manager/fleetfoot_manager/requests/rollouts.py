@@ -4,7 +4,7 @@ import secrets
 import string
 from typing import Any
 
-from fleetfoot_manager import compose, derive, planning, rights, rollout
+from fleetfoot_manager import compose, derive, planning, policies, rights, rollout
 from fleetfoot_manager.catalogue import ReleaseRow
 from fleetfoot_manager.requests import arguments
 from fleetfoot_manager.requests.answers import fitted, moment, some
@@ -25,7 +25,7 @@ from fleetfoot_protocol.documents import MAX_TARGETS
 from fleetfoot_protocol.errors import FleetfootError, TrustError
 from fleetfoot_protocol.events import Event
 from fleetfoot_protocol.reports import Request
-from fleetfoot_protocol.states import Terminal
+from fleetfoot_protocol.states import RolloutState, Terminal
 
 _ID_LETTERS = string.ascii_lowercase + string.digits
 _ID_LENGTH = 10
@@ -76,7 +76,7 @@ def _demand_signed(work: Work, release: ReleaseRow) -> None:
 
 
 def start(work: Work, request: Request) -> dict[str, Any]:
-    """`rollout.start`: plans anew and starts at once."""
+    """`rollout.start`: plans anew, and starts at once unless a group demands approval first."""
     asked = arguments.parse(arguments.RolloutPlan, request.arguments)
     rights.demand(work.house.root, request, asked.groups)
     _demand_no_other(work, asked)
@@ -88,15 +88,9 @@ def start(work: Work, request: Request) -> dict[str, Any]:
     shown = planning.describe(made)
     work.add(made.rollout)
     _tell_planned(work, made.rollout)
-    work.advance(name, Start())
-    for entry in made.devices:
-        status = entry.status
-        report = derive.report(made.rollout, status, None) if status else None
-        if report is not None and name in work.rollouts:
-            work.advance(name, report)
-    after = work.rollout(name)
-    if after is None:
-        raise AssertionError("a rollout that was just started is gone")
+    policies.keep_order(work.tx, policies.Order(name, request.operator, asked))
+    waits = made.rollout.state is RolloutState.AWAITING_APPROVAL
+    after = made.rollout if waits else begin(work, made)
     data = {
         "rollout": name,
         "groups": list(asked.groups),
@@ -106,9 +100,25 @@ def start(work: Work, request: Request) -> dict[str, Any]:
         "strategy": "immediate" if asked.immediate else "waves",
         "waves": list(after.waves),
         "node_count": after.total,
+        "approval": waits,
     }
     work.audit(request.operator, "group.upgrade.schedule", data)
-    return {"rollout": name, "revision": after.revision, "plan": shown}
+    return {"rollout": name, "revision": after.revision, "state": str(after.state), "plan": shown}
+
+
+def begin(work: Work, made: planning.Planned) -> Rollout:
+    """Start a rollout that stands as planned, and tell it what its devices have said already."""
+    name = made.rollout.id
+    work.advance(name, Start())
+    for entry in made.devices:
+        status = entry.status
+        report = derive.report(made.rollout, status, None) if status else None
+        if report is not None and name in work.rollouts:
+            work.advance(name, report)
+    after = work.rollout(name)
+    if after is None:
+        raise AssertionError("a rollout that was just started is gone")
+    return after
 
 
 def _tell_planned(work: Work, of: Rollout) -> None:
@@ -154,14 +164,20 @@ def listing(work: Work, request: Request) -> dict[str, Any]:
 
 def show(work: Work, request: Request) -> dict[str, Any]:
     """`rollout.show`: with its devices, as many as fit; those that need a look come first then."""
-    of = _named(work, request, arguments.parse(arguments.RolloutName, request.arguments).rollout)
+    of = named(work, request, arguments.parse(arguments.RolloutName, request.arguments).rollout)
     members = list(of.cohort)
     if len(members) > _SHOWN:
         members.sort(key=lambda member: _INTERESTING.index(of.devices[member.device].terminal))
     rows = [_device(of, *member) for member in members[:_SHOWN]]
     rows, _ = fitted(rows)
     more = len(of.cohort) - len(rows)
-    return {**row_of(of), "devices": rows, **({"more": more} if more else {})}
+    order = policies.order_of(work.tx, of.id)
+    return {
+        **row_of(of),
+        **(order.row() if order else {}),
+        "devices": rows,
+        **({"more": more} if more else {}),
+    }
 
 
 def pause(work: Work, request: Request) -> dict[str, Any]:
@@ -197,13 +213,8 @@ def _act(work: Work, request: Request, event: RolloutEvent) -> dict[str, Any]:
 
 def _steer(work: Work, request: Request, name: str, event: RolloutEvent, **more: str) -> dict[str, Any]:
     """Let a person's act happen, if the person has seen what the rollout is now."""
-    of = _named(work, request, name)
-    if request.revision is not None and not of.steered <= request.revision <= of.revision:
-        raise FleetfootError(
-            "conflict",
-            f"rollout {name} is {of.state} in wave {of.wave} at revision {of.revision},"
-            f" not as it was at revision {request.revision}",
-        )
+    of = named(work, request, name)
+    demand_seen(request, of)
     if of.id not in work.rollouts:
         raise rollout.IllegalTransition(of, event)
     after = work.advance(name, event)
@@ -220,7 +231,17 @@ def _steer(work: Work, request: Request, name: str, event: RolloutEvent, **more:
     return row_of(after)
 
 
-def _named(work: Work, request: Request, name: str) -> Rollout:
+def demand_seen(request: Request, of: Rollout) -> None:
+    """Raise FleetfootError `conflict` if the person acts on something else than what the rollout is now."""
+    if request.revision is not None and not of.steered <= request.revision <= of.revision:
+        raise FleetfootError(
+            "conflict",
+            f"rollout {of.id} is {of.state} in wave {of.wave} at revision {of.revision},"
+            f" not as it was at revision {request.revision}",
+        )
+
+
+def named(work: Work, request: Request, name: str) -> Rollout:
     """The rollout, if it exists and the operator has the verb's right in all of its groups."""
     of = work.rollout(name)
     if of is None:

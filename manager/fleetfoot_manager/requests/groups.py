@@ -1,0 +1,143 @@
+"""The verbs about groups: who is in them and runs what, who differs from what is wanted, and policies."""
+
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
+
+import sqlalchemy as sa
+
+from fleetfoot_manager import catalogue, inventory, planning, policies, publisher, rights, schema
+from fleetfoot_manager.inventory import DeviceEntry
+from fleetfoot_manager.requests import arguments
+from fleetfoot_manager.requests.answers import fitted, some
+from fleetfoot_manager.requests.devices import badge_of
+from fleetfoot_manager.work import Work
+from fleetfoot_protocol.documents import Desired
+from fleetfoot_protocol.errors import FleetfootError
+from fleetfoot_protocol.reports import ComponentStatus, Request, Status
+from fleetfoot_protocol.resolve import Act, Device, Plan, Why, resolve
+from fleetfoot_protocol.topics import Kind
+
+#: Answers of `resolve` with which a device is where its documents want it.
+_AT_HOME = frozenset({Why.CURRENT, Why.PINNED, Why.NO_GOAL})
+_NOTHING = "nothing"
+
+
+def listing(work: Work, request: Request) -> dict[str, Any]:
+    """`group.list`: the groups that the operator may read."""
+    arguments.parse(arguments.Nothing, request.arguments)
+    rights.demand_anywhere(work.house.root, request)
+    names = rights.readable(work.house.root, request, inventory.groups(work.tx))
+    rows, more = fitted([_row(work, name) for name in names])
+    return {"groups": rows, **({"more": more} if more else {})}
+
+
+def show(work: Work, request: Request) -> dict[str, Any]:
+    """`group.show`: one group with its policy."""
+    return _row(work, _named(work, request))
+
+
+def _named(work: Work, request: Request) -> str:
+    asked = arguments.parse(arguments.GroupName, request.arguments)
+    rights.demand(work.house.root, request, [asked.group])
+    if asked.group not in inventory.groups(work.tx):
+        raise FleetfootError("not_found", f"no devices are enrolled in group {asked.group}")
+    return asked.group
+
+
+def _row(work: Work, group: str) -> dict[str, Any]:
+    entries = work.devices.members(work.tx, [group])
+    components = summary(entries)
+    for name, one in components.items():
+        intent = work.intent(group, name)
+        one |= some(baseline=intent.baseline.version if intent.baseline else None)
+        one |= {"standing": len(intent.standing), "withdrawn": len(intent.withdrawn)}
+    return {
+        "group": group,
+        "devices": len(entries),
+        "online": sum(entry.online for entry in entries),
+        "components": components,
+        "policy": policies.of_group(work.tx, group).model_dump(),
+    }
+
+
+def summary(entries: Iterable[DeviceEntry]) -> dict[str, dict[str, Any]]:
+    """component -> how many devices run which version and are in which state (by the words of badges)."""
+    versions: dict[str, Counter[str]] = {}
+    states: dict[str, Counter[str]] = {}
+    for entry in entries:
+        for name, one in entry.status.components.items() if entry.status else ():
+            running = one.running.version if one.running else _NOTHING
+            versions.setdefault(name, Counter())[running] += 1
+            states.setdefault(name, Counter())[badge_of(one)[0]] += 1
+    return {
+        name: {"versions": dict(versions[name].most_common()), "states": dict(states[name].most_common())}
+        for name in sorted(versions)
+    }
+
+
+def drift(work: Work, request: Request) -> dict[str, Any]:
+    """`group.drift`: devices that are not where the documents want them, and why as far as is known."""
+    group = _named(work, request)
+    table = schema.documents.c
+    told = work.tx.scalars(
+        sa.select(table.component).where(table.kind == str(Kind.GROUP_DESIRED), table.group == group)
+    )
+    wanted = {name: publisher.stored_desired(work.tx, group, name) for name in sorted(told)}
+    entries = work.devices.members(work.tx, [group])
+    rows = [row for entry in entries for row in _drift_of(work, entry, wanted)]
+    unheard = [entry.id for entry in entries if entry.status is None]
+    shown, more = fitted(rows)
+    found = {"group": group, "devices": len(entries), "drift": shown, "unheard": unheard[:100]}
+    return {**found, "unheard_count": len(unheard), **({"more": more} if more else {})}
+
+
+def _drift_of(work: Work, entry: DeviceEntry, wanted: dict[str, Desired | None]) -> list[dict[str, Any]]:
+    status, found = entry.status, []
+    if status is None:
+        return []
+    for name, one in status.components.items():
+        own = publisher.stored_own(work.tx, entry.group, entry.id, name)
+        device = Device(entry.id, status.labels, one.running, one.previous, one.refused, one.floor)
+        plan = resolve(wanted.get(name), own, device)
+        if plan.why not in _AT_HOME:
+            found.append(_drift_row(work, entry, status, name, one, plan))
+    return found
+
+
+def _drift_row(
+    work: Work, entry: DeviceEntry, status: Status, name: str, one: ComponentStatus, plan: Plan
+) -> dict[str, Any]:
+    code, reason = str(plan.code or ""), ""
+    row = catalogue.by_digest(work.tx, plan.goal.digest) if plan.goal else None
+    if plan.act is Act.INSTALL and plan.goal is not None and row is not None:
+        refused = planning.refusal(status, row.manifest, plan.goal)
+        code, reason = (str(refused.code), refused.reason) if refused else ("", "")
+    return {
+        "device": entry.id,
+        "component": name,
+        "online": entry.online,
+        "act": str(plan.act),
+        "why": str(plan.why),
+        **some(
+            runs=one.running.version if one.running else None,
+            wants=plan.goal.version if plan.goal else None,
+            rollout=plan.rollout,
+            code=code,
+            reason=reason,
+        ),
+        "badge": badge_of(one)[0],
+    }
+
+
+def policy(work: Work, request: Request) -> dict[str, Any]:
+    """`group.policy`: what is given is changed; also for a group that has no devices yet."""
+    asked = arguments.parse(arguments.GroupPolicy, request.arguments)
+    rights.demand(work.house.root, request, [asked.group])
+    before = policies.of_group(work.tx, asked.group)
+    after = before.model_copy(update=asked.model_dump(exclude_none=True, exclude={"group"}))
+    if after != before:
+        policies.keep(work.tx, asked.group, after)
+        data = {"group": asked.group, "before": before.model_dump(), "after": after.model_dump()}
+        work.audit(request.operator, "group.policy", data)
+    return {"group": asked.group, "policy": after.model_dump()}

@@ -1,0 +1,90 @@
+"""Groups: what runs in them, and who is not where the documents want them."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.manager.enginerig import Rig
+from tests.manager.realm import COMPONENT, Bundle, Device, Realm, runs
+
+from fleetfoot_protocol.reports import PolicySummary
+from fleetfoot_protocol.states import Lifecycle
+
+
+@pytest.fixture
+def rig(tmp_path: Path) -> Iterator[Rig]:
+    rig = Rig(Realm(tmp_path))
+    rig.connect()
+    yield rig
+    rig.close()
+
+
+@pytest.fixture
+def devices(rig: Rig) -> dict[str, Device]:
+    """A hall of four with the baseline 1.1.0: current, behind, ahead, and one never heard."""
+    names = ("current", "behind", "ahead", "unheard")
+    found = {name: Device(name, "hall") for name in names}
+    rig.enroll(*found.values(), Device("lone", "yard"))
+    bundles = releases(rig)
+    for bundle in bundles.values():
+        rig.publish(bundle)
+    for name in names[:3]:
+        rig.say(found[name], found[name].status(runs(bundles["1.1.0"])))
+    rig.start(bundles["1.1.0"], "hall", waves=[4], breaker=0, device_timeout=1)
+    rig.say(found["unheard"], found["unheard"].status(runs(bundles["1.1.0"])))
+    rig.say(found["behind"], found["behind"].status(runs(bundles["1.0.0"])))
+    rig.say(found["ahead"], found["ahead"].status(runs(bundles["1.2.0"])))
+    return found
+
+
+def releases(rig: Rig) -> dict[str, Bundle]:
+    return {f"1.{n}.0": rig.realm.release(f"1.{n}.0", n + 1) for n in range(3)}
+
+
+def test_a_group_tells_versions_states_and_its_baseline(rig: Rig, devices: dict[str, Device]) -> None:
+    hall, yard = rig.do("group.list")["groups"]
+    assert (hall["group"], hall["devices"], yard["group"], yard["components"]) == ("hall", 4, "yard", {})
+    one = hall["components"][COMPONENT]
+    assert one["versions"] == {"1.1.0": 2, "1.0.0": 1, "1.2.0": 1}
+    assert one["states"] == {"idle": 4}
+    assert one["baseline"] == "1.1.0"
+    assert rig.do("group.show", {"group": "hall"}) == hall
+    status = rig.do("manager.status")
+    assert status["components"][COMPONENT]["versions"] == one["versions"]
+
+
+def test_drift_is_who_is_not_where_the_documents_want_them(rig: Rig, devices: dict[str, Device]) -> None:
+    rig.enroll(Device("new", "hall"))
+    found = rig.do("group.drift", {"group": "hall"})
+    assert {(r["device"], r["why"], r["runs"], r["wants"]) for r in found["drift"]} == {
+        ("behind", "ordered", "1.0.0", "1.1.0"),
+        ("ahead", "ahead", "1.2.0", "1.1.0"),
+    }
+    assert found["unheard"] == ["new"]
+
+
+def test_drift_names_what_the_device_itself_forbids(rig: Rig, devices: dict[str, Device]) -> None:
+    old = releases(rig)["1.0.0"]
+    off = PolicySummary(enabled=False, channels=("stable",))
+    rig.say(devices["behind"], devices["behind"].status(runs(old), policy=off))
+    found = {r["device"]: r for r in rig.do("group.drift", {"group": "hall"})["drift"]}
+    assert found["behind"]["code"] == "upgrade_disabled"
+
+
+def test_who_is_pinned_does_not_drift(rig: Rig, devices: dict[str, Device]) -> None:
+    rig.do("device.pin", {"device": "behind", "component": COMPONENT})
+    found = rig.do("group.drift", {"group": "hall"})
+    assert [r["device"] for r in found["drift"]] == ["ahead"]
+
+
+def test_states_are_counted_by_the_words_that_are_shown(rig: Rig, devices: dict[str, Device]) -> None:
+    device = devices["behind"]
+    rig.say(device, device.status(runs(releases(rig)["1.0.0"], state=Lifecycle.DOWNLOADING)))
+    states = rig.do("group.show", {"group": "hall"})["components"][COMPONENT]["states"]
+    assert states == {"idle": 3, "upgrading": 1}
+
+
+def test_a_group_without_devices_is_not_found_but_may_have_a_policy(rig: Rig) -> None:
+    assert rig.ask("group.show", {"group": "attic"}).code == "not_found"
+    assert rig.do("group.policy", {"group": "attic", "approval": "always"})["policy"]["approval"] == "always"
+    assert rig.ask("group.policy", {"group": "attic", "approval": "sometimes"}).code == "request_invalid"
