@@ -21,7 +21,9 @@ STALE = Code.UPGRADE_STALE
 
 
 @pytest.fixture
-def aim(tmp_path: Path) -> Iterator[Target]:
+def aim(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Target]:
+    """A device whose session with the broker counts as settled from the beginning."""
+    monkeypatch.setattr(freshness, "FOLLOWS_SECONDS", 0)
     with target(tmp_path) as made:
         yield made
 
@@ -72,6 +74,7 @@ def test_row_11_an_order_that_a_heartbeat_names_and_that_does_not_come_is_an_ala
     order = aim.settle()  # the same sequence is not yet an order that is newer
     assert order.sequence == withheld.sequence
     named = order.model_copy(update={"sequence": order.sequence + 100})
+    monkeypatch.setattr(freshness, "FOLLOWS_SECONDS", 60)
     heartbeat(aim, soon(0), soon(3600), named)
     aim.settle()
     assert not alarmed(aim, STALE)  # it may be on its way
@@ -92,6 +95,19 @@ def test_row_11_a_device_that_never_heard_a_heartbeat_says_so(aim: Target) -> No
     aim.settle()
     until(lambda: alarmed(aim, STALE), "the loss of freshness is told")
     aim.obey()
+
+
+def test_a_device_that_has_just_woken_up_waits_for_the_heartbeat_that_the_broker_holds(
+    aim: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heartbeat(aim, soon(-3600), soon(-10))
+    monkeypatch.setattr(freshness, "FOLLOWS_SECONDS", 3600)
+    aim.settle()
+    assert not alarmed(aim, STALE)
+    heartbeat(aim, soon(-5), soon(3600))
+    aim.settle()
+    assert not alarmed(aim, STALE)
+    assert aim.told(STALE) == 0
 
 
 @row(12, "an expired order, with a clock that may be trusted", "answered as expired; the next order obeyed",

@@ -4,8 +4,10 @@ Losing freshness is an alarm and never blocks anything (contract section 4, "Ord
 of any clock will do here: that of the device, and that of the signed documents.
 """
 
+import time
 from collections.abc import Iterable
 
+from fleetfoot_agent.spool import Link
 from fleetfoot_agent.worker.memory import Memory
 from fleetfoot_agent.worker.planning import Clock
 from fleetfoot_protocol.documents import Heartbeat, expired
@@ -38,6 +40,18 @@ def next_look(memory: Memory, components: Iterable[str], now: int) -> int:
     if heartbeat is not None and now < _follows_until(memory) and _behind(memory, heartbeat, components):
         return min(now + LOOK_SECONDS, int(_follows_until(memory)) + 1)
     return now + LOOK_SECONDS
+
+
+def settles_in(link: Link | None, boot_id: str) -> float:
+    """Seconds until a session with the broker is old enough for what it holds to have come; 0 if it is.
+
+    A device that has been in a box, or asleep, hears of the present only then. The courier's word will do: a
+    hostile one could keep the alarm itself from being told just as well.
+    """
+    if link is None or link.boot_id != boot_id:
+        return 0.0
+    age = time.clock_gettime(time.CLOCK_BOOTTIME) - link.since
+    return max(0.0, FOLLOWS_SECONDS - age) if age >= 0 else 0.0
 
 
 def _follows_until(memory: Memory) -> float:

@@ -164,6 +164,7 @@ class Session:
         self._reader = Reader(config, memory, spool)
         self._time_floor = memory.time_floor()
         self._answers: dict[str, Answer | None] = {}
+        self._settled_at: int | None = None
         self.drivers = {
             name: Driver(
                 config,
@@ -268,7 +269,7 @@ class Session:
     def _next_wake(self) -> WakeAt:
         times = [d.wants.at for d in self.drivers.values() if d.wants.at is not None]
         now = int(time.time())
-        times.append(freshness.next_look(self._memory, self.drivers, now))
+        times.append(self._settled_at or freshness.next_look(self._memory, self.drivers, now))
         if (more_roots := self._memory.go_ends(now)) is not None:
             times.append(more_roots)
         wall = min(times)
@@ -317,9 +318,12 @@ class Session:
 
     def _freshness(self, clock: Clock) -> None:
         stands = Code.UPGRADE_STALE in self._memory.alarms
-        if why := freshness.lost(self._memory, self.drivers, clock, stands=stands):
+        why = freshness.lost(self._memory, self.drivers, clock, stands=stands)
+        left = 0.0 if stands else freshness.settles_in(self._spool.link(), platform_facts.boot_id())
+        self._settled_at = clock.now + int(left) + 1 if why and left else None
+        if why and not left:
             self._reporter.alarm(Code.UPGRADE_STALE, why)
-        else:
+        elif not why:
             self._memory.set_alarm(Code.UPGRADE_STALE, False)
 
     def _way_back(self) -> None:
