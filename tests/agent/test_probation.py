@@ -163,6 +163,17 @@ def test_a_check_by_exit_status(component: Component) -> None:
     assert (problem(component, missing) or "").startswith("/nonexistent/check cannot be run")
 
 
+def test_no_check_is_passed_over_because_there_are_many(
+    component: Component, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "fleetfoot_agent.worker.checks.failure", lambda check: "no" if check.argv == ("last",) else None
+    )
+    many = [Check("exec", argv=(f"check-{number}",)) for number in range(100)]
+    assert problem(component, *many) is None
+    assert problem(component, *many, Check("exec", argv=("last",))) == "no"
+
+
 def test_the_first_check_that_fails_is_told(component: Component) -> None:
     bad, worse = exec_check("raise SystemExit(1)"), exec_check("raise SystemExit(2)")
     assert problem(component, exec_check("pass"), bad, worse) == f"{sys.executable} exits with 1"

@@ -15,15 +15,15 @@ def failure(check: Check) -> str | None:
 
 
 def try_all(checks: tuple[Check, ...]) -> tuple[CheckResult, ...]:
-    """Try the checks in order, up to the first one that fails."""
+    """Try the checks in order, up to the first one that fails. The last `MAX_CHECKS` results are told."""
     results: list[CheckResult] = []
-    for check in checks[:MAX_CHECKS]:
+    for check in checks:
         why = failure(check)
         name = line(check.url or " ".join(check.argv))
         results.append(CheckResult(check=name, healthy=why is None, message=line(why or "")))
         if why is not None:
             break
-    return tuple(results)
+    return tuple(results[-MAX_CHECKS:])
 
 
 def _http(check: Check) -> str | None:
