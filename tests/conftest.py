@@ -17,6 +17,8 @@ from pathlib import Path
 import pytest
 from tests.lab import host as lab
 
+from fleetfoot_agent.worker import unzstd
+
 
 @dataclass(frozen=True)
 class Capability:
@@ -49,6 +51,7 @@ CAPABILITIES: dict[str, Capability] = {
     "mosquitto": Capability(on_path("mosquitto"), "apt-get install mosquitto"),
     "dash": Capability(on_path("dash"), "apt-get install dash"),
     "busybox": Capability(on_path("busybox"), "apt-get install busybox"),
+    "zstd": Capability(unzstd.available, "apt-get install libzstd1"),
     "strace": Capability(traces, "apt-get install strace, on a machine that lets processes be traced"),
     "shellcheck": Capability(on_path("shellcheck"), "apt-get install shellcheck"),
 }

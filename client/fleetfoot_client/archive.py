@@ -18,8 +18,9 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Final
+from typing import IO, Final, Literal, Protocol
 
+from fleetfoot_client.zstd import ZstdWriter
 from fleetfoot_protocol.codes import Code
 from fleetfoot_protocol.errors import UpgradeError
 from fleetfoot_protocol.tree import (
@@ -33,6 +34,7 @@ from fleetfoot_protocol.tree import (
     tree_sha256,
 )
 
+Format = Literal["tar.gz", "tar.zst"]
 DEFAULT_CHUNK_SIZE: Final = 1 << 20
 
 _BLOCK: Final = 512
@@ -54,7 +56,7 @@ class ArchiveFacts:
     Lengths and sizes in bytes, digests in hex; `index` is the 32-byte sha256 of each chunk in order.
     """
 
-    format: str
+    format: Format
     length: int
     sha256: str
     chunk_size: int
@@ -66,9 +68,13 @@ class ArchiveFacts:
 
 
 def build_archive(
-    folder: Path, out_file: IO[bytes] | Path, *, chunk_size: int = DEFAULT_CHUNK_SIZE
+    folder: Path,
+    out_file: IO[bytes] | Path,
+    *,
+    chunk_size: int = DEFAULT_CHUNK_SIZE,
+    form: Format = "tar.gz",
 ) -> ArchiveFacts:
-    """Write `folder`'s content as a `tar.gz` to `out_file` and return its facts.
+    """Write `folder`'s content as a `tar.gz` or `tar.zst` to `out_file` and return its facts.
 
     `out_file` is a path outside `folder`, which then holds the whole archive or is left as it was, or a
     file that can be read, written and seeked, from its position on. `chunk_size` (bytes, at most 16 MiB)
@@ -78,13 +84,13 @@ def build_archive(
     if not 0 < chunk_size <= MAX_CHUNK_SIZE:
         raise ValueError(f"chunk_size must be 1 to {MAX_CHUNK_SIZE}, not {chunk_size}")
     if not isinstance(out_file, Path):
-        return _build(folder, out_file, chunk_size)
+        return _build(folder, out_file, chunk_size, form)
     if out_file.resolve().is_relative_to(folder.resolve()):
         raise ValueError(f"the archive {out_file} would lie inside the folder that it packs")
     temporary = out_file.with_name(f".{out_file.name}.{secrets.token_hex(4)}.tmp")
     with open(temporary, "x+b") as file:
         try:
-            facts = _build(folder, file, chunk_size)
+            facts = _build(folder, file, chunk_size, form)
             os.fsync(file.fileno())
             os.replace(temporary, out_file)
         except BaseException:
@@ -93,9 +99,9 @@ def build_archive(
     return facts
 
 
-def _build(folder: Path, out: IO[bytes], chunk_size: int) -> ArchiveFacts:
+def _build(folder: Path, out: IO[bytes], chunk_size: int, form: Format) -> ArchiveFacts:
     start = out.tell()
-    writer = _GzipWriter(out)
+    writer: _Writer = ZstdWriter(out) if form == "tar.zst" else _GzipWriter(out)
     members = [_write_member(writer, folder, member) for member in _scan(folder)]
     writer.write(bytes(2 * _BLOCK))
     writer.write(bytes(-writer.unpacked % _RECORD))
@@ -106,7 +112,7 @@ def _build(folder: Path, out: IO[bytes], chunk_size: int) -> ArchiveFacts:
     out.seek(start)
     sha256, index = _index(out, length, chunk_size)
     return ArchiveFacts(
-        format="tar.gz",
+        format=form,
         length=length,
         sha256=sha256,
         chunk_size=chunk_size,
@@ -153,7 +159,17 @@ def _file_mode(path: str, mode: int) -> int:
     return 0o755 if mode & 0o111 else 0o644
 
 
-def _write_member(writer: "_GzipWriter", folder: Path, member: Member) -> Member:
+class _Writer(Protocol):
+    """What compresses: one stream; `unpacked` counts the bytes that went in."""
+
+    unpacked: int
+
+    def write(self, data: bytes) -> None: ...
+
+    def finish(self) -> None: ...
+
+
+def _write_member(writer: _Writer, folder: Path, member: Member) -> Member:
     """Write header and content; return the member with the digest of what was written."""
     for header in _headers(member):
         writer.write(header)

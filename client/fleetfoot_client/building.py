@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from fleetfoot_client import bundle as bundles
 from fleetfoot_client import files
-from fleetfoot_client.archive import ArchiveFacts, build_archive
+from fleetfoot_client.archive import ArchiveFacts, Format, build_archive
 from fleetfoot_client.bundle import Bundle
 from fleetfoot_protocol import dsse, platforms, times
 from fleetfoot_protocol.documents import Artifact, Release
@@ -67,6 +67,7 @@ class Recipe:
     min_agent: str = "0.1.0"
     hw: tuple[str, ...] = ()
     sources: tuple[str, ...] = ()
+    form: Format = "tar.gz"
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +131,7 @@ def _make(folder: Path, recipe: Recipe, counter: int, created: str, work: Path) 
     blobs = work / bundles.BLOBS
     blobs.mkdir()
     packed = blobs / "packing"
-    found = build_archive(folder, packed)
+    found = build_archive(folder, packed, form=recipe.form)
     packed.rename(blobs / found.sha256)
     files.write_new(blobs / found.index_sha256, found.index)
     release = _manifest(recipe, found, counter, created)
@@ -170,7 +171,7 @@ def _artifact(place: Place, recipe: Recipe, found: ArchiveFacts) -> Artifact:
         arch=place.arch,
         libc=place.libc,
         hw=recipe.hw,
-        format="tar.gz",
+        format=found.format,
         length=found.length,
         sha256=found.sha256,
         chunk_size=found.chunk_size,

@@ -32,7 +32,8 @@ class Environment:
 
     free: bytes free where the component is installed; staged: whether the release already lies unpacked;
     window_open, splay_over: whether the owner's maintenance window is open and the waiting time over (true
-    where there is none); consent: the owner's answer (`accept` where nobody is asked).
+    where there is none); consent: the owner's answer (`accept` where nobody is asked); formats: what can be
+    unpacked here, None where nobody has looked.
     """
 
     platform: Platform
@@ -43,6 +44,7 @@ class Environment:
     window_open: bool = True
     consent: Literal["accept", "refuse", "defer"] = "accept"
     splay_over: bool = True
+    formats: frozenset[str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,15 +127,21 @@ def _now(environment: Environment) -> Permission | None:
 def allow(plan: Plan, release: Release, rules: Rules, environment: Environment) -> Permission:
     """Whether to proceed with a plan that INSTALLs, STAGEs or RETURNs to `release`.
 
-    In this order: enabled; platform, agent; channel, hop, pin, min_version; disk; window, consent, splay.
-    A RETURN is stopped only by `enabled = false`, a platform that does not fit, a `min_agent` beyond this
-    agent, a pin and a full disk.
+    In this order: enabled; platform, format, agent; channel, hop, pin, min_version; disk; window, consent,
+    splay. A RETURN is stopped only by `enabled = false`, a platform that does not fit, a format that cannot
+    be unpacked, a `min_agent` beyond this agent, a pin and a full disk.
     """
     if not rules.enabled:
         return _reject(Code.UPGRADE_DISABLED, "upgrades are disabled on this device")
     artifact = find_artifact(release, environment.platform)
     if isinstance(artifact, Permission):
         return artifact
+    formats = environment.formats
+    if formats is not None and artifact.format not in formats and not environment.staged:
+        known = ", ".join(sorted(formats))
+        return _reject(
+            Code.UPGRADE_INCOMPATIBLE, f"this device cannot unpack {artifact.format}, only {known}"
+        )
     if versions.key(release.min_agent) > versions.key(environment.agent):
         return _reject(
             Code.UPGRADE_AGENT_TOO_OLD, f"needs agent {release.min_agent}, this is {environment.agent}"

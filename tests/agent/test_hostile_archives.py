@@ -290,7 +290,7 @@ UNBEARABLE = [
     ({"length": 2048 * CHUNK + 1}, Code.UPGRADE_ARCHIVE_REFUSED),
     ({"index": b""}, Code.UPGRADE_LENGTH_MISMATCH),
     ({"index": bytes(64)}, Code.UPGRADE_LENGTH_MISMATCH),
-    ({"format": "tar.zst"}, Code.UPGRADE_INCOMPATIBLE),
+    ({"format": "tar.xz"}, Code.UPGRADE_INCOMPATIBLE),
 ]
 
 

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Final
 
-from fleetfoot_agent.worker.gunzip import GzipStream, verified_chunks
+from fleetfoot_agent.worker.gunzip import GzipStream, PieceStream, verified_chunks
 from fleetfoot_agent.worker.tarstream import Entry, TarReader, refused
 from fleetfoot_agent.worker.treewriter import (
     TreeWriter,
@@ -30,6 +30,8 @@ from fleetfoot_agent.worker.treewriter import (
     read_tree,
     sync_tree,
 )
+from fleetfoot_agent.worker.unzstd import ZstdStream
+from fleetfoot_agent.worker.unzstd import available as zstd_available
 from fleetfoot_protocol.codes import Code
 from fleetfoot_protocol.errors import UpgradeError
 from fleetfoot_protocol.tree import (
@@ -46,11 +48,17 @@ from fleetfoot_protocol.tree import (
 )
 
 _DIGEST: Final = 32
+_FORMATS: Final[dict[str, type[PieceStream]]] = {"tar.gz": GzipStream, "tar.zst": ZstdStream}
 _DISK_CODES: Final = {
     errno.ENOSPC: Code.UPGRADE_DISK_FULL,
     errno.EDQUOT: Code.UPGRADE_DISK_FULL,
     errno.EROFS: Code.UPGRADE_READ_ONLY,
 }
+
+
+def formats() -> frozenset[str]:
+    """The formats that can be unpacked here."""
+    return frozenset({"tar.gz", "tar.zst"} if zstd_available() else {"tar.gz"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,10 +125,8 @@ def hash_tree(folder: Path | int) -> list[Member]:
 
 
 def _check_facts(facts: ArtifactFacts) -> None:
-    if facts.format != "tar.gz":
-        raise UpgradeError(
-            Code.UPGRADE_INCOMPATIBLE, f"artifacts of format {facts.format!r} are not supported"
-        )
+    if facts.format not in formats():
+        raise UpgradeError(Code.UPGRADE_INCOMPATIBLE, f"this device cannot unpack {facts.format[:20]!a}")
     if not 0 < facts.chunk_size <= MAX_CHUNK_SIZE:
         raise refused(f"chunks of {facts.chunk_size} bytes, allowed are {MAX_CHUNK_SIZE}")
     if facts.member_count > MAX_MEMBERS:
@@ -157,7 +163,7 @@ def _unpack(
     )
     writer = TreeWriter(root)
     try:
-        members = _write_members(TarReader(GzipStream(chunks)), facts, writer)
+        members = _write_members(TarReader(_FORMATS[facts.format](chunks)), facts, writer)
         members.sort(key=lambda member: path_key(member.path))
         _check_tree(members, facts)
     except TreeError as error:

@@ -67,17 +67,11 @@ def _read(blob: IO[bytes], count: int) -> bytes:
     return chunk
 
 
-class GzipStream:
-    """The unpacked bytes of exactly one gzip member that fills the chunks to their last byte.
-
-    Everything else is `upgrade_archive_refused`: damaged or truncated data, a wrong CRC, bytes or a
-    second member after the end.
-    """
+class PieceStream:
+    """Unpacked bytes of one compressed stream, in pieces. A format says how the next piece is made."""
 
     def __init__(self, chunks: Iterator[bytes]) -> None:
         self._chunks = chunks
-        self._inflate = zlib.decompressobj(_GZIP)
-        self._input = memoryview(b"")
         self._piece = memoryview(b"")
 
     def take(self, count: int) -> bytes:
@@ -99,15 +93,35 @@ class GzipStream:
             yield piece
 
     def rest(self) -> Iterator[memoryview]:
-        """Whatever is left, to the end of the gzip member; then that nothing follows it."""
+        """Whatever is left, to the end of the stream; then that nothing follows it."""
         while self._piece or self._refill():
             piece, self._piece = self._piece, memoryview(b"")
             yield piece
-        if self._inflate.unused_data or self._input or next(self._chunks, b""):
+        if self._has_more():
             raise refused("bytes after the end of the compressed data")
 
     def _refill(self) -> bool:
-        """Unpack the next piece; False at the end of the gzip member."""
+        """Unpack the next piece into `_piece`; False at the end of the stream."""
+        raise NotImplementedError
+
+    def _has_more(self) -> bool:
+        """Whether compressed bytes follow the end of the stream."""
+        raise NotImplementedError
+
+
+class GzipStream(PieceStream):
+    """The unpacked bytes of exactly one gzip member that fills the chunks to their last byte.
+
+    Everything else is `upgrade_archive_refused`: damaged or truncated data, a wrong CRC, bytes or a
+    second member after the end.
+    """
+
+    def __init__(self, chunks: Iterator[bytes]) -> None:
+        super().__init__(chunks)
+        self._inflate = zlib.decompressobj(_GZIP)
+        self._input = memoryview(b"")
+
+    def _refill(self) -> bool:
         while not self._inflate.eof:
             feed = self._inflate.unconsumed_tail or self._next_input()
             try:
@@ -120,6 +134,9 @@ class GzipStream:
             if not feed and not self._inflate.eof:
                 raise refused("the compressed data ends too early")
         return False
+
+    def _has_more(self) -> bool:
+        return bool(self._inflate.unused_data or self._input or next(self._chunks, b""))
 
     def _next_input(self) -> memoryview:
         """Up to `FEED` bytes, none after the last chunk: zlib may still hold unpacked bytes back then."""

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fleetfoot_agent.config import AgentConfig
-from fleetfoot_agent.worker import platform_facts
+from fleetfoot_agent.worker import extract, platform_facts
 from fleetfoot_agent.worker.lifecycle import Record
 from fleetfoot_agent.worker.memory import Memory
 from fleetfoot_protocol.allow import Environment, Permission, Rules, allow
@@ -98,6 +98,7 @@ def permission(
         run=record.run,
         free=platform_facts.free_bytes(Path(config.install_root), Path(config.spool)),
         staged=staged,
+        formats=extract.formats(),
     )
     return allow(plan, release, rules, environment)
 

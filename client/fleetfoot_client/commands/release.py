@@ -55,6 +55,8 @@ def _add_build(group: options.Subparsers) -> None:
     add("--channel", choices=("stable", "beta", "dev"), default="stable", help="default: stable")
     add("--platform", metavar="OS/ARCH[/LIBC]", type=_place, action="append", default=[],
         help="what it runs on; repeatable (default: this machine's system and machine)")  # fmt: skip
+    add("--format", choices=("tar.gz", "tar.zst"), default="tar.gz", dest="form",
+        help="tar.zst is smaller, but only for devices with libzstd (default: tar.gz)")  # fmt: skip
     add("--notes", metavar="TEXT|@FILE", default="", help="what people should know, or @ and a file with it")
     add("--counter", metavar="N", type=options.positive, help="order of releases; chosen if left out")
     add("--min-counter", metavar="N", type=options.natural, default=0,
@@ -128,7 +130,10 @@ def _build(args: argparse.Namespace) -> int:
         min_agent=args.min_agent,
         hw=tuple(args.hw),
         sources=tuple(args.source),
+        form=args.form,
     )
+    if args.form == "tar.zst":
+        terminal.note("a device without libzstd.so.1 answers upgrade_incompatible to a tar.zst release")
     built = building.build(args.folder, recipe, args.out, os.environ, replace=args.replace)
     made = built.bundle
     value = {**_release_json(made), "unchanged": built.unchanged}
