@@ -12,6 +12,7 @@ from docs.generate_codes import codes_page
 from docs.generate_topics import topics_page
 
 from fleetfoot_protocol import dsse
+from fleetfoot_protocol.auditchain import AuditHead
 from fleetfoot_protocol.documents import Desired, Document, Heartbeat, Probe, Release
 from fleetfoot_protocol.dsse import PayloadType
 from fleetfoot_protocol.reports import Reply, Request, RolloutProgress, Status
@@ -31,6 +32,7 @@ MODELS: dict[str, tuple[type[Document], str, PayloadType]] = {
     "reply": (Reply, "Reply of the manager", PayloadType.REPLY),
     "status": (Status, "Status of a device", PayloadType.STATUS),
     "rollout": (RolloutProgress, "Progress of a rollout", PayloadType.ROLLOUT),
+    "audit": (AuditHead, "Head of the audit log", PayloadType.AUDIT),
 }
 
 _BASE64 = {"type": "string", "pattern": "^[A-Za-z0-9+/_-]*={0,2}$"}

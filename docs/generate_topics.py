@@ -41,6 +41,9 @@ ROWS: dict[Kind, Row] = {
     Kind.RELEASE: Row("manager", _signed("release", "release manifest") + "; never changes"),
     Kind.TRUST_ROOT: Row("manager", _signed("root", "trust root") + " of this version"),
     Kind.MANAGER_PRESENCE: Row("manager, its Last Will", _PRESENCE),
+    Kind.AUDIT_HEAD: Row(
+        "manager", _signed("audit", "head of the audit log") + ": its length, its last hash"
+    ),
     Kind.REQUESTS: Row("operator", _signed("request", "request")),
     Kind.REPLIES: Row("manager", _signed("reply", "reply") + " to the request of this id"),
 }

@@ -31,6 +31,7 @@ class PayloadType(StrEnum):
     REPLY = "application/vnd.fleetfoot.reply+json"
     STATUS = "application/vnd.fleetfoot.status+json"
     ROLLOUT = "application/vnd.fleetfoot.rollout+json"
+    AUDIT = "application/vnd.fleetfoot.audit+json"
 
 
 @dataclass(frozen=True, slots=True)

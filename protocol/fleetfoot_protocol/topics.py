@@ -42,6 +42,7 @@ class Kind(StrEnum):
     RELEASE = "release"
     TRUST_ROOT = "trust_root"
     MANAGER_PRESENCE = "manager_presence"
+    AUDIT_HEAD = "audit_head"
     REQUESTS = "requests"
     REPLIES = "replies"
 
@@ -63,6 +64,7 @@ _SHAPES: dict[Kind, tuple[str, bool, int]] = {
     Kind.RELEASE: ("releases/{component}/{digest}", True, 1),
     Kind.TRUST_ROOT: ("trust/root/{step}", True, 1),
     Kind.MANAGER_PRESENCE: ("manager/presence", True, 1),
+    Kind.AUDIT_HEAD: ("manager/audit", True, 1),
     Kind.REQUESTS: ("operators/{operator}/requests", False, 1),
     Kind.REPLIES: ("operators/{operator}/replies", False, 1),
 }

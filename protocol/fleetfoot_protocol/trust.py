@@ -9,6 +9,7 @@ from typing import Annotated, Literal, Self, TypeVar
 from pydantic import Field, model_validator
 
 from fleetfoot_protocol import dsse, keys
+from fleetfoot_protocol.auditchain import AuditHead
 from fleetfoot_protocol.codes import Code
 from fleetfoot_protocol.documents import Desired, Document, Heartbeat, Model, Probe, Release, read
 from fleetfoot_protocol.dsse import Envelope, PayloadType
@@ -189,6 +190,15 @@ def verify_reply(data: bytes, root: TrustRoot) -> Reply:
     if reply.fleet != root.fleet:
         raise TrustError(Code.UPGRADE_SCOPE_MISMATCH, f"signed for fleet {reply.fleet}")
     return reply
+
+
+def verify_audit_head(data: bytes, root: TrustRoot) -> AuditHead:
+    """The signed length and last hash of a manager's audit log."""
+    payload = verify_keys(dsse.decode(data), PayloadType.AUDIT, root, root.role("director"))
+    head = read(AuditHead, payload)
+    if head.fleet != root.fleet:
+        raise TrustError(Code.UPGRADE_SCOPE_MISMATCH, f"signed for fleet {head.fleet}")
+    return head
 
 
 def verify_progress(payload: bytes, attestation: bytes, root: TrustRoot) -> RolloutProgress:

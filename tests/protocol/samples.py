@@ -17,6 +17,7 @@ from fleetfoot_protocol.documents import (
     Release,
     Target,
 )
+from fleetfoot_protocol.auditchain import AuditHead
 from fleetfoot_protocol.dsse import PayloadType
 from fleetfoot_protocol.reports import (
     Answer,
@@ -290,6 +291,8 @@ PROGRESS = RolloutProgress(
     at=NOW,
 )
 
+AUDIT_HEAD = AuditHead(fleet="harbour", count=42, hash="4" * 64, issued=NOW)
+
 #: name -> (payload type, document, names of the keys that sign it)
 DOCUMENTS: dict[str, tuple[PayloadType, Document, tuple[str, ...]]] = {
     "root": (PayloadType.ROOT, ROOT, ("root-1", "root-3")),
@@ -302,4 +305,5 @@ DOCUMENTS: dict[str, tuple[PayloadType, Document, tuple[str, ...]]] = {
     "reply": (PayloadType.REPLY, REPLY, ("director-1",)),
     "status": (PayloadType.STATUS, STATUS, ("device-1",)),
     "rollout": (PayloadType.ROLLOUT, PROGRESS, ("director-1",)),
+    "audit": (PayloadType.AUDIT, AUDIT_HEAD, ("director-1",)),
 }

@@ -30,6 +30,7 @@ VERIFIERS: dict[str, tuple[Verify, tuple[str, ...]]] = {
     "probe": (trust.verify_probe, ("director-1",)),
     "request": (trust.verify_request, ("operator-1",)),
     "reply": (trust.verify_reply, ("director-1",)),
+    "audit": (trust.verify_audit_head, ("director-1",)),
 }
 ALL_KEYS = ("root-1", "root-2", "root-3", "release-1", "release-2", "director-1", "operator-1")
 
