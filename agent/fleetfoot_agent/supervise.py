@@ -328,6 +328,8 @@ class Supervisor:
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
         try:
             return os.open(self._log_path, flags, 0o640)
+        except FileNotFoundError:  # before anything is installed there is no folder for it
+            return os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
         except OSError as error:  # a component must start on a full or read-only disk
             _log.warning("%s: no log at %s: %s", self._component.name, self._log_path, error.strerror)
             return os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
