@@ -23,6 +23,16 @@ DEFAULT_WINDOW = 120.0
 DEFAULT_BOOT_ATTEMPTS = 3
 
 
+#: The channels there are (contract section 4: listing dev admits beta and stable).
+CHANNELS = ("stable", "beta", "dev")
+
+_NUMBER = "(0|[1-9][0-9]*)"
+_PART = "(0|[1-9][0-9]*|[0-9]*[A-Za-z-][0-9A-Za-z-]*)"
+# SemVer 2.0.0 section 2 and 9, without build metadata (contract section 2).
+_VERSION = re.compile(rf"{_NUMBER}\.{_NUMBER}\.{_NUMBER}(-{_PART}(\.{_PART})*)?")
+_LABEL_KEY = re.compile("[A-Za-z0-9][A-Za-z0-9._/-]{0,62}")
+
+
 class ConfigError(FleetfootError):
     """A setting is missing, unknown or has a value it cannot have."""
 
@@ -220,12 +230,41 @@ def _broker(table: _Table, base: Path) -> BrokerConfig:
     return broker
 
 
+def _labels(table: _Table) -> dict[str, str]:
+    labels = table.strings("labels")
+    for key, value in labels.items():
+        if not _LABEL_KEY.fullmatch(key):
+            raise ConfigError(
+                f"{table.where}.labels: a label's name has letters, digits and ./_-, not {key[:80]!a}"
+            )
+        if len(value) > 128 or not value.isprintable():
+            raise ConfigError(f"{table.where}.labels.{key} must have at most 128 visible characters")
+    return labels
+
+
+def _version(where: str, text: str) -> str:
+    """A version as the contract writes it; the whole SemVer library would be too much for a courier."""
+    if len(text) > 64 or not _VERSION.fullmatch(text):
+        raise ConfigError(f"{where} must be a version such as 1.2.3 or 1.2.3-rc.1, not {text[:80]!a}")
+    return text
+
+
 def _policy(table: _Table) -> Policy:
+    channels = table.string_list("allowed_channels", ["stable"])
+    if unknown := sorted(set(channels) - set(CHANNELS)):
+        allowed = ", ".join(CHANNELS)
+        raise ConfigError(f"{table.where}.allowed_channels may name {allowed}, not {unknown[0][:40]!a}")
+    least = table.take("min_version", str, None)
+    pins = table.strings("pins")
+    for name, version in pins.items():
+        if not topics.is_id(name):
+            raise ConfigError(f"{table.where}.pins: {name[:80]!a} is no component")
+        _version(f"{table.where}.pins.{name}", version)
     policy = Policy(
         enabled=table.take("enabled", bool, False),
-        allowed_channels=table.string_list("allowed_channels", ["stable"]),
-        min_version=table.take("min_version", str, None),
-        pins=table.strings("pins"),
+        allowed_channels=channels,
+        min_version=None if least is None else _version(f"{table.where}.min_version", least),
+        pins=pins,
         disk_reserve=int(table.number("disk_reserve", 0, 0, 2**53 - 1)),
         keep_versions=int(table.number("keep_versions", 2, 1, 100)),
     )
@@ -296,7 +335,7 @@ def parse(text: str, path: Path) -> AgentConfig:
         path=path,
         device=_id(agent, "device"),
         group=_id(agent, "group"),
-        labels=agent.strings("labels"),
+        labels=_labels(agent),
         hardware=agent.take("hardware", str, ""),
         state_dir=agent.path("state_dir", base, Path("/var/lib/fleetfoot")),
         run_dir=run_dir,
