@@ -3,12 +3,15 @@
 #   PYTHON=python3.12   the interpreter to build the environment with (3.11 or newer)
 #   UV=                 set up with venv and pip although uv is on the PATH
 #   TESTS=tests/agent   which tests;  ARGS='-k guard'  more arguments for pytest or the demo
+#   CUTS=5000 SEED=1    how many times `make powercuts` cuts the power, and at which moments
 #   N=1000000 FROM=0    how many cases `make fuzz` tries, and which is the first
 
 PYTHON ?= python3
 UV ?= $(shell command -v uv 2>/dev/null)
 TESTS ?=
 ARGS ?=
+CUTS ?= 5000
+SEED ?= 1
 N ?= 1000000
 FROM ?= 0
 
@@ -33,6 +36,7 @@ endif
 help:
 	@echo 'make demo    a broker, a manager and thirty devices on loopback, upgraded before your eyes (ARGS=...)'
 	@echo 'make test    run the tests (TESTS=tests/agent, ARGS="-k guard")'
+	@echo 'make powercuts  cut the power of hosts with real systemd; as root (CUTS=5000, SEED=1)'
 	@echo 'make fuzz    mutate documents and see that none is accepted (N=1000000 cases, FROM=0)'
 	@echo 'make crash   kill and fail every step of an upgrade; takes long (ARGS="--sample 10 --times 5")'
 	@echo 'make check   ruff, mypy --strict, import contracts'
@@ -52,6 +56,10 @@ picture: $(STAMP)
 
 test: $(STAMP)
 	@$(RUN)pytest $(TESTS) $(ARGS) --cov
+
+powercuts: $(STAMP)
+	@FLEETFOOT_REQUIRE=lab FLEETFOOT_CUTS=$(CUTS) FLEETFOOT_SEED=$(SEED) \
+		$(RUN)pytest tests/lab/test_powercuts.py -rP $(ARGS)
 
 fuzz: $(STAMP)
 	@$(RUN)python -m tests.fuzz $(N) $(FROM)

@@ -1,22 +1,26 @@
 """A device in the lab: the shipped units, one adopted unit, releases whose behaviour is a script."""
 
 import json
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from tests.lab.host import Host
 from tests.lab.layers import Layers
-from tests.support.fleet import Bundle, House
+from tests.support.fleet import FLEET, Bundle, House, everybody
 from tests.support.waiting import until
 
+from fleetfoot_agent import durable
 from fleetfoot_agent.layout import ENTRYPOINT_SUFFIX, Layout
 from fleetfoot_agent.spool import CourierSide
 from fleetfoot_agent.worker import extract
 from fleetfoot_agent.worker.journal import read_record
 from fleetfoot_agent.worker.lifecycle import Record
 from fleetfoot_client.cli import main as fleetfoot
-from fleetfoot_protocol import trust
-from fleetfoot_protocol.documents import read
+from fleetfoot_protocol import dsse, times, trust
+from fleetfoot_protocol.documents import Desired, read
+from fleetfoot_protocol.dsse import PayloadType
 from fleetfoot_protocol.errors import FleetfootError
 from fleetfoot_protocol.reports import ComponentStatus, Status
 from fleetfoot_protocol.tree import tree_sha256
@@ -72,6 +76,7 @@ class Shop:
 
     folder: Path
     bundles: dict[str, Bundle] = field(default_factory=dict)
+    sequence: int = 0
 
     def __post_init__(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -106,6 +111,23 @@ class Shop:
         self.bundles[version] = Bundle(path, release, digest, envelope)
         return self.bundles[version]
 
+    def order(self, bundle: Bundle, **goal: Any) -> bytes:
+        """A signed order, newer than all before: everybody runs this release, up or down."""
+        self.sequence += 1
+        now = time.time()
+        document = Desired(
+            fleet=FLEET,
+            group=GROUP,
+            component=COMPONENT,
+            epoch=self.root.epoch,
+            sequence=self.sequence,
+            issued=times.to_text(now - 60),
+            expires=times.to_text(now + 86400),
+            targets=(everybody(f"r-{self.sequence}", bundle.goal(mode="exactly", **goal)),),
+        )
+        signed = dsse.sign(PayloadType.DESIRED, document.payload(), self.house.keys["director"])
+        return dsse.encode(signed)
+
 
 class Device:
     """The device on `host`. Its first boot, `set_up`, does what a package and its owner do."""
@@ -114,18 +136,10 @@ class Device:
         self.host = host
         self.shop = shop
 
-    def set_up(
-        self,
-        *,
-        window: float = 1.0,
-        settle: float = 0.3,
-        unit: str = "",
-        service: str = "",
-        adopt: bool = True,
-    ) -> None:
+    def set_up(self) -> None:
         """Users and folders, identity, configuration, the owner's unit; adopted, agent enabled and started.
 
-        unit and service: more lines of the owner's unit file. The host is on already.
+        The host is on already.
         """
         host = self.host
         host.run("systemd-sysusers", "fleetfoot.conf")
@@ -133,14 +147,19 @@ class Device:
         host.path("/root/root.json").write_bytes(self.shop.house.root_envelope)
         init = ["init", "--device", DEVICE, "--group", GROUP, "--component", COMPONENT, "--enable"]
         host.run("fleetfoot-agent", *init, "--broker", "mqtt://127.0.0.1", "--root", "/root/root.json")
-        host.path("/etc/fleetfoot/agent.toml").write_text(CONFIG.format(window=window, settle=settle))
+        self.configure()
+        host.run("systemctl", "enable", UNIT)
+        host.run("systemctl", "enable", "--now", "fleetfoot-worker.path", "fleetfoot-worker.timer")
+
+    def configure(
+        self, *, window: float = 0.5, settle: float = 0.1, unit: str = "", service: str = ""
+    ) -> None:
+        """The owner's part: agent.toml, the unit file with more lines of each section; adopted (again)."""
+        self.host.path("/etc/fleetfoot/agent.toml").write_text(CONFIG.format(window=window, settle=settle))
         text = UNIT_FILE.format(unit=unit, service=service)
-        host.path(f"/etc/systemd/system/{UNIT}").write_text(text)
-        host.run("systemctl", "daemon-reload")
-        host.run("systemctl", "enable", UNIT, "fleetfoot-worker.path", "fleetfoot-worker.timer")
-        if adopt:
-            self.adopt()
-        host.run("systemctl", "start", "fleetfoot-worker.path", "fleetfoot-worker.timer")
+        self.host.path(f"/etc/systemd/system/{UNIT}").write_text(text)
+        self.host.run("systemctl", "daemon-reload")
+        self.adopt()
 
     def adopt(self, *options: str, check: bool = True) -> str:
         return self.host.run(
@@ -170,7 +189,7 @@ class Device:
             for blob in (bundle.path / "blobs").iterdir():
                 place = courier.blob_path(blob.name)
                 if not place.exists():
-                    place.write_bytes(blob.read_bytes())
+                    durable.write_file(place, blob.read_bytes())
             courier.store_message(f"manifest.{bundle.digest}", bundle.envelope)
         courier.store_message(f"group.{COMPONENT}", document)
         self.host.path("/run/fleetfoot/wake/now").touch()

@@ -179,9 +179,11 @@ class Host:
         return Path(f"/proc/{self.pid}/root{inside}")
 
     def show(self, unit: str, *names: str) -> dict[str, str]:
-        """Properties of a unit."""
-        text = self.run("systemctl", "show", *(f"--property={name}" for name in names), "--", unit)
-        return dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
+        """Properties of a unit; empty ones while systemd cannot be asked yet."""
+        wanted = (f"--property={name}" for name in names)
+        text = self.run("systemctl", "show", *wanted, "--", unit, check=False)
+        found = dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
+        return {name: found.get(name, "") for name in names}
 
     def journal(self, *arguments: str) -> str:
         """What the host's journal has."""
@@ -217,25 +219,27 @@ def own_mounts() -> None:
 
 
 class Opened:
-    """The disk of a host without power, read-only, at `folder`: before anything inside could repair it.
+    """The root of a host without power, as its disk was left: nothing inside has run since.
 
-    Only the file system's own journal is replayed, as any mount does. For a thread with `own_mounts`: what is
-    mounted where other hosts are started from would be held by them.
+    A copy of the disk is mounted at `folder`, so that even the replay of the file system's journal, which any
+    mount does, leaves the disk itself as the cut left it. For a thread with `own_mounts`: what is mounted
+    where other hosts are started from would be held by them.
     """
 
     def __init__(self, host: Host, folder: Path) -> None:
-        self._host = host
-        self.root = folder / "upper"
+        self._copy = host.image.with_suffix(".copy")
+        self._image = host.image
         self._folder = folder
 
     def __enter__(self) -> Path:
         self._folder.mkdir(exist_ok=True)
-        _run("mount", "-o", "loop,ro,noatime", str(self._host.image), str(self._folder))
-        return self.root
+        _run("cp", "--sparse=always", str(self._image), str(self._copy))
+        _run("mount", "-o", "loop,noatime", str(self._copy), str(self._folder))
+        return self._folder / "upper"
 
     def __exit__(self, *_: object) -> None:
         _run("umount", str(self._folder))
-        self._host._disk_is_free()
+        self._copy.unlink()
 
 
 def _removed(folder: str) -> bool:

@@ -122,7 +122,9 @@ def _write_agent(layer: Path) -> Path:
     python = f"{base}/bin/python{sys.version_info[0]}.{sys.version_info[1]}"
     program = layer / "usr/bin/fleetfoot-agent"
     program.parent.mkdir(exist_ok=True)
-    program.write_text(f'#!/bin/sh\nPYTHONPATH={SITE} exec {python} -sP -m fleetfoot_agent "$@"\n')
+    # An interpreter that was moved must not find the machine's own library of its name.
+    environment = f"PYTHONPATH={SITE} LD_LIBRARY_PATH={base}/lib"
+    program.write_text(f'#!/bin/sh\n{environment} exec {python} -sP -m fleetfoot_agent "$@"\n')
     program.chmod(0o755)
     # Compiled before hosts start: what each of them compiled, it would forget with the power.
     subprocess.run(

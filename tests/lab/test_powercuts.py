@@ -1,0 +1,77 @@
+"""Power cuts on real systemd. FLEETFOOT_CUTS: how many; FLEETFOOT_SEED: which (`make powercuts`)."""
+
+import os
+import threading
+from collections.abc import Callable
+
+import pytest
+from tests.lab.conftest import Lab
+from tests.lab.host import Host, Opened, own_mounts
+from tests.lab.powercuts import Cutter, Tally, cut_after_commit, judge, stock
+
+CUTS = int(os.environ.get("FLEETFOOT_CUTS", "200"))
+SEED = os.environ.get("FLEETFOOT_SEED", "1")
+#: (seconds of probation, how many of ten orders are bad) of each host.
+HOSTS = ((0.5, 0.3), (0.5, 0.3), (0.5, 0.0), (4.0, 1.0))
+
+pytestmark = [pytest.mark.needs("lab"), pytest.mark.timeout(300 + 6 * CUTS)]
+
+
+def test_a_power_cut_leaves_a_whole_version_and_a_way_on(
+    lab: Lab, record_property: Callable[[str, object], None]
+) -> None:
+    stock(lab.shop)
+    golden, tally = lab.golden, Tally(CUTS)
+    cutters = [
+        Cutter(lab.host(), golden, lab.shop, tally, f"{SEED}-{number}", window=window, bad=bad)
+        for number, (window, bad) in enumerate(HOSTS)
+    ]
+    threads = [threading.Thread(target=cutter.run, name=cutter.host.name) for cutter in cutters]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    print(tally)
+    record_property("powercuts", str(tally))
+    assert tally.faults == []
+    assert tally.cuts == CUTS
+    assert tally.kept > 0
+    assert tally.changed > 0
+    if CUTS >= 100:  # fewer may miss a moment by chance
+        assert {"staging", "activating", "probation", "rolling_back", "idle"} <= set(tally.states)
+        assert {"none", "1 of 2", "2 of 2"} <= set(tally.trials)
+
+
+def problem_after_the_commit(lab: Lab, host: Host) -> str:
+    """What is wrong with a disk whose power was cut after an upgrade was confirmed; empty if nothing is."""
+    stock(lab.shop)
+    bundle = cut_after_commit(host, lab.golden, lab.shop)
+    problems: list[str] = []
+
+    def look() -> None:
+        own_mounts()
+        with Opened(host, host.image.parent / "judged") as upper:
+            try:
+                verdict = judge(upper, lab.shop)
+            except (AssertionError, ValueError) as error:
+                problems.append(str(error))
+                return
+        run = verdict.record.run
+        committed = run is not None and run.digest == bundle.digest and verdict.trial == "none"
+        problems.append("" if committed else f"the committed version is gone: {verdict}")
+
+    # On a thread: its mounts must not be seen where other hosts are started from.
+    thread = threading.Thread(target=look)
+    thread.start()
+    thread.join()
+    return problems[0]
+
+
+@pytest.mark.parametrize("unsynced", [False, True])
+def test_what_was_confirmed_is_on_the_disk_and_only_because_it_was_synced(lab: Lab, unsynced: bool) -> None:
+    host = lab.host(unsynced=unsynced)
+    try:
+        problem = problem_after_the_commit(lab, host)
+    finally:
+        host.remove()
+    assert (problem != "") is unsynced, problem
