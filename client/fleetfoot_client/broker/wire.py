@@ -12,6 +12,7 @@ import ssl
 import struct
 import time
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Self
@@ -207,9 +208,16 @@ class Peer:
 
     def post(self, topic: str, payload: bytes, *, retained: bool = False, qos: int = 1) -> None:
         """Publish without waiting."""
+        self._send(self._publication(topic, payload, retained, qos))
+
+    def post_all(self, topic: str, payloads: Iterable[bytes]) -> None:
+        """Publish with QoS 1, all in one piece, without waiting."""
+        self._send(*(self._publication(topic, payload, False, 1) for payload in payloads))
+
+    def _publication(self, topic: str, payload: bytes, retained: bool, qos: int) -> Packet:
         head = _text(topic) + (struct.pack(">H", self._mid()) if qos else b"")
         head += b"\0" if self.version == V5 else b""
-        self._send(Packet(Type.PUBLISH, qos << 1 | retained, head + payload))
+        return Packet(Type.PUBLISH, qos << 1 | retained, head + payload)
 
     def acknowledgement(self) -> int:
         """Wait for one acknowledgement of what was posted; its reason code."""
@@ -257,10 +265,10 @@ class Peer:
         self._next = self._next % 65535 + 1
         return self._next
 
-    def _send(self, packet: Packet) -> None:
+    def _send(self, *packets: Packet) -> None:
         self._socket.settimeout(self.timeout)
         try:
-            self._socket.sendall(packet.encode())
+            self._socket.sendall(b"".join(packet.encode() for packet in packets))
         except (ConnectionError, ssl.SSLError) as error:
             raise ClosedError("it has ended the connection") from error
 
