@@ -220,6 +220,18 @@ class DriftRow(Row):
     reason: str = ""
 
 
+class AuditRow(Row):
+    """An entry of the audit log; `data` is a JSON object as text."""
+
+    n: int
+    at: str
+    actor: str
+    action: str
+    data: str
+    request: str = ""
+    hash: str = ""
+
+
 class More(Row):
     """How many rows a list leaves out because they did not fit into the reply."""
 

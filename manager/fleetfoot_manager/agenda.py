@@ -53,6 +53,10 @@ class Agenda:
             known = documents.get(work.tx, documents.place(Kind.HEARTBEAT, group=group))
             if known is None or another_root:
                 work.renew_heartbeat(group)
+        known_head = documents.get(work.tx, documents.place(Kind.AUDIT_HEAD))
+        end = audit.last(work.tx)
+        if another_root or (end is not None and (known_head is None or known_head.sequence != end.n)):
+            work.renew_audit_head()
         for one in acts.every(work.tx):
             if another_root or mirror != self._house.mirror:
                 work.renew_own(one.device, one.component)

@@ -1,11 +1,9 @@
-"""The audit log: who did what, as a chain of hashes that anyone can verify.
+"""The audit log: who did what, as a chain of hashes that anyone can verify (`fleetfoot_protocol.auditchain`).
 
-Each row's hash is the sha256 over the hash before it and the row itself as JSON with sorted keys: a row
-that is changed, dropped or put in between breaks the chain from there on. `request` is the digest of the
-signed request that caused the row, empty where the manager acted by itself.
+`request` is the digest of the signed request that caused an entry, empty where the manager acted by itself.
+How long the log is and the hash of its last entry are signed and published with every entry.
 """
 
-import hashlib
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -13,10 +11,9 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from fleetfoot_manager import schema
-from fleetfoot_protocol import strictjson, times
+from fleetfoot_protocol import auditchain, strictjson, times
+from fleetfoot_protocol.auditchain import GENESIS, hash_of
 
-#: The hash before the first row.
-GENESIS = "0" * 64
 MANAGER = "manager"
 
 
@@ -33,31 +30,26 @@ class Entry(NamedTuple):
     hash: str
 
 
-def _hash(n: int, at: str, actor: str, action: str, data: str, request: str, previous: str) -> str:
-    row = {"n": n, "at": at, "actor": actor, "action": action, "data": data, "request": request}
-    return hashlib.sha256(previous.encode() + strictjson.dumps(row)).hexdigest()
-
-
 def append(
     tx: Connection, now: float, actor: str, action: str, data: dict[str, Any], request: str = ""
 ) -> None:
     """Add a row to the chain, inside the transaction of what it tells."""
-    last = tx.execute(
-        sa.select(schema.audit.c.n, schema.audit.c.hash).order_by(schema.audit.c.n.desc()).limit(1)
-    ).first()
-    n, previous = (last.n + 1, last.hash) if last else (1, GENESIS)
-    at, text = times.to_text(now), strictjson.dumps(data).decode()
-    entry = Entry(
-        n,
-        at,
-        actor,
-        action,
-        text,
-        request,
-        previous,
-        _hash(n, at, actor, action, text, request, previous),
-    )
-    tx.execute(sa.insert(schema.audit).values(**entry._asdict()))
+    end = last(tx)
+    n, previous = (end.n + 1, end.hash) if end else (1, GENESIS)
+    row = (n, times.to_text(now), actor, action, strictjson.dumps(data).decode(), request, previous)
+    tx.execute(sa.insert(schema.audit).values(**Entry(*row, hash_of(*row))._asdict()))
+
+
+def last(tx: Connection) -> Entry | None:
+    """The newest row, or None."""
+    row = tx.execute(sa.select(schema.audit).order_by(schema.audit.c.n.desc()).limit(1)).first()
+    return Entry(*row) if row else None
+
+
+def entry(tx: Connection, n: int) -> Entry | None:
+    """One row, or None."""
+    row = tx.execute(sa.select(schema.audit).where(schema.audit.c.n == n)).first()
+    return Entry(*row) if row else None
 
 
 def entries(tx: Connection) -> Iterator[Entry]:
@@ -66,12 +58,27 @@ def entries(tx: Connection) -> Iterator[Entry]:
         yield Entry(*row)
 
 
+def page(
+    tx: Connection, limit: int, *, after: int | None, actor: str | None, action: str | None
+) -> list[Entry]:
+    """Up to `limit` rows in their order: those behind row `after`, or the newest if that is None.
+
+    action: what the action begins with.
+    """
+    table = schema.audit.c
+    query = sa.select(schema.audit)
+    if actor is not None:
+        query = query.where(table.actor == actor)
+    if action is not None:
+        query = query.where(table.action.startswith(action, autoescape=True))
+    if after is not None:
+        query = query.where(table.n > after).order_by(table.n)
+        return [Entry(*row) for row in tx.execute(query.limit(limit))]
+    newest = tx.execute(query.order_by(table.n.desc()).limit(limit)).all()
+    return [Entry(*row) for row in reversed(newest)]
+
+
 def first_broken(rows: Iterator[Entry]) -> int | None:
     """The number of the first row that does not follow from the one before it, or None."""
-    previous = GENESIS
-    for expected, row in enumerate(rows, 1):
-        good = _hash(*row[:6], previous)
-        if row.n != expected or row.previous != previous or row.hash != good:
-            return expected
-        previous = row.hash
-    return None
+    found = auditchain.flaws((auditchain.Entry(**row._asdict()) for row in rows), [])
+    return min((flaw.n for flaw in found), default=None)

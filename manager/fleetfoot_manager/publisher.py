@@ -10,10 +10,11 @@ from collections.abc import Sequence
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from fleetfoot_manager import acts, compose, documents, schema
+from fleetfoot_manager import acts, audit, compose, documents, schema
 from fleetfoot_manager.house import House
 from fleetfoot_manager.rollout_state import Rollout
 from fleetfoot_protocol import dsse, times
+from fleetfoot_protocol.auditchain import AuditHead
 from fleetfoot_protocol.documents import Desired, Heartbeat, Order, Target, read
 from fleetfoot_protocol.dsse import PayloadType
 from fleetfoot_protocol.reports import RolloutProgress
@@ -130,6 +131,16 @@ def put_heartbeat(tx: Connection, house: House, group: str, now: float) -> None:
     )
     envelope = house.director.envelope(PayloadType.HEARTBEAT, heartbeat)
     documents.put(tx, Kind.HEARTBEAT, {"group": group}, envelope, now, renew=now + HEARTBEAT_EVERY)
+
+
+def put_audit_head(tx: Connection, house: House, now: float) -> None:
+    """Sign and store how long the audit log is; nothing while it is empty."""
+    end = audit.last(tx)
+    if end is None:
+        return
+    head = AuditHead(fleet=house.fleet, count=end.n, hash=end.hash, issued=times.to_text(now))
+    envelope = house.director.envelope(PayloadType.AUDIT, head)
+    documents.put(tx, Kind.AUDIT_HEAD, {}, envelope, now, sequence=end.n)
 
 
 def put_progress(tx: Connection, house: House, of: Rollout, now: float) -> None:

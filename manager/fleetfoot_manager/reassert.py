@@ -52,7 +52,7 @@ PRESENCE = documents.place(Kind.MANAGER_PRESENCE)
 ONLINE = b"online"
 OFFLINE = b"offline"
 
-_ALWAYS = (Kind.TRUST_ROOT, Kind.GROUP_DESIRED, Kind.DEVICE_DESIRED, Kind.HEARTBEAT)
+_ALWAYS = (Kind.TRUST_ROOT, Kind.AUDIT_HEAD, Kind.GROUP_DESIRED, Kind.DEVICE_DESIRED, Kind.HEARTBEAT)
 
 
 class Reassertion:
@@ -204,6 +204,10 @@ def _verdict(work: Work, topic: Topic, payload: bytes, stored: Stored, *, fresh:
                     return Code.UPGRADE_SCOPE_MISMATCH
                 if desired.order >= (stored.epoch, stored.sequence):
                     work.renew_own(topic.device, topic.component, beyond=desired.sequence)
+                    return Code.UPGRADE_EQUIVOCATION
+            case Kind.AUDIT_HEAD:
+                # A longer log than ours: the store is older than what was signed, or has a twin.
+                if trust.verify_audit_head(payload, root).count >= stored.sequence:
                     return Code.UPGRADE_EQUIVOCATION
             case Kind.HEARTBEAT:
                 return _heartbeat_verdict(work, topic, payload, stored, fresh)

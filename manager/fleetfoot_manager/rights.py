@@ -36,6 +36,8 @@ VERBS: dict[str, Right] = {
     "device.downgrades": Right.READ,
     "rollout.plan": Right.PLAN,
     "rollout.start": Right.STEER,
+    "audit.list": Right.READ,
+    "audit.show": Right.READ,
     "rollout.approve": Right.APPROVE,
     "rollout.reject": Right.APPROVE,
     "rollout.list": Right.READ,

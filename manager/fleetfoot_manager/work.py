@@ -98,6 +98,7 @@ class Work:
         self._heartbeats: dict[str, None] = {}
         self._parsed: dict[tuple[str, str], Desired | None] = {}
         self._sends: list[tuple[str, bytes]] = []
+        self._audit_head = False
         self._audits: list[tuple[str, str, dict[str, Any], str]] = []
         self._intents: dict[tuple[str, str], compose.GroupIntent] = {}
         self._lives: dict[str, Life] = {}
@@ -293,6 +294,10 @@ class Work:
         """Let the group's heartbeat be signed anew."""
         self._heartbeats[group] = None
 
+    def renew_audit_head(self) -> None:
+        """Let the head of the audit log be signed anew."""
+        self._audit_head = True
+
     def renew_progress(self, name: str) -> None:
         """Let the rollout's progress be told and attested anew."""
         self._progress[name] = None
@@ -311,6 +316,8 @@ class Work:
             upsert(self.tx, schema.intents, {"group": group, "component": component}, {"intent": text})
         for actor, action, data, request in self._audits:
             audit.append(self.tx, self.now, actor, action, data, request)
+        if self._audits or self._audit_head:
+            publisher.put_audit_head(self.tx, self.house, self.now)
         for (group, component), beyond in self._desired.items():
             targets = [
                 found

@@ -74,6 +74,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "device.enroll": {"devices": [{"id": "dev-9", "group": "hall", "key": "0" * 64}]},
     "device.show": {"device": "dev-1"},
     **{f"group.{verb}": {"group": "hall"} for verb in ("show", "drift", "policy")},
+    "audit.show": {"n": 10_000},
     "rollout.approve": {"rollout": "r-1"},
     "rollout.reject": {"rollout": "r-1", "reason": "not today"},
     **{

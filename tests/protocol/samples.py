@@ -6,6 +6,7 @@ Every key is derived in code from a text, so that no file holds one and everybod
 import hashlib
 
 from fleetfoot_protocol import admission, dsse, keys
+from fleetfoot_protocol.auditchain import AuditHead
 from fleetfoot_protocol.documents import (
     Artifact,
     Desired,
@@ -17,7 +18,6 @@ from fleetfoot_protocol.documents import (
     Release,
     Target,
 )
-from fleetfoot_protocol.auditchain import AuditHead
 from fleetfoot_protocol.dsse import PayloadType
 from fleetfoot_protocol.reports import (
     Answer,

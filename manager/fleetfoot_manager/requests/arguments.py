@@ -211,6 +211,21 @@ class GroupPolicy(Model):
     approval_by_other: bool | None = None
 
 
+class AuditList(Model):
+    """`audit.list`: entries behind `after` in their order, else the newest; `action` is a beginning."""
+
+    after: Annotated[int, Field(ge=0)] | None = None
+    limit: Annotated[int, Field(ge=1, le=MAX_PAGE)] = MAX_PAGE
+    actor: Id | None = None
+    action: Annotated[str, StringConstraints(pattern=r"^[a-z_.]{1,64}$")] | None = None
+
+
+class AuditShow(Model):
+    """`audit.show`."""
+
+    n: Annotated[int, Field(ge=1)]
+
+
 A = TypeVar("A", bound=Model)
 
 

@@ -20,7 +20,16 @@ from sqlalchemy.exc import OperationalError
 
 from fleetfoot_manager import documents, rights, schema
 from fleetfoot_manager.catalogue import Candidate
-from fleetfoot_manager.requests import approvals, device_acts, devices, groups, overview, releases, rollouts
+from fleetfoot_manager.requests import (
+    approvals,
+    audits,
+    device_acts,
+    devices,
+    groups,
+    overview,
+    releases,
+    rollouts,
+)
 from fleetfoot_manager.work import Work
 from fleetfoot_protocol import times, trust
 from fleetfoot_protocol.codes import Code
@@ -65,6 +74,8 @@ HANDLERS: dict[str, Handler] = {
     "device.downgrades": device_acts.downgrades,
     "rollout.plan": rollouts.plan,
     "rollout.start": rollouts.start,
+    "audit.list": audits.listing,
+    "audit.show": audits.show,
     "rollout.approve": approvals.approve,
     "rollout.reject": approvals.reject,
     "rollout.list": rollouts.listing,

@@ -1,0 +1,109 @@
+"""The audit log through its verbs, and its signed head on the broker."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from tests.manager.enginerig import Rig
+from tests.manager.realm import COMPONENT, Device, Realm
+from tests.support.waiting import until
+
+from fleetfoot_manager import schema
+from fleetfoot_protocol import topics, trust
+from fleetfoot_protocol.auditchain import AuditHead, Entry, flaws
+from fleetfoot_protocol.dsse import PayloadType
+from fleetfoot_protocol.states import Role
+from fleetfoot_protocol.topics import Kind
+
+HEAD = topics.build(Kind.AUDIT_HEAD)
+
+
+@pytest.fixture
+def rig(tmp_path: Path) -> Iterator[Rig]:
+    rig = Rig(Realm(tmp_path, {"alice": {"*": (Role.ADMIN,)}, "hugo": {"hall": (Role.ADMIN,)}}))
+    rig.connect()
+    yield rig
+    rig.close()
+
+
+def head(rig: Rig) -> AuditHead:
+    payload = until(lambda: rig.broker.on(HEAD), "a signed head")[-1]
+    return trust.verify_audit_head(payload, rig.house.root)
+
+
+def whole(rig: Rig, limit: int = 200) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = []
+    answer: dict[str, Any] = {"next": 0}
+    while "next" in answer:
+        answer = rig.do("audit.list", {"after": answer["next"], "limit": limit})
+        found += answer["entries"]
+    return found
+
+
+def test_the_head_is_retained_and_follows_every_entry(rig: Rig) -> None:
+    first = head(rig)
+    rig.enroll(Device("dev-1", "hall"))
+    until(lambda: head(rig).count == first.count + 1, "the head follows")
+    entries = [Entry.model_validate(row) for row in whole(rig)]
+    assert flaws(entries, [head(rig), first]) == []
+    assert [sent.retained for sent in rig.broker.sent if sent.topic == HEAD][-1]
+
+
+def test_pages_are_the_whole_log_in_its_order(rig: Rig) -> None:
+    rig.enroll(*(Device(f"dev-{n}", "hall") for n in range(20)))
+    rows = whole(rig, limit=7)
+    assert [row["n"] for row in rows] == list(range(1, len(rows) + 1))
+    assert rows == whole(rig)
+    assert rig.do("audit.list", {"limit": 1})["count"] == len(rows)
+
+
+def test_an_entry_names_who_what_and_the_signed_request(rig: Rig) -> None:
+    rig.publish(rig.realm.release("1.0.0", 1))
+    (row,) = rig.do("audit.list", {"actor": "alice", "action": "release.publish"})["entries"]
+    assert (row["actor"], row["action"], len(row["request"])) == ("alice", "release.publish", 64)
+    assert rig.do("audit.show", {"n": row["n"]}) == row
+    assert rig.ask("audit.show", {"n": 9999}).code == "not_found"
+
+
+def test_a_refused_request_is_in_the_log_with_its_reason(rig: Rig) -> None:
+    rig.ask("release.archive", {"component": COMPONENT, "version": "1.0.0"})
+    row = rig.do("audit.list", {"limit": 1})["entries"][-1]
+    assert (row["action"], "no release kiosk 1.0.0" in row["data"]) == ("request.refused", True)
+
+
+@pytest.mark.parametrize(("verb", "arguments"), [("audit.list", {}), ("audit.show", {"n": 1})])
+def test_who_may_read_one_group_does_not_read_about_all(
+    rig: Rig, verb: str, arguments: dict[str, Any]
+) -> None:
+    reply = rig.ask(verb, arguments, operator="hugo")
+    assert (reply.code, "read in every group" in reply.message) == ("not_allowed", True)
+
+
+def test_a_log_that_was_cut_in_the_store_does_not_meet_the_head_from_before(rig: Rig) -> None:
+    rig.enroll(Device("dev-1", "hall"))
+    before = head(rig)
+    rig.close()
+    rig.store.acquire()
+    with rig.store.write() as tx:
+        tx.execute(sa.delete(schema.audit).where(schema.audit.c.n == before.count))
+    rig.store.close()
+    again = Rig(rig.realm)
+    again.connect()
+    try:
+        entries = [Entry.model_validate(row) for row in whole(again)]
+        (flaw,) = flaws(entries, [before])
+        assert (flaw.what, flaw.n) == ("cut", before.count)
+        until(lambda: head(again).count == before.count - 1, "what is signed is what there is")
+    finally:
+        again.close()
+
+
+def test_a_longer_signed_log_on_the_broker_is_an_alarm(rig: Rig) -> None:
+    rig.enroll(Device("dev-1", "hall"))
+    mine = head(rig)
+    document = AuditHead(fleet=mine.fleet, count=mine.count + 5, hash="0" * 64, issued=mine.issued)
+    rig.arrive(HEAD, rig.house.director.envelope(PayloadType.AUDIT, document), retained=True)
+    events = topics.build(Kind.GROUP_EVENTS, group="hall")
+    until(lambda: any(b"upgrade_equivocation" in data for data in rig.broker.on(events)), "the alarm is told")
