@@ -116,6 +116,7 @@ STRANGE: dict[str, dict[str, Any]] = {
     "null": {"sequence": None},
 }
 VERSIONS = (
+    "1.0.0-" + "a" * 300,
     "../x",
     "1.0.0\n",
     "1" * 300,
