@@ -83,3 +83,25 @@ def test_every_unit_parses_as_sections_and_settings() -> None:
         parser = configparser.ConfigParser(strict=False, interpolation=None)
         parser.read_string(path.read_text())
         assert "Unit" in parser.sections()
+
+
+@pytest.mark.needs("shellcheck")
+@pytest.mark.parametrize("script", ["install", "fleetfoot-note"])
+def test_shellcheck_finds_nothing_in_the_scripts(script: str) -> None:
+    told = subprocess.run(["shellcheck", "-s", "sh", str(FOLDER / script)], capture_output=True, text=True)
+    assert told.stdout == ""
+    assert told.returncode == 0
+
+
+def test_a_package_gets_every_file_where_systemd_looks_for_it(tmp_path: Path) -> None:
+    subprocess.run([FOLDER / "install", str(tmp_path)], check=True)
+    found = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
+    assert found == {f"usr/lib/systemd/system/{path.name}" for path in UNITS} | {
+        "usr/lib/fleetfoot/fleetfoot-guard",
+        "usr/lib/fleetfoot/fleetfoot-note",
+        "usr/lib/sysusers.d/fleetfoot.conf",
+        "usr/lib/tmpfiles.d/fleetfoot.conf",
+    }
+    guard = tmp_path / "usr/lib/fleetfoot/fleetfoot-guard"
+    assert guard.read_bytes() == (FOLDER / "fleetfoot-guard").read_bytes()
+    assert guard.stat().st_mode & 0o777 == 0o755

@@ -7,11 +7,8 @@ from pathlib import Path
 
 import pytest
 from tests.lab.device import Device, Shop, make_host
-from tests.lab.host import Host
+from tests.lab.host import MEMORY, Host
 from tests.lab.layers import Layers
-
-#: Layers and disks lie in memory: a layer must not lie in the machine's own `/`, and cuts are many.
-MEMORY = Path("/dev/shm")
 
 
 class Lab:

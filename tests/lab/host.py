@@ -28,6 +28,10 @@ PROGRAMS = ("bash", "unshare", "nsenter", "setpriv", "losetup", "mkfs.ext4", "ip
 _DROP = ("setpriv", "--bounding-set=-sys_time,-sys_module,-sys_rawio,-syslog")
 _ENVIRONMENT = ("env", "-i", "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root", "LC_ALL=C.UTF-8")
 
+#: Layers and disks lie in memory: a layer must not lie in the machine's own `/`, and cuts are many.
+MEMORY = Path("/dev/shm")
+MEMORY_BYTES = 512 << 20
+
 _EXT4_IOC_SHUTDOWN = 0x8004587D
 _NO_LOG_FLUSH = 2
 _CLONE_NEWNET = 0x40000000
@@ -55,6 +59,9 @@ def missing() -> str:
     groups = cgroup2()
     if groups is None or not os.access(groups, os.W_OK):
         return "cgroup2"
+    space = os.statvfs(MEMORY)
+    if space.f_bavail * space.f_frsize < MEMORY_BYTES:
+        return f"{MEMORY_BYTES >> 20} MiB in {MEMORY}"
     try_it = ["unshare", "--pid", "--mount", "--net", "--fork", "mount", "-t", "tmpfs", "tmpfs", "/mnt"]
     return "" if subprocess.run(try_it, capture_output=True, check=False).returncode == 0 else "namespaces"
 
