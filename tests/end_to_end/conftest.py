@@ -19,6 +19,16 @@ def town(tmp_path: Path) -> Iterator[Town]:
 
 
 @pytest.fixture
+def closed_town(tmp_path: Path) -> Iterator[Town]:
+    """A town whose manager the test starts itself."""
+    town = Town(tmp_path)
+    try:
+        yield town
+    finally:
+        town.close()
+
+
+@pytest.fixture
 def town_with_broker(tmp_path: Path) -> Iterator[Town]:
     """A manager and, as a process of its own, a broker."""
     town = Town(tmp_path, own_broker=True)

@@ -11,12 +11,16 @@ from typing import Any
 
 from paho.mqtt import client as mqtt
 from paho.mqtt.enums import CallbackAPIVersion
+from tests.end_to_end.wire import Wire
 from tests.support.waiting import until
 
 from fleetfoot_agent.layout import Layout
+from fleetfoot_agent.seam import SocketSeam
 from fleetfoot_protocol import topics, trust
+from fleetfoot_protocol.documents import Desired
 from fleetfoot_protocol.reports import ComponentStatus
 from fleetfoot_protocol.states import Lifecycle, Outcome
+from fleetfoot_protocol.trust import TrustRoot
 from fleetfoot_sim import kiosk
 from fleetfoot_sim.devices import Device, HostedDevice, Pace, ProcessDevice, free_ports, set_up
 from fleetfoot_sim.scene import OPERATOR, Scene
@@ -66,10 +70,14 @@ class Process:
 class Witness:
     """Somebody who only subscribes, and counts."""
 
-    def __init__(self, host: str, port: int, tally: Tally) -> None:
+    def __init__(self, host: str, port: int, root: TrustRoot, tally: Tally) -> None:
         self.tally = tally
-        self.events: list[dict[str, Any]] = []
+        #: Events by their ids: one that is sent again, as QoS 1 does, is the same event.
+        self.events: dict[str, dict[str, Any]] = {}
         self.presence: dict[str, str] = {}
+        #: The newest verified document of each group.
+        self.desired: dict[str, Desired] = {}
+        self._root = root
         self._client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id="witness")
         self._client.on_connect = lambda client, *_: client.subscribe("ff/v1/groups/#", 1)
         self._client.on_message = lambda _c, _u, message: self._take(message.topic, bytes(message.payload))
@@ -81,11 +89,14 @@ class Witness:
         if topic is None:
             return
         if topic.kind in (topics.Kind.DEVICE_EVENTS, topics.Kind.GROUP_EVENTS):
-            self.events.append(json.loads(payload))
+            event = json.loads(payload)
+            self.events[event["id"]] = event
         elif topic.kind is topics.Kind.PRESENCE:
             self.presence[topic.device] = payload.decode()
         else:
             self.tally.take(topic, payload)
+        if topic.kind is topics.Kind.GROUP_DESIRED and payload:
+            self.desired[topic.group] = trust.verify_desired(payload, self._root)
 
     def component(self, device: str) -> ComponentStatus | None:
         status = self.tally.statuses.get(device)
@@ -103,7 +114,7 @@ class Witness:
             e["type"] == f"dev.fleetfoot.{event}"
             and e["data"].get("device") == device
             and all(e["data"].get(k) == v for k, v in data.items())
-            for e in list(self.events)
+            for e in list(self.events.values())
         )
 
     def close(self) -> None:
@@ -138,13 +149,21 @@ class Town:
         self.devices: dict[str, Device] = {}
         self.hosted: dict[str, HostedDevice] = {}
         self.processes: dict[str, ProcessDevice] = {}
+        self._wires: list[Wire] = []
         self._witness: Witness | None = None
 
-    def open(self) -> None:
-        """Start broker and manager."""
+    def open(self, *options: str) -> None:
+        """Start broker and manager; `options` are more of the manager's."""
+        self.manager.command += options
         if self.broker:
             self.broker.start()
         self.manager.start()
+
+    def wire(self, port: int) -> Wire:
+        """A wire in front of the broker or of the artifact server."""
+        wire = Wire(port)
+        self._wires.append(wire)
+        return wire
 
     def close(self) -> None:
         if self._witness:
@@ -199,14 +218,25 @@ class Town:
 
     # -- devices
 
-    def add(self, *names: str, group: str = "kitchens", own_processes: bool = False) -> None:
-        """Set up, enrol and start devices that run kiosk 1.0.0, and connect them."""
+    def add(
+        self,
+        *names: str,
+        group: str = "kitchens",
+        own_processes: bool = False,
+        pace: Pace = PACE,
+        wire: Wire | None = None,
+    ) -> None:
+        """Set up, enrol and start devices that run kiosk 1.0.0, and connect them, through `wire` if given."""
         root = self.scene.root.read_bytes()
-        broker = f"mqtt://127.0.0.1:{self.broker_port}"
+        broker = f"mqtt://127.0.0.1:{wire.port if wire else self.broker_port}"
+        rows = []
         for name, port in zip(names, free_ports(len(names)), strict=True):
-            device = set_up(self.folder / "devices" / name, name, group, broker, root, port, pace=PACE)
+            device = set_up(self.folder / "devices" / name, name, group, broker, root, port, pace=pace)
             self.devices[name] = device
-            self.fleetfoot("device", "enroll", "--id", name, "--group", group, "--key", device.public)
+            rows.append({"id": name, "group": group, "key": device.public, "labels": {}})
+        listed = self.folder / f"{names[0]}.json"
+        listed.write_text(json.dumps({"devices": rows}))
+        self.fleetfoot("device", "enroll", "--from", str(listed))
         for name in names:
             if own_processes:
                 self._boot(self.processes.setdefault(name, ProcessDevice(self.devices[name])))
@@ -226,19 +256,19 @@ class Town:
         if self._witness is None:
             members = [Member(d.id, d.group, d.public) for d in self.devices.values()]
             tally = Tally(self.root, members, kiosk.COMPONENT)
-            self._witness = Witness("127.0.0.1", self.broker_port, tally)
+            self._witness = Witness("127.0.0.1", self.broker_port, self.root, tally)
         return self._witness
 
-    def await_versions(self, expected: dict[str, str], *, seconds: float = 40) -> None:
+    def await_versions(self, expected: dict[str, str], *, seconds: float = 60) -> None:
         """Wait until each named device reports, attested and at rest, that it runs its version."""
         for name, version in expected.items():
 
             def there(name: str = name, version: str = version) -> bool:
                 return self.witness.at_rest(name, version)
 
-            until(there, f"{name} runs {version}: {self.witness.component(name)}", seconds=seconds)
+            until(there, f"{name} runs {version}", seconds=seconds)
 
-    def await_state(self, rollout: str, *states: str, seconds: float = 40) -> None:
+    def await_state(self, rollout: str, *states: str, seconds: float = 60) -> None:
         """Wait until the manager's signed progress shows one of the states."""
 
         def there() -> bool:
@@ -247,7 +277,7 @@ class Town:
 
         until(there, f"rollout {rollout} is {' or '.join(states)}", seconds=seconds)
 
-    def await_outcome(self, device: str, rollout: str, outcome: Outcome, *, seconds: float = 40) -> None:
+    def await_outcome(self, device: str, rollout: str, outcome: Outcome, *, seconds: float = 60) -> None:
         """Wait until a device attests how it ended a rollout."""
 
         def there() -> bool:
@@ -255,8 +285,20 @@ class Town:
 
         until(there, f"{device} ends {rollout} as {outcome}", seconds=seconds)
 
+    def await_presence(self, device: str, presence: str, *, seconds: float = 60) -> None:
+        """Wait until the broker says that a device is online or offline."""
+        until(
+            lambda: self.witness.presence.get(device) == presence, f"{device} is {presence}", seconds=seconds
+        )
+
     def layout(self, device: str) -> Layout:
         return Layout(self.devices[device].config.install_root, kiosk.COMPONENT)
+
+    def pid(self, device: str) -> int:
+        """The process of the device's kiosk."""
+        pid = SocketSeam(self.devices[device].config.components[kiosk.COMPONENT].socket).state().pid
+        assert pid is not None
+        return pid
 
     def answer(self, device: str) -> str:
         """What the device's kiosk really answers."""
