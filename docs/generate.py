@@ -1,7 +1,8 @@
 """Writes what the documentation takes from the code: ``make docs``, or ``python -m docs.generate``.
 
-docs/schemas/*.schema.json from the models, docs/topics.md from the table of topics, docs/codes.md from the
-table of codes. tests/protocol/test_generated_docs.py fails while one of them is out of date.
+docs/schemas/*.schema.json from the models, docs/topics.md from the table of topics, docs/codes.md and
+docs/troubleshooting.md from the table of codes. tests/protocol/test_generated_docs.py fails while one of
+them is out of date.
 """
 
 import json
@@ -10,6 +11,7 @@ from typing import Any
 
 from docs.generate_codes import codes_page
 from docs.generate_topics import topics_page
+from docs.generate_troubleshooting import troubleshooting_page
 
 from fleetfoot_protocol import dsse
 from fleetfoot_protocol.auditchain import AuditHead
@@ -116,7 +118,12 @@ def _schema_text(name: str) -> str:
 def files() -> dict[str, str]:
     """Every generated file, by its path below docs/."""
     schemas = {f"schemas/{name}.schema.json": _schema_text(name) for name in (*MODELS, *WRAPPINGS)}
-    return {**schemas, "topics.md": topics_page(), "codes.md": codes_page()}
+    return {
+        **schemas,
+        "topics.md": topics_page(),
+        "codes.md": codes_page(),
+        "troubleshooting.md": troubleshooting_page(),
+    }
 
 
 def main() -> None:

@@ -74,7 +74,10 @@ def cloud_event(
     rollout: str | None = None,
     code: Code | None = None,
 ) -> dict[str, Any]:
-    """One event in CloudEvents structured form; `errorcode` and ``data.error_code`` where it failed."""
+    """One event in CloudEvents structured form.
+
+    Where it failed: `errorcode`; in the data `error_code`, the cause (`message` or `reason`) and `remedy`.
+    """
     body = dict(data)
     attributes: dict[str, Any] = {
         "specversion": "1.0",
@@ -94,4 +97,6 @@ def cloud_event(
         attributes["errorcode"] = str(code)
         body["error_code"] = str(code)
         body.setdefault("remedy", info(code).remedy)
+        if not body.get("message") and not body.get("reason"):
+            body["message"] = info(code).meaning
     return {**attributes, "data": body}

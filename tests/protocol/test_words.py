@@ -95,8 +95,9 @@ def test_an_event_is_a_cloud_event_in_structured_form(event: Event) -> None:
     assert made["type"] == f"dev.fleetfoot.{event}"
     assert (made["category"], made["component"], made["rollout"]) == ("upgrade", "kiosk", "r-0001")
     assert (made["errorcode"], made["severity"]) == ("upgrade_health_failed", "error")
-    remedy = codes.info(Code.UPGRADE_HEALTH_FAILED).remedy
-    assert made["data"] == {"version": "1.1.0", "error_code": "upgrade_health_failed", "remedy": remedy}
+    known = codes.info(Code.UPGRADE_HEALTH_FAILED)
+    told = {"error_code": "upgrade_health_failed", "message": known.meaning, "remedy": known.remedy}
+    assert made["data"] == {"version": "1.1.0", **told}
     # CloudEvents 1.0.2, section 3.1: attribute names are lower-case letters and digits, values never empty.
     assert [name for name in made if not re.fullmatch(r"[a-z0-9]{1,20}", name)] == []
     assert all(made.values())
