@@ -42,7 +42,7 @@ help:
 	@echo 'make check   ruff, mypy --strict, import contracts'
 	@echo 'make picture draw docs/images/demo.svg anew, by running the demo'
 	@echo 'make format  let ruff put the sources in order'
-	@echo 'make docs    write docs/schemas, docs/topics.md and docs/codes.md from the code'
+	@echo 'make docs    write docs/schemas, topics.md, codes.md, troubleshooting.md from the code'
 	@echo 'make security carry out every attack of the catalogue and write the tables of docs/security.md'
 	@echo 'make venv    set up .venv only; PYTHON=... and UV= choose with what'
 	@echo 'make pins    resolve pyproject.toml anew and write constraints.txt'
