@@ -62,6 +62,8 @@ _LISTENED = (
     Kind.PRESENCE,
     Kind.REQUESTS,
 )
+#: What devices have retained.
+_KEPT = (Kind.STATUS, Kind.STATUS_ATTESTATION, Kind.PRESENCE)
 _OF_DEVICES = frozenset({Kind.STATUS, Kind.STATUS_ATTESTATION, Kind.PRESENCE})
 
 
@@ -243,10 +245,21 @@ class Engine:
             work.finish()
         self._live = work.rollouts
         self._plan_ticks()
+        self._hear(work.newcomers)
         if work.effects:
             self._house.faults.hit(Stage.AFTER_COMMIT, work.effects)
             self._pump()
             self._house.faults.hit(Stage.AFTER_PUBLISH, work.effects)
+
+    def _hear(self, newcomers: list[tuple[str, str]]) -> None:
+        """Ask for what devices had said, and the broker keeps, before they were enrolled."""
+        if newcomers and self._transport is not None:
+            root = self._house.topic_root
+            self._transport.fetch(
+                topics.build(kind, root=root, group=group, device=device)
+                for group, device in newcomers
+                for kind in _KEPT
+            )
 
     def _plan_ticks(self) -> None:
         """When each live rollout has to be told the time."""

@@ -81,6 +81,9 @@ class Transport(Protocol):
     def subscribe(self, filters: Iterable[str]) -> None:
         """Subscribe with QoS 1 on the present connection; nothing happens without one."""
 
+    def fetch(self, topics: Iterable[str]) -> None:
+        """Have what is retained under these names sent once more; as `subscribe`, and nothing stays of it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Address:
@@ -214,6 +217,16 @@ class MqttTransport:
         wanted = [(text, 1) for text in filters]
         for start in range(0, len(wanted), _FILTERS_PER_SUBSCRIBE):
             client.subscribe(wanted[start : start + _FILTERS_PER_SUBSCRIBE])
+
+    def fetch(self, topics: Iterable[str]) -> None:
+        """Subscribe and unsubscribe: retained messages come with a subscription and at no other time."""
+        client = self._client
+        if client is None:
+            return
+        wanted = list(topics)
+        self.subscribe(wanted)
+        for start in range(0, len(wanted), _FILTERS_PER_SUBSCRIBE):
+            client.unsubscribe(wanted[start : start + _FILTERS_PER_SUBSCRIBE])
 
     def _run(self) -> None:
         wait = _BACKOFF[0]

@@ -52,6 +52,7 @@ _MEMORY = (
     "_lives",
     "_acts",
     "_own",
+    "newcomers",
 )
 
 
@@ -89,6 +90,8 @@ class Work:
         self.now = now
         self.rollouts: dict[str, Rollout] = dict(live)
         self.effects: list[str] = []
+        #: (group, device) enrolled here: what they have said before was not theirs to say, and is now.
+        self.newcomers: list[tuple[str, str]] = []
         #: Digest of the signed request that is being decided, empty while the manager acts by itself.
         self.request_digest = ""
         self._store = store

@@ -41,6 +41,7 @@ class PlayedBroker:
     def __init__(self) -> None:
         self.sent: list[Sent] = []
         self.filters: list[str] = []
+        self.fetched: list[str] = []
         self.up = True
 
     def publish(self, topic: str, payload: bytes, *, retained: bool, qos: int) -> int | None:
@@ -51,6 +52,9 @@ class PlayedBroker:
 
     def subscribe(self, filters: Iterable[str]) -> None:
         self.filters.extend(filters)
+
+    def fetch(self, topics: Iterable[str]) -> None:
+        self.fetched.extend(topics)
 
     def on(self, topic: str) -> list[bytes]:
         return [sent.payload for sent in self.sent if sent.topic == topic]

@@ -40,6 +40,7 @@ def enroll(work: Work, request: Request) -> dict[str, Any]:
         work.audit(request.operator, _AUDITED[did], data)
         entry = inventory.demand(work.tx, one.id)
         work.join(entry.id, entry.group, entry.labels)
+        work.newcomers.append((entry.group, entry.id))
     for group in {one.group for one in asked.devices} - known_groups:
         lives.adopt(work, group)
         work.renew_heartbeat(group)
