@@ -1,6 +1,8 @@
 """The courier as a process: `python -m fleetfoot_agent.courier`, and `run` for the agent's command."""
 
+import fcntl
 import logging
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -9,6 +11,7 @@ from pathlib import Path
 from types import FrameType, ModuleType
 
 from fleetfoot_agent import config as configuration
+from fleetfoot_agent import durable
 from fleetfoot_agent.config import AgentConfig
 from fleetfoot_protocol.errors import FleetfootError
 
@@ -44,6 +47,7 @@ def run(config: AgentConfig, child_mode: bool, tuning: Tuning | None = None) -> 
     child_mode: run the worker as a child (contract section 6, rule 15); else systemd runs it.
     """
     tuning = tuning or Tuning()
+    lock = _lock(config.spool / "in")
     worker = ChildWorker(config.path, grace=tuning.worker_stop) if child_mode else None
     courier = Courier(
         config, start_worker=worker, stop_worker=None if worker is None else worker.stop, tuning=tuning
@@ -57,7 +61,27 @@ def run(config: AgentConfig, child_mode: bool, tuning: Tuning | None = None) -> 
     log.info("event=started device=%s group=%s child_mode=%s", config.device, config.group, child_mode)
     courier.run()
     log.info("event=stopped device=%s", config.device)
+    os.close(lock)
     return 0
+
+
+def _lock(folder: Path) -> int:
+    """The one writer's lock of a folder (contract section 6, rule 1): held while the descriptor is open.
+
+    FleetfootError `conflict` if another courier has it: the two would take the session from each other.
+    """
+    durable.make_folder(folder)
+    lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(lock)
+        raise FleetfootError(
+            "conflict",
+            f"another courier works in {folder}",
+            remedy="stop that one first: a device has one 'fleetfoot-agent run' or 'courier'",
+        ) from error
+    return lock
 
 
 def main(argv: Sequence[str] | None = None) -> int:
