@@ -1,5 +1,6 @@
 """What a person at the device types: `fleetfoot-agent init`, `install`, `status`, `verify`."""
 
+import fcntl
 import json
 import os
 from collections.abc import Iterator
@@ -216,3 +217,17 @@ def test_what_is_not_there_is_told_without_a_traceback(
     assert captured.err.count("what to do: ") == 1
     assert agent("--version") == 0
     assert capsys.readouterr().out.startswith("fleetfoot-agent ")
+
+
+def test_a_second_courier_is_refused(device: AgentConfig, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = device.spool / "in"
+    folder.mkdir(parents=True)
+    held = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        assert agent("run", "--config", device.path) == 1
+    finally:
+        os.close(held)
+    error = capsys.readouterr().err
+    assert f"another courier works in {folder}" in error
+    assert "code: conflict" in error
