@@ -10,10 +10,10 @@ from fleetfoot_agent.config import AgentConfig, Component
 from fleetfoot_agent.seam import Seam, SocketSeam
 from fleetfoot_agent.spool import WorkerSide
 from fleetfoot_agent.systemd import unit_seam
-from fleetfoot_agent.worker import lifecycle
+from fleetfoot_agent.worker import lifecycle, planning, platform_facts
 from fleetfoot_agent.worker.driver import Driver
 from fleetfoot_agent.worker.memory import Memory
-from fleetfoot_agent.worker.planning import Planned
+from fleetfoot_agent.worker.planning import Clock, Planned
 from fleetfoot_agent.worker.report import Reporter
 from fleetfoot_agent.worker.run import LOOK_SECONDS, Lock, Worker
 from fleetfoot_protocol import trust
@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 ENVELOPE = "release.dsse.json"
 #: Seconds to wait for a worker that is at work.
 LOCK_SECONDS = 30.0
+#: Seconds to wait for a supervisor that does not answer yet.
+SUPERVISOR_SECONDS = 2.0
 
 
 class BundleBlobs:
@@ -110,18 +112,38 @@ def _install(config: AgentConfig, bundle: Path) -> int:
         reporter.event,
         by_hand=True,
     )
-    return _drive(driver, component, release, digest)
+    status = _drive(driver, component, release, digest)
+    _tell_standing_order(config, memory, component, driver)
+    return status
+
+
+def _tell_standing_order(config: AgentConfig, memory: Memory, component: Component, driver: Driver) -> None:
+    """Warn the person whose version will not stay."""
+    clock = Clock(int(time.time()), memory.time_floor(), platform_facts.clock_trusted())
+    plan = planning.make_plan(config, memory, component.name, driver.record, clock).plan
+    if plan.act is Act.INSTALL and plan.goal is not None and config.policy.enabled:
+        print(
+            f"note: an order of the fleet stands and is obeyed from here on: {plan.goal.version}\n"
+            f"  to keep {component.name} where it is, pin it in {config.path}, [upgrade.pins]",
+            flush=True,
+        )
 
 
 def _demand_supervisor(seam: Seam, component: Component, config: AgentConfig) -> None:
-    """Without one nothing could be proved: say so before anything is unpacked."""
-    try:
-        seam.state()
-    except FleetfootError as error:
-        if component.unit is not None:
-            raise
-        remedy = f"start it: fleetfoot-agent supervise --config {config.path}"
-        raise FleetfootError(error.code, error.message, remedy=remedy) from error
+    """Without one nothing could be proved: say so before anything is unpacked. It may be about to start."""
+    deadline = time.monotonic() + SUPERVISOR_SECONDS
+    while True:
+        try:
+            seam.state()
+        except FleetfootError as error:
+            if component.unit is not None:
+                raise
+            if time.monotonic() > deadline:
+                remedy = f"start it: fleetfoot-agent supervise --config {config.path}"
+                raise FleetfootError(error.code, error.message, remedy=remedy) from error
+            time.sleep(0.1)
+        else:
+            return
 
 
 def _drive(driver: Driver, component: Component, release: Release, digest: str) -> int:
