@@ -107,6 +107,18 @@ def test_what_runs_already_is_left_alone(rig: Rig, stock: Stock, capsys: pytest.
     assert capsys.readouterr().out.splitlines()[-1] == "kiosk 1.0.0 runs already"
 
 
+def test_a_person_whose_version_will_not_stay_is_told(
+    rig: Rig, stock: Stock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rig.send(stock.order(1, baseline=stock["1.1.0"].goal()))
+    rig.run()
+    install(rig.config, stock["1.0.0"].path)
+    said = capsys.readouterr().out
+    assert "note: an order of the fleet stands and is obeyed from here on: 1.1.0" in said
+    install(rig.config, stock["1.1.0"].path)
+    assert "note:" not in capsys.readouterr().out
+
+
 def test_orders_that_arrived_meanwhile_are_obeyed_afterwards(rig: Rig, stock: Stock) -> None:
     rig.send(stock.order(1, baseline=stock["1.1.0"].goal()))
     install(rig.config, stock["1.0.0"].path)

@@ -169,7 +169,7 @@ def _sign(args: argparse.Namespace) -> int:
         found = bundles.signers(bundle, root)
         value["missing"] = max(0, found.threshold - len(found.ids))
         text += f"\n{len(found.ids)} of the {found.threshold} signatures that root {root.version} demands"
-    text += f"\nnext: fleetfoot release verify {bundle.path} --root ROOT"
+    text += f"\nnext: fleetfoot release verify {bundle.path} --root {args.root or 'ROOT'}"
     terminal.show(value, text, as_json=args.json)
     return Exit.OK
 
