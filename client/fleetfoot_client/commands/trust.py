@@ -193,6 +193,12 @@ def _report(
     text = f"root {document.version} of fleet {document.fleet} is in {path}, valid until {document.expires}"
     for what in missing:
         text += f"\nnot valid yet: {what}\n  add one: fleetfoot trust sign {path} --key KEY"
+    if not missing:
+        text += f"\nnext: give it to the manager, fleetfoot manager run --root {path}"
+        if document.version == 1:
+            text += (
+                "\nand to every operator and device (profile set, fleetfoot-agent init); put the root keys away"
+            )
     terminal.show(value, text, as_json=args.json)
     return Exit.OK
 
