@@ -196,7 +196,7 @@ def _report(
     if not missing:
         text += f"\nnext: give it to the manager, fleetfoot manager run --root {path}"
         if document.version == 1:
-            text += "\nand to operators (profile set) and devices (fleetfoot-agent init); put the root keys away"
+            text += "\nto operators (profile set) and devices (fleetfoot-agent init); put the root keys away"
     terminal.show(value, text, as_json=args.json)
     return Exit.OK
 
