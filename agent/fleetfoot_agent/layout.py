@@ -204,7 +204,7 @@ class Layout:
         if that name is taken: `discard` it first.
         """
         tree = self.tree(name)
-        if os.path.lexists(tree):
+        if _is_there(tree):
             raise _refused(f"{tree} is there already")
         check_entrypoint(entrypoint)
         durable.write_file(self._beside(name, RELEASE_SUFFIX), envelope)
@@ -264,7 +264,7 @@ class Layout:
     def discard(self, name: str) -> None:
         """Remove the tree `name` and what is kept beside it, whatever uses it: `collect` asks first."""
         tree = self.tree(name)
-        if os.path.lexists(tree):
+        if _is_there(tree):
             trash = self.versions / f"{_TRASH_PREFIX}{os.urandom(8).hex()}"
             durable.rename(tree, trash)
             _remove(trash)
@@ -279,7 +279,7 @@ class Layout:
         """
         current = self.read_current()
         trial = self.read_trial()
-        if trial is None and os.path.lexists(self.trial):
+        if trial is None and _is_there(self.trial):
             return []
         targets = [current] if current else []
         targets += [trial.old, trial.new] if trial else []
@@ -304,7 +304,7 @@ class Layout:
             durable.clear_temporary(folder)
         for name in _names(self.versions):
             tree = name.removesuffix(RELEASE_SUFFIX).removesuffix(ENTRYPOINT_SUFFIX)
-            orphan = tree != name and not os.path.lexists(self.versions / tree)
+            orphan = tree != name and not _is_there(self.versions / tree)
             if name.startswith(_TRASH_PREFIX) or orphan:
                 _remove(self.versions / name)
         for name in _names(self.folder):
@@ -326,8 +326,25 @@ def _names(folder: Path) -> list[str]:
         return []
 
 
+def _mode(path: Path) -> int | None:
+    """The mode of the entry itself, None if there is none. `OSError` where the disk cannot say.
+
+    Not `os.path.lexists` and its like: they take a failing disk for absence, and what seems to be absent
+    is cleared away with all that belongs to it.
+    """
+    try:
+        return os.lstat(path).st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def _is_there(path: Path) -> bool:
+    return _mode(path) is not None
+
+
 def _is_folder(path: Path) -> bool:
-    return path.is_dir() and not path.is_symlink()
+    mode = _mode(path)
+    return mode is not None and stat.S_ISDIR(mode)
 
 
 def _older_than(path: Path, seconds: float) -> bool:

@@ -486,3 +486,30 @@ def test_cleaning_removes_what_a_cut_leaves_and_nothing_else(layout: Layout) -> 
     layout.clean()
     (layout.folder / ".guard-trial.2").unlink()
     assert sorted(map(str, layout.folder.rglob("*"))) == before
+
+
+@pytest.mark.parametrize("act", ["clean", "collect", "discard", "installed"])
+def test_a_disk_that_cannot_say_what_is_there_loses_nothing(
+    layout: Layout, monkeypatch: pytest.MonkeyPatch, act: str
+) -> None:
+    install(layout, ONE, TWO)
+    layout.swap_current(target_of(ONE))
+    before = sorted(map(str, layout.folder.rglob("*")))
+    honest = os.lstat
+
+    def failing(path: str | Path, *args: Any, **kwargs: Any) -> os.stat_result:
+        if str(path).endswith((TWO, ONE)):
+            raise OSError(errno.EIO, "Input/output error")
+        return honest(path, *args, **kwargs)
+
+    acts: dict[str, Callable[[], object]] = {
+        "clean": layout.clean,
+        "collect": lambda: layout.collect(set()),
+        "discard": lambda: layout.discard(TWO),
+        "installed": layout.installed,
+    }
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "lstat", failing)
+        with pytest.raises(OSError, match="Input/output error"):
+            acts[act]()
+    assert sorted(map(str, layout.folder.rglob("*"))) == before
