@@ -44,9 +44,10 @@ def _run(folder: Path, options: list[str]) -> str:
 def _sound(folder: Path, attempts: int) -> str:
     """What is wrong with the component; empty if old and trial, or what they should become, stand there."""
     current = os.readlink(folder / "current") if (folder / "current").is_symlink() else None
-    trial = Trial.parse((folder / "trial").read_bytes())
+    line = (folder / "trial").read_bytes() if (folder / "trial").is_file() else b""
+    trial = Trial.parse(line)
     if trial is None or (trial.old, trial.new, trial.max_attempts) != (OLD, NEW, 3):
-        return f"the trial became {(folder / 'trial').read_bytes()!r}"
+        return f"the trial became {line!r}"
     if trial.attempts not in (attempts, min(attempts + 1, 3)):
         return f"{trial.attempts} starts are counted, there were {attempts}"
     if current not in ((NEW, OLD) if attempts == 3 else (NEW,)):

@@ -87,6 +87,7 @@ _READERS: dict[str, Callable[[bytes], Document]] = {
     "probe": lambda data: trust.verify_probe(data, ROOT),
     "request": lambda data: trust.verify_request(data, ROOT)[0],
     "reply": lambda data: trust.verify_reply(data, ROOT),
+    "audit": lambda data: trust.verify_audit_head(data, ROOT),
     "status": _status,
     "rollout": _progress,
 }
