@@ -21,6 +21,7 @@ from fleetfoot_client.profiles import Profile
 from fleetfoot_client.session import Session
 from fleetfoot_protocol.admission import wave_sizes
 from fleetfoot_protocol.errors import FleetfootError
+from fleetfoot_protocol.states import Terminal
 from fleetfoot_protocol.states import RolloutState
 from fleetfoot_sim import kiosk
 from fleetfoot_sim.devices import Device, Pace, ProcessDevice, free_ports, set_up
@@ -59,6 +60,16 @@ class View:
 def _state_is(rollout: str, *states: str) -> Callable[[dict[str, Any]], bool]:
     """Whether a snapshot shows the rollout in one of the states."""
     return lambda snapshot: snapshot["rollouts"].get(rollout, {}).get("state") in states
+
+
+def _is_back(rollout: str) -> Callable[[dict[str, Any]], bool]:
+    """Whether nobody is at work on a rollout any more, and all who had activated its release went back."""
+
+    def is_back(snapshot: dict[str, Any]) -> bool:
+        bad, counts = snapshot["result"]["bad"], snapshot["rollouts"][rollout]["counts"]
+        return not counts.get(Terminal.ACTIVE) and bad["started"] == bad["rolled_back"]
+
+    return is_back
 
 
 class Demo:
@@ -188,11 +199,7 @@ class Demo:
         self._publish(session, scene, BAD)
         rollout = self._rollout(session, BAD, total)
         self._await(f"{BAD} trips", 90, _state_is(rollout, "tripped", "completed"))
-        self._await(
-            f"whoever began {BAD} is back",
-            60,
-            lambda s: s["result"]["bad"]["started"] == s["result"]["bad"]["rolled_back"],
-        )
+        self._await(f"whoever began {BAD} is back", 60, _is_back(rollout))
         bad = self.view.snapshot["result"]["bad"]
         self._say(
             "the bad release is stopped",

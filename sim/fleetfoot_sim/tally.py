@@ -19,6 +19,8 @@ from fleetfoot_protocol.topics import Kind, Topic
 from fleetfoot_protocol.trust import TrustRoot
 
 _UNPAIRED = 8
+#: From activation on a device is touched. Before, a trip lets it drop what it had fetched or unpacked.
+_TOUCHED = frozenset({Lifecycle.ACTIVATING, Lifecycle.PROBATION, Lifecycle.ROLLING_BACK})
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,8 +125,7 @@ class Tally:
         self._work(member.id, component)
 
     def _work(self, device: str, component: ComponentStatus) -> None:
-        acting = component.state not in (Lifecycle.IDLE, Lifecycle.WAITING)
-        if acting and component.rollout and component.answered:
+        if component.state in _TOUCHED and component.rollout and component.answered:
             self._begin(component.rollout, device, component.answered.sequence)
         for outcome in component.outcomes:
             if outcome.rollout is None:
@@ -152,7 +153,7 @@ class Tally:
         return max(found, key=lambda p: (p.at, p.rollout)).rollout if found else None
 
     def began(self, rollout: str | None) -> set[str]:
-        """Devices that were seen to act for the rollout."""
+        """Devices that were seen to activate its release, or to end their work on it."""
         return set(self._began.get(rollout or "", {}))
 
     def waves(self, rollout: str | None) -> list[int]:
