@@ -15,12 +15,12 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser = subparsers.add_parser(
         "demo",
         help="watch a fleet upgrade itself and a bad release come back, on loopback",
-        description="Throw-away keys, a broker, a manager and 30 real agents on loopback: a good release goes\n"
-        "out in waves, a bad one is stopped and undone. Takes under a minute, leaves nothing behind.",
+        description="Throw-away keys, a broker, a manager and 30 real agents on loopback: a good release\n"
+        "goes out in waves, a bad one is stopped and undone. Takes under a minute, leaves nothing behind.",
         epilog="example:\n  fleetfoot demo\n  fleetfoot demo --headless --keep /tmp/fleet --picture demo.svg",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--devices", type=int, default=30, metavar="N", help="how many, 3 to 200 (default: 30)")
+    parser.add_argument("--devices", type=int, default=30, metavar="N", help="3 to 200 (default: 30)")
     parser.add_argument("--headless", action="store_true", help="plain lines instead of a live picture")
     parser.add_argument("--json", action="store_true", help="end with the figures as one JSON object")
     parser.add_argument("--keep", type=Path, metavar="DIR", help="keep everything in DIR")
