@@ -21,8 +21,7 @@ from fleetfoot_client.profiles import Profile
 from fleetfoot_client.session import Session
 from fleetfoot_protocol.admission import wave_sizes
 from fleetfoot_protocol.errors import FleetfootError
-from fleetfoot_protocol.states import Terminal
-from fleetfoot_protocol.states import RolloutState
+from fleetfoot_protocol.states import RolloutState, Terminal
 from fleetfoot_sim import kiosk
 from fleetfoot_sim.devices import Device, Pace, ProcessDevice, free_ports, set_up
 from fleetfoot_sim.processes import LineProcess
