@@ -4,6 +4,7 @@ import json
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from random import Random
 from typing import Any
 
 from tests.lab.host import Host
@@ -95,10 +96,11 @@ class Shop:
         program = tree / "bin" / "kiosk"
         program.write_text(f"#!/bin/sh\n# {version}\n{script}")
         program.chmod(0o755)
-        # Enough that an unsynced tree can be seen to be torn.
+        # Enough to be cut while it is verified and unpacked, and to be seen torn if it was not synced.
         (tree / "data").mkdir()
+        random = Random(version)  # noqa: S311
         for number in range(8):
-            (tree / "data" / f"{number}").write_text(f"{version} {number}\n" * 1500)
+            (tree / "data" / f"{number}").write_bytes(random.randbytes(400_000))
         for name, text in files.items():
             (tree / name).write_text(text)
         out = self.folder / "dist"
@@ -123,6 +125,7 @@ class Shop:
             sequence=self.sequence,
             issued=times.to_text(now - 60),
             expires=times.to_text(now + 86400),
+            mirror="http://127.0.0.1:9/blobs",  # what is missing is waited for; nobody serves it
             targets=(everybody(f"r-{self.sequence}", bundle.goal(mode="exactly", **goal)),),
         )
         signed = dsse.sign(PayloadType.DESIRED, document.payload(), self.house.keys["director"])
@@ -182,17 +185,31 @@ class Device:
 
     # -- orders without a broker: what the courier would have brought
 
-    def order(self, document: bytes, *bundles: Bundle) -> None:
-        """Bring a signed order, manifests and blobs into the spool, durably, and wake the worker."""
+    def order(self, document: bytes, bundle: Bundle, *, manifest: bool = True, blobs: bool = True) -> None:
+        """Bring a signed order into the spool, durably, with what it is about or without; wake the worker."""
         courier = CourierSide(self.host.path(SPOOL))
-        for bundle in bundles:
-            for blob in (bundle.path / "blobs").iterdir():
-                place = courier.blob_path(blob.name)
-                if not place.exists():
-                    durable.write_file(place, blob.read_bytes())
-            courier.store_message(f"manifest.{bundle.digest}", bundle.envelope)
+        if not manifest:
+            courier.keep_slots(lambda slot: not slot.startswith("manifest."))
+        if not blobs:
+            courier.keep_blobs(set())
+        self._bring(courier, bundle, manifest=manifest, blobs=blobs)
         courier.store_message(f"group.{COMPONENT}", document)
         self.host.path("/run/fleetfoot/wake/now").touch()
+
+    def bring(self, bundle: Bundle) -> None:
+        """Bring what an order is about, as soon as the device has booted, and wake the worker."""
+        self._bring(CourierSide(self.host.path(SPOOL)), bundle, manifest=True, blobs=True)
+        wake = self.host.path("/run/fleetfoot/wake")
+        until(wake.is_dir, f"{self.host.name} has its folders")
+        (wake / "now").touch()
+
+    def _bring(self, courier: CourierSide, bundle: Bundle, *, manifest: bool, blobs: bool) -> None:
+        for blob in (bundle.path / "blobs").iterdir() if blobs else ():
+            place = courier.blob_path(blob.name)
+            if not place.exists():
+                durable.write_file(place, blob.read_bytes())
+        if manifest:
+            courier.store_message(f"manifest.{bundle.digest}", bundle.envelope)
 
     # -- what there is to see
 

@@ -245,7 +245,12 @@ class Opened:
         return self._folder / "upper"
 
     def __exit__(self, *_: object) -> None:
-        _run("umount", str(self._folder))
+        # A program that another thread is starting holds our open files until it has begun.
+        umount = ["umount", str(self._folder)]
+        until(
+            lambda: subprocess.run(umount, capture_output=True, check=False).returncode == 0,
+            f"{self._folder} is unmounted",
+        )
         self._copy.unlink()
 
 

@@ -1,10 +1,11 @@
 """Power cuts at random moments of installs, returns and guard runs, judged before anything can repair them.
 
 A `Cutter` owns one host and one thread. It orders versions up and down, and one that dies; it cuts the power
-at a random moment after the order, or, as often, while the device is still recovering from the cut before. A
+at a random moment after the order, or, nearly as often, while the device recovers from the cut before. A
 copy of the disk is then mounted elsewhere and judged; then the host is booted again. Whenever it is left in
 peace it must arrive where its orders lead: at the ordered version, or, if that one dies or the cuts have used
-up its starts, back at the old one, with the order refused. Everything random comes from the seed.
+up its starts, back at the old one, with the order refused. What is random comes from the seed; how fast the
+machine is at a moment does not.
 """
 
 import os
@@ -30,7 +31,10 @@ BAD_VERSION = "1.2.0"
 #: Seconds after an order, and after a boot, within which the power is cut.
 AFTER_ORDER = 2.6
 AFTER_BOOT = 2.0
-#: States of the journal that are hunted, so that each of them is cut.
+#: Seconds that a hunt for a state may take, and how many of the orders are hunts.
+HUNT = 5.0
+HUNTS = 0.6
+#: States of the journal that are hunted, in their order. One that was missed is hunted in the next.
 HUNTED = ("waiting", "downloading", "verifying", "staging", "staged", "activating", "rolling_back")
 #: Cuts in a row before the device is left in peace.
 RECUTS = 4
@@ -136,10 +140,11 @@ class Cutter:
             self._first_boot()
             recuts = 0
             while self._tally.more():
-                if recuts >= RECUTS or self._random.random() < 0.5:
+                if recuts >= RECUTS or self._random.random() < 0.55:
                     self._arrive()
-                    self._order()
-                    self._await_moment()
+                    hunted = self._random.choice(HUNTED) if self._random.random() < HUNTS else None
+                    self._order(hunted)
+                    self._await_moment(hunted)
                     recuts = 0
                 else:
                     self._pass(AFTER_BOOT)
@@ -160,12 +165,15 @@ class Cutter:
         self.host.run("sync")
 
     def _arrive(self) -> None:
-        """Left in peace, the device comes to rest where it must; see the module."""
+        """Left in peace, with all that it wants, the device comes to rest where it must; see the module."""
+        self.device.bring(self._ordered)
         try:
             self._good = until(self._at_rest, f"{self.host.name} comes to rest", seconds=60) or self._good
         except AssertionError as error:
             told = self.host.journal("-n", "200")
-            raise AssertionError(f"{error}\n{self.device.record()}\n{told}") from error
+            where = f"ordered {self._ordered.release.version} {self._ordered.digest[:8]}"
+            where += f" attempt {self._attempts[self._ordered.digest]}, from {self._old.release.version}"
+            raise AssertionError(f"{error}: {where}\n{self.device.record()}\n{told}") from error
         with self._tally.lock:
             self._tally.converged += 1
             self._tally.gone_back += self._good is not self._ordered
@@ -187,9 +195,9 @@ class Cutter:
         record, digest = self.device.record(), self._ordered.digest
         return record is not None and record.refused.get(digest) == self._attempts[digest]
 
-    def _order(self) -> None:
+    def _order(self, hunted: str | None) -> None:
         # The order is on the disk when this returns: whatever comes of it comes from the device.
-        if self._random.random() < self._bad:
+        if hunted == "rolling_back" or self._random.random() < self._bad:
             bundle = self._shop.bundles[BAD_VERSION]
         else:
             other = next(v for v in GOOD_VERSIONS if v != self._good.release.version)
@@ -197,18 +205,22 @@ class Cutter:
         self._old, self._ordered = self._good, bundle
         self._attempts[bundle.digest] += 1
         order = self._shop.order(bundle, attempt=self._attempts[bundle.digest])
-        self.device.order(order, bundle)
+        # Without the manifest it stays waiting, without the blobs downloading, until `bring`.
+        self.device.order(order, bundle, manifest=hunted != "waiting", blobs=hunted != "downloading")
 
-    def _await_moment(self) -> None:
+    def _await_moment(self, hunted: str | None) -> None:
         """Any moment after the order; or one in a state that is over in milliseconds, and hard to hit so."""
-        if self._random.random() < 0.5:
+        if hunted is None:
             self._pass(AFTER_ORDER)
             return
-        word = f'"state":"{self._random.choice(HUNTED)}"'.encode()
+        states = HUNTED[HUNTED.index(hunted) :]
+        words = [f'"state":"{state}"'.encode() for state in states]
         journal = self.device.layout.journal
-        end = time.monotonic() + AFTER_ORDER
-        while word not in journal.read_bytes() and time.monotonic() < end:
+        end = time.monotonic() + HUNT
+        while not any(word in journal.read_bytes() for word in words) and time.monotonic() < end:
             time.sleep(0.0005)
+        if hunted in ("waiting", "downloading"):  # it rests there: its journal may reach the disk
+            self._pass(0.3)
 
     def _pass(self, most: float) -> None:
         """Let a random time pass: what is waited for here is no fact, but the moment of the cut."""
