@@ -1,9 +1,12 @@
 """Mutations of bytes and of JSON values, drawn from a `random.Random`: the same seed, the same mutations."""
 
 import json
+import re
 from collections.abc import Callable
 from random import Random
 from typing import Any
+
+_PAIR = re.compile(rb'("[a-z_]+"):("[^"]*"|[0-9]+)')
 
 #: What parsers have stumbled over, as JSON text.
 SPLINTERS: tuple[bytes, ...] = (
@@ -118,6 +121,16 @@ def _swap_value(rng: Random, data: bytes) -> bytes:
     return data[: colon + 1] + rng.choice(SPLINTERS) + data[min(ends, default=len(data)) :]
 
 
+def _twice(rng: Random, data: bytes) -> bytes:
+    """A key that stands twice, with the same value or another."""
+    pairs = list(_PAIR.finditer(data))
+    if not pairs:
+        return _repeat(rng, data)
+    pair = rng.choice(pairs)
+    value = rng.choice((pair[2], b"1", b'"other"'))
+    return data[: pair.end()] + b"," + pair[1] + b":" + value + data[pair.end() :]
+
+
 _BYTE_CHANGES: tuple[Callable[[Random, bytes], bytes], ...] = (
     _flip,
     _cut,
@@ -126,6 +139,7 @@ _BYTE_CHANGES: tuple[Callable[[Random, bytes], bytes], ...] = (
     _splinter,
     _swap_value,
     _swap_value,
+    _twice,
 )
 
 

@@ -140,6 +140,12 @@ def insider(rng: Random, name: str) -> bytes:
     return signed(kind, changed_payload(rng, kind), *kind.signers)
 
 
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len({key for key, _ in pairs}) != len(pairs):
+        raise Violation("accepted with a key that stands twice")
+    return dict(pairs)
+
+
 def agrees(written: Any, read: Any) -> bool:
     """Whether everything that was written is what was read: same types, same values, nothing lost."""
     if isinstance(written, dict) and isinstance(read, dict):
@@ -168,7 +174,7 @@ def judge(name: str, data: bytes, *, inside: bool) -> bool:
             raise Violation(f"{name}: accepted without the right signatures")
         return True
     # A second parser, which is not strict: whatever it sees beyond the model was let through wrongly.
-    if not agrees(json.loads(payload), document.model_dump(mode="json")):
+    if not agrees(json.loads(payload, object_pairs_hook=_once), document.model_dump(mode="json")):
         raise Violation(f"{name}: the model is not what was written")
     if type(document).model_validate_json(document.payload(), strict=True) != document:
         raise Violation(f"{name}: its own bytes read differently")
