@@ -48,6 +48,13 @@ class Swapping:
         return () if held is None else (held,)
 
 
+class Disorder(Swapping):
+    """To clients: everything twice, and out of order."""
+
+    def __call__(self, packet: Packet) -> Iterable[Packet]:
+        return [copy for out in super().__call__(packet) for copy in twice(out)]
+
+
 def without_keepalive(packet: Packet) -> Iterable[Packet]:
     """To the broker: nobody promises a sign of life."""
     if packet.type != Type.CONNECT:
@@ -77,10 +84,10 @@ class Fault:
 class Proxy:
     """Listens on loopback while it is entered; `fault` befalls every connection."""
 
-    def __init__(self, target: int, fault: Fault) -> None:
+    def __init__(self, target: int, fault: Fault, port: int = 0) -> None:
         self._target = target
         self._fault = fault
-        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener = socket.create_server(("127.0.0.1", port))
         self.port = int(self._listener.getsockname()[1])
         self._threads = [threading.Thread(target=self._accept, name="proxy")]
         self._sockets: list[socket.socket] = []

@@ -94,9 +94,9 @@ class Mosquitto:
 
 
 class Production(Mosquitto):
-    """The configuration we ship: paths and ports replaced, nothing else."""
+    """The configuration we ship: paths and ports replaced, nothing else but `more` before it."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, more: str = "") -> None:
         tls = folder / "tls"
         tls.mkdir(parents=True)
         self.folder, self._tls = folder, tls
@@ -112,7 +112,7 @@ class Production(Mosquitto):
         for path in SHIPPED.glob("*.acl"):
             (tls / path.name).write_text(path.read_text())
         self.port_of = dict(zip(Role, free_ports(len(Role)), strict=True))
-        super().__init__(folder, self._configuration(), list(self.port_of.values()))
+        super().__init__(folder, more + self._configuration(), list(self.port_of.values()))
 
     def _configuration(self) -> str:
         text = (SHIPPED / "mosquitto.conf").read_text()

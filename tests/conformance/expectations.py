@@ -1,0 +1,35 @@
+"""In what the brokers differ, with the reason: the only place that knows. The stories are the same."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """What a broker is expected to do, and why it does."""
+
+    value: bool
+    reason: str
+
+
+@dataclass(frozen=True)
+class Expectations:
+    #: A retained message is there after the broker was stopped in good order and started again.
+    retained_after_stop: Expectation
+    #: The same after it was killed; nobody had it write its disk.
+    retained_after_kill: Expectation
+    #: A second connection of one client id ends the first.
+    takeover: Expectation
+
+
+BROKERS: dict[str, Expectations] = {
+    "amqtt": Expectations(
+        retained_after_stop=Expectation(False, "the embedded broker keeps nothing on disk: it is for demos"),
+        retained_after_kill=Expectation(False, "the same"),
+        takeover=Expectation(False, "amqtt 0.12.1 does not look for an older connection of a clean session"),
+    ),
+    "mosquitto": Expectations(
+        retained_after_stop=Expectation(True, "persistence is on, and it writes its disk when it ends"),
+        retained_after_kill=Expectation(False, "what came since the last autosave_interval is lost"),
+        takeover=Expectation(True, "as MQTT 3.1.1 demands [MQTT-3.1.4-2]"),
+    ),
+}

@@ -1,0 +1,167 @@
+"""The same stories on every broker. What differs stands in expectations.py, and nowhere else."""
+
+import signal
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.brokers.faulty import Disorder, Fault
+from tests.conformance.brokers import MAKERS, OnServer, town_on
+from tests.conformance.expectations import BROKERS
+from tests.end_to_end.town import Town
+from tests.support.waiting import until
+
+from fleetfoot_client.broker.target import PATIENCE, Target
+from fleetfoot_client.profiles import Address
+from fleetfoot_sim.devices import free_ports
+from fleetfoot_sim.scene import BAD, GOOD
+
+SECONDS = 60
+NEEDS = {"mosquitto": [pytest.mark.needs("mosquitto")]}
+ON = [pytest.param(name, marks=NEEDS.get(name, []), id=name) for name in BROKERS]
+
+Open = Callable[..., tuple[Town, OnServer]]
+
+
+def test_every_broker_has_its_expectations_with_reasons() -> None:
+    assert set(BROKERS) == set(MAKERS)
+    for expectations in BROKERS.values():
+        assert all(one.reason for one in vars(expectations).values())
+
+
+@pytest.fixture
+def opened(tmp_path: Path) -> Iterator[Open]:
+    """Opens towns of two devices that run 1.0.0; everything is closed at the end."""
+    towns: list[tuple[Town, OnServer]] = []
+
+    def make(name: str, fault: Fault | None = None) -> tuple[Town, OnServer]:
+        town, server = town_on(name, tmp_path, fault)
+        towns.append((town, server))
+        town.open()
+        town.add("dev-001", "dev-002")
+        town.await_versions(dict.fromkeys(town.devices, "1.0.0"), seconds=SECONDS)
+        return town, server
+
+    yield make
+    for town, server in towns:
+        try:
+            town.close()
+        finally:
+            server.end(signal.SIGKILL)
+
+
+def once(town: Town, digest: str) -> None:
+    """Each device began and completed the release exactly once."""
+    events = ("upgrade_started", "upgrade_completed")
+    for device in town.devices:
+        until(partial(town.witness.count, events[-1], device, digest=digest), f"{device} has told everything")
+        assert [town.witness.count(event, device, digest=digest) for event in events] == [1, 1]
+
+
+@pytest.mark.parametrize("name", ON)
+def test_a_release_that_dies_trips_the_rollout_and_goes_back(opened: Open, name: str) -> None:
+    town, _ = opened(name)
+    town.publish(BAD)
+    rollout = town.rollout(BAD, "--immediate", "--settle", "0")
+    town.await_state(rollout, "tripped", seconds=SECONDS)
+    town.fleetfoot("rollout", "decide", rollout, "rollback")
+    town.await_state(rollout, "rolled_back", seconds=SECONDS)
+    town.await_versions(dict.fromkeys(town.devices, "1.0.0"), seconds=SECONDS)
+
+
+@pytest.mark.parametrize("name", ON)
+def test_a_device_is_away_and_the_manager_is_killed_in_the_middle(opened: Open, name: str) -> None:
+    town, _ = opened(name)
+    town.hosted["dev-002"].disconnect()
+    town.await_presence("dev-002", "offline")
+    digest = town.publish(GOOD)
+    rollout = town.rollout(GOOD, "--immediate", "--settle", "0")
+    town.await_versions({"dev-001": GOOD}, seconds=SECONDS)
+    town.manager.end(signal.SIGKILL)
+    # It finds its order at the broker, and the artifact once the manager is back.
+    town.hosted["dev-002"].connect()
+    town.manager.start()
+    town.await_versions({"dev-002": GOOD}, seconds=SECONDS)
+    town.await_state(rollout, "completed", seconds=SECONDS)
+    once(town, digest)
+
+
+@pytest.mark.parametrize("name", ON)
+def test_the_broker_is_killed_and_loses_everything(opened: Open, name: str) -> None:
+    town, broker = opened(name)
+    town.hosted["dev-002"].disconnect()
+    town.await_presence("dev-002", "offline")
+    digest = town.publish(GOOD)
+    rollout = town.rollout(GOOD, "--immediate", "--settle", "0")
+    town.await_versions({"dev-001": GOOD}, seconds=SECONDS)
+    broker.end(signal.SIGKILL)
+    broker.server.empty()
+    broker.start()
+    town.hosted["dev-002"].connect()
+    town.await_versions({"dev-002": GOOD}, seconds=SECONDS)
+    town.await_state(rollout, "completed", seconds=SECONDS)
+    once(town, digest)
+
+
+@pytest.mark.parametrize("name", ON)
+def test_everything_comes_twice_and_out_of_order(opened: Open, name: str) -> None:
+    town, _ = opened(name, Fault(to_client=Disorder))
+    digest = town.publish(GOOD)
+    rollout = town.rollout(GOOD, "--immediate", "--settle", "0")
+    town.await_versions(dict.fromkeys(town.devices, GOOD), seconds=SECONDS)
+    town.await_state(rollout, "completed", seconds=SECONDS)
+    once(town, digest)
+
+
+# -- where they differ
+
+
+def kept(port: int) -> bool:
+    """Whether a retained message can be read."""
+    target = Target(Address("127.0.0.1", port, False), run="conformance")
+    with target.peer() as peer:
+        peer.subscribe(target.topic("kept"))
+        message = peer.receive(PATIENCE / 3)
+    return message is not None
+
+
+@pytest.mark.parametrize(
+    ("how", "expected"), [("SIGTERM", "retained_after_stop"), ("SIGKILL", "retained_after_kill")]
+)
+@pytest.mark.parametrize("name", ON)
+def test_what_is_retained_after_a_restart_is_as_expected(
+    tmp_path: Path, name: str, how: str, expected: str
+) -> None:
+    (port,) = free_ports(1)
+    server: Any = MAKERS[name](tmp_path, port)
+    server.start()
+    try:
+        target = Target(Address("127.0.0.1", port, False), run="conformance")
+        with target.peer() as peer:
+            peer.publish(target.topic("kept"), b"1", retained=True)
+            until(lambda: kept(port), "it is retained")
+        server.end(signal.Signals[how])
+        server.start()
+        expectation = getattr(BROKERS[name], expected)
+        assert kept(port) is expectation.value, expectation.reason
+    finally:
+        server.end(signal.SIGKILL)
+
+
+@pytest.mark.parametrize("name", ON)
+def test_a_second_connection_of_one_name_does_as_expected(tmp_path: Path, name: str) -> None:
+    (port,) = free_ports(1)
+    server = MAKERS[name](tmp_path, port)
+    server.start()
+    try:
+        target = Target(Address("127.0.0.1", port, False))
+        older = target.peer("same")
+        with target.peer("same") as newer:
+            expectation = BROKERS[name].takeover
+            assert older.closed_within(PATIENCE) is expectation.value, expectation.reason
+            newer.ping()
+        older.vanish()
+    finally:
+        server.end(signal.SIGKILL)
