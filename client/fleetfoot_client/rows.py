@@ -119,6 +119,17 @@ class RefusingRow(Row):
     reason: str = ""
 
 
+class PlanNote(Row):
+    """What somebody noted of a rollout."""
+
+    rollout: str = ""
+    title: str
+    category: str = ""
+    author: str = ""
+    at: str = ""
+    text: str = ""
+
+
 class PlanRow(Row):
     """What a rollout would do. `waves`: cumulative device counts; times in seconds.
 
@@ -139,6 +150,7 @@ class PlanRow(Row):
     already: tuple[str, ...] = ()
     already_count: int = 0
     approval: bool = False
+    notes: tuple[PlanNote, ...] = ()
 
 
 class RolloutDevice(Row):
@@ -230,6 +242,73 @@ class AuditRow(Row):
     data: str
     request: str = ""
     hash: str = ""
+
+
+class PastRow(Row):
+    """A rollout that has ended."""
+
+    rollout: str
+    component: str
+    version: str
+    groups: tuple[str, ...] = ()
+    state: str
+    total: int = 0
+    success_percent: int | None = None
+    ended: str = ""
+
+
+class RateRow(Row):
+    """How several rollouts went."""
+
+    rollouts: int
+    completed: int
+    success_percent: int | None = None
+
+
+class TraceRow(Row):
+    """An entry of the audit log about a rollout."""
+
+    n: int
+    at: str
+    actor: str
+    action: str
+
+
+class ReportDevice(Row):
+    """A device in a report."""
+
+    id: str
+    group: str = ""
+    wave: int = 0
+    terminal: str
+    code: str = ""
+    reason: str = ""
+    since: str = ""
+    ended: str = ""
+
+
+class ReportRow(Row):
+    """The report of an ended rollout. `waves`: cumulative device counts."""
+
+    rollout: str
+    fleet: str = ""
+    component: str
+    version: str
+    digest: str = ""
+    groups: tuple[str, ...] = ()
+    state: str
+    reason: str = ""
+    waves: tuple[int, ...] = ()
+    total: int = 0
+    started: str = ""
+    ended: str = ""
+    requested_by: str = ""
+    decided_by: str = ""
+    decision: str = ""
+    success_percent: int | None = None
+    notes: tuple[PlanNote, ...] = ()
+    audit: tuple[TraceRow, ...] = ()
+    devices: tuple[ReportDevice, ...] = ()
 
 
 class More(Row):

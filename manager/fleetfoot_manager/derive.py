@@ -43,16 +43,17 @@ AHEAD = "ahead of the target"
 OWN = "obeys a document of its own"
 
 
-def report(rollout: Rollout, status: Status, current: Desired | None) -> Report | None:
+def report(rollout: Rollout, status: Status, current: Desired | None, *, own: bool = False) -> Report | None:
     """The report of a verified status for one rollout; None if it says nothing of the component.
 
-    current: the group document of the rollout's component as it stands now.
+    current: the group document of the rollout's component as it stands now. own: whether a document of the
+    device's own stands for it; what it answered to one that was released is no reason to pass it over.
     """
     component = status.components.get(rollout.component)
     if component is None:
         return None
     running = component.running.digest if component.running else None
-    terminal, code, reason = _said(rollout, status, component, current)
+    terminal, code, reason = _said(rollout, status, component, current, own)
     mine = terminal is not Terminal.ACTIVE or component.rollout == rollout.id
     return Report(
         device=status.device,
@@ -66,14 +67,14 @@ def report(rollout: Rollout, status: Status, current: Desired | None) -> Report 
 
 
 def _said(
-    rollout: Rollout, status: Status, component: ComponentStatus, current: Desired | None
+    rollout: Rollout, status: Status, component: ComponentStatus, current: Desired | None, own: bool
 ) -> tuple[Terminal | None, str, str]:
     if component.state in _AT_WORK:
         return Terminal.ACTIVE, "", component.reason
     if outcome := _newest_outcome(rollout, component):
         return _ENDINGS[outcome.outcome], outcome.code, ""
     answered = component.answered
-    if answered is not None and answered.scope == "own":
+    if own and answered is not None and answered.scope == "own":
         return Terminal.SKIPPED, "", OWN
     if answered is not None and answered.verdict is Verdict.REJECTED:
         if _answers(rollout, status, component, current):

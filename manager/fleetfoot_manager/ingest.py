@@ -210,9 +210,17 @@ def tell_acts(work: Work, status: Status) -> None:
 
 def _tell(work: Work, of: Rollout, status: Status) -> None:
     current = work.desired_now(status.group, of.component)
-    report = derive.report(of, status, current)
+    report = derive.report(of, status, current, own=_obeys_its_own(work, of, status))
     if report is not None:
         work.advance(of.id, report)
+
+
+def _obeys_its_own(work: Work, of: Rollout, status: Status) -> bool:
+    """Whether the device says so of the rollout's component, and an act on it stands."""
+    component = status.components.get(of.component)
+    if component is None or component.answered is None or component.answered.scope != "own":
+        return False
+    return any(act.stands for act in work.acts_of(status.device) if act.component == of.component)
 
 
 def _news_of(status: Status, before: DeviceEntry, live: set[str]) -> set[str]:

@@ -1,5 +1,7 @@
 """One device by itself, with every real part: up, down and pinned, while its group is told something else."""
 
+import json
+
 from tests.end_to_end.town import Town
 from tests.support.waiting import until
 
@@ -35,5 +37,27 @@ def test_a_device_goes_up_and_down_by_its_own_document_and_back_to_its_group(tow
     assert (pinned.answered.scope, pinned.answered.reason) == ("own", Why.CURRENT)
     town.fleetfoot("rollout", "decide", rollout, "abort")
     town.fleetfoot("device", "unpin", *KIOSK)
-    town.rollout("1.1.0", "--immediate", "--settle", "0")
+    rollout = town.rollout("1.1.0", "--immediate", "--settle", "0")
     town.await_versions({DEVICE: "1.1.0"})
+    town.await_state(rollout, "completed")
+    _look_back(town, rollout)
+
+
+def _look_back(town: Town, rollout: str) -> None:
+    """What the manager tells afterwards, by the commands that people use."""
+    out = town.folder / "looking-back"
+    town.fleetfoot("rollout", "note", rollout, "--title", "went well")
+    assert town.fleetfoot("rollout", "report", rollout, "--out", str(out))["devices"] == 1
+    assert json.loads((out / "report.json").read_text())["success_percent"] == 100
+    assert b"went well" in (out / "report.html").read_bytes()
+    assert town.fleetfoot("rollout", "history")["components"]["kiosk"]["rollouts"] == 2
+    assert town.fleetfoot("group", "drift", "kitchens")["drift"] == []
+    (group,) = town.fleetfoot("group", "list")["groups"]
+    assert group["components"]["kiosk"]["versions"] == {"1.1.0": 1}
+    export = str(out / "audit.jsonl")
+    entries = town.fleetfoot("audit", "export", "--out", export)["entries"]
+    assert town.fleetfoot("audit", "verify")["ok"]
+    checked = town.fleetfoot("audit", "verify", export, "--root", str(town.scene.root))
+    assert (checked["ok"], checked["entries"]) == (True, entries)
+    town.fleetfoot("device", "forget", DEVICE)
+    assert town.fleetfoot("device", "list")["devices"] == []

@@ -209,6 +209,18 @@ def test_a_device_that_obeys_its_own_document_is_skipped_by_rollouts(kitchen: Ki
     until(lambda: kitchen.rig.terminal(rollout, "oven") == "skipped", "the oven is skipped")
 
 
+def test_a_device_that_has_just_been_released_is_not_passed_over(kitchen: Kitchen) -> None:
+    kitchen.ask("pin")
+    answer = {"epoch": 1, "sequence": kitchen.own.sequence, "scope": "own", "verdict": "accepted"}
+    kitchen.say(runs(kitchen["1.1.0"], answered=Answer.model_validate(answer)))
+    kitchen.ask("unpin")
+    kitchen.rig.do("release.promote", {"component": COMPONENT, "version": "2.0.0", "to": "blessed"})
+    rollout = kitchen.rig.start(kitchen["2.0.0"], "hall", immediate=True)
+    kitchen.say(runs(kitchen["1.1.0"], answered=Answer.model_validate(answer)))
+    assert kitchen.rig.terminal(rollout, "oven") == "pending"
+    assert kitchen.rig.show(rollout)["state"] == "running"
+
+
 @pytest.mark.parametrize(
     ("verb", "version", "code", "words"),
     [

@@ -75,6 +75,11 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "device.show": {"device": "dev-1"},
     **{f"group.{verb}": {"group": "hall"} for verb in ("show", "drift", "policy")},
     "audit.show": {"n": 10_000},
+    "rollout.note": {"rollout": "r-1", "title": "smoke"},
+    "rollout.report": {"rollout": "r-1"},
+    "device.move": {"device": "dev-1", "group": "hall"},
+    "device.relabel": {"device": "dev-1", "labels": {}},
+    "device.forget": {"device": "dev-77"},
     "rollout.approve": {"rollout": "r-1"},
     "rollout.reject": {"rollout": "r-1", "reason": "not today"},
     **{

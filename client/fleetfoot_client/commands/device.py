@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from fleetfoot_client import enrolment, keyfiles, options, terminal
-from fleetfoot_client.commands import device_acts, online
+from fleetfoot_client.commands import device_acts, device_admin, online
 from fleetfoot_client.commands.rollout_text import badge
 from fleetfoot_client.exits import Exit
 from fleetfoot_client.rows import ComponentRow, DeviceRow, OwnRow, parse, parse_list
@@ -34,6 +34,7 @@ def register(subparsers: options.Subparsers) -> None:
     show.add_argument("device", metavar="ID", type=options.identifier, help="the device's id")
     options.add_manager(show)
     device_acts.add(group)
+    device_admin.add(group)
 
 
 def _add_enroll(group: options.Subparsers) -> None:

@@ -13,8 +13,8 @@ def open_session(args: argparse.Namespace) -> Session:
     return Session(profiles.choose(args.profile, os.environ))
 
 
-def ask(args: argparse.Namespace, verb: str, group: str = EVERY_GROUP, **arguments: Any) -> dict[str, Any]:
+def ask(args: argparse.Namespace, verb: str, **arguments: Any) -> dict[str, Any]:
     """One request on a session of its own; arguments of None are left out."""
     given = {name: value for name, value in arguments.items() if value is not None}
     with open_session(args) as session:
-        return session.request(verb, group, given, timeout=args.reply_timeout)
+        return session.request(verb, EVERY_GROUP, given, timeout=args.reply_timeout)

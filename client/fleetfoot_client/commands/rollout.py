@@ -4,7 +4,7 @@ import argparse
 from typing import Any
 
 from fleetfoot_client import following, options, terminal
-from fleetfoot_client.commands import approval, online, rollout_arguments, rollout_text
+from fleetfoot_client.commands import approval, looking_back, online, rollout_arguments, rollout_text
 from fleetfoot_client.exits import Exit
 from fleetfoot_client.following import View
 from fleetfoot_client.rows import More, PlanRow, RolloutRow, parse, parse_list
@@ -28,6 +28,7 @@ def register(subparsers: options.Subparsers) -> None:
     rollout_arguments.add_acts(group, _act)
     rollout_arguments.add_decide(group, _act)
     approval.add(group)
+    looking_back.add(group)
 
 
 def _plan(args: argparse.Namespace) -> int:

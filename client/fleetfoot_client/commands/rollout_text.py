@@ -37,6 +37,11 @@ def plan(row: PlanRow) -> str:
         cells = [(r.device, r.code, r.reason) for r in row.refusing[:_LISTED]]
         text += f"\n\n{refusing} would refuse it:\n{table(('DEVICE', 'CODE', 'REASON'), cells)}"
         text += more(refusing - len(cells))
+    if row.notes:
+        noted = [(note.at, note.rollout, note.author, note.category, note.title) for note in row.notes]
+        text += (
+            f"\n\nnoted of earlier rollouts:\n{table(('AT', 'ROLLOUT', 'WHO', 'CATEGORY', 'NOTE'), noted)}"
+        )
     return text
 
 

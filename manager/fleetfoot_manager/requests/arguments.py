@@ -7,7 +7,7 @@ from pydantic import Field, StringConstraints, ValidationError, model_validator
 from fleetfoot_protocol import strictjson
 from fleetfoot_protocol.documents import Model
 from fleetfoot_protocol.errors import FleetfootError
-from fleetfoot_protocol.fields import Digest, Id, KeyHex, Label, LabelKey, Line, Version
+from fleetfoot_protocol.fields import Digest, Id, KeyHex, Label, LabelKey, Line, Notes, Version, Word
 
 MAX_BLOBS = 130
 MAX_BLOB = 64 * 1024**3
@@ -209,6 +209,45 @@ class GroupPolicy(Model):
     approval: Literal["above", "always", "never"] | None = None
     approval_above: Annotated[int, Field(ge=0, le=10_000_000)] | None = None
     approval_by_other: bool | None = None
+
+
+class RolloutHistory(Model):
+    """`rollout.history`: over the newest `limit` ended rollouts."""
+
+    component: Id | None = None
+    group: Id | None = None
+    limit: Annotated[int, Field(ge=1, le=MAX_PAGE)] = 50
+
+
+class RolloutNote(Model):
+    """`rollout.note`."""
+
+    rollout: Id
+    title: Annotated[Line, Field(min_length=1, max_length=120)]
+    category: Word = "note"
+    tags: Annotated[tuple[Word, ...], Field(max_length=16)] = ()
+    text: Notes = ""
+
+
+class RolloutReport(Model):
+    """`rollout.report`: devices behind the first `after` of the cohort."""
+
+    rollout: Id
+    after: Annotated[int, Field(ge=0)] = 0
+
+
+class DeviceMove(Model):
+    """`device.move`."""
+
+    device: Id
+    group: Id
+
+
+class DeviceRelabel(Model):
+    """`device.relabel`: all labels of the enrolment anew."""
+
+    device: Id
+    labels: Annotated[dict[LabelKey, Label], Field(max_length=64)]
 
 
 class AuditList(Model):

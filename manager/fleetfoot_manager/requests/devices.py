@@ -7,6 +7,7 @@ from fleetfoot_manager import catalogue, inventory, lives, rights
 from fleetfoot_manager.inventory import DeviceEntry, Enrolled
 from fleetfoot_manager.requests import arguments
 from fleetfoot_manager.requests.answers import BUDGET, fitted, moment, some
+from fleetfoot_manager.requests.device_admin import leave
 from fleetfoot_manager.work import Work
 from fleetfoot_protocol.codes import Code, info
 from fleetfoot_protocol.reports import ComponentStatus, OutcomeRecord, Problem, Request
@@ -35,6 +36,8 @@ def enroll(work: Work, request: Request) -> dict[str, Any]:
             unchanged += 1
             continue
         enrolled += 1
+        if did is Enrolled.MOVED and before is not None:
+            leave(work, before)
         work.devices.forget(one.id)
         data = {"device": one.id, "group": one.group, "key": one.key, "labels": dict(one.labels)}
         work.audit(request.operator, _AUDITED[did], data)

@@ -4,7 +4,7 @@ import secrets
 import string
 from typing import Any
 
-from fleetfoot_manager import compose, derive, planning, policies, rights, rollout
+from fleetfoot_manager import compose, derive, notes, planning, policies, rights, rollout
 from fleetfoot_manager.catalogue import ReleaseRow
 from fleetfoot_manager.requests import arguments
 from fleetfoot_manager.requests.answers import fitted, moment, some
@@ -31,6 +31,7 @@ _ID_LETTERS = string.ascii_lowercase + string.digits
 _ID_LENGTH = 10
 _LISTED = 200
 _SHOWN = 500
+_NOTES = 3
 #: Whom a person looks for first, when not everybody can be shown.
 _INTERESTING = (
     Terminal.FAILED,
@@ -60,7 +61,14 @@ def plan(work: Work, request: Request) -> dict[str, Any]:
     rights.demand(work.house.root, request, asked.groups)
     made = planning.make(work.tx, asked, "r-plan", work.now)
     _demand_signed(work, made.release)
-    return {"plan": planning.describe(made)}
+    return {"plan": _described(work, made)}
+
+
+def _described(work: Work, made: planning.Planned) -> dict[str, Any]:
+    """The plan, with what people noted of earlier rollouts of the component."""
+    found = [one.row() for one in notes.newest(work.tx, _NOTES, component=made.rollout.component)]
+    shown = [{name: row[name] for name in ("rollout", "title", "category", "author", "at")} for row in found]
+    return planning.describe(made) | {"notes": shown}
 
 
 def _demand_signed(work: Work, release: ReleaseRow) -> None:
@@ -85,7 +93,7 @@ def start(work: Work, request: Request) -> dict[str, Any]:
     _demand_signed(work, made.release)
     for group in asked.groups:
         _demand_room(work.intent(group, asked.component), group, asked.component)
-    shown = planning.describe(made)
+    shown = _described(work, made)
     work.add(made.rollout)
     _tell_planned(work, made.rollout)
     policies.keep_order(work.tx, policies.Order(name, request.operator, asked))
@@ -112,7 +120,8 @@ def begin(work: Work, made: planning.Planned) -> Rollout:
     work.advance(name, Start())
     for entry in made.devices:
         status = entry.status
-        report = derive.report(made.rollout, status, None) if status else None
+        own = entry.id in made.own
+        report = derive.report(made.rollout, status, None, own=own) if status else None
         if report is not None and name in work.rollouts:
             work.advance(name, report)
     after = work.rollout(name)

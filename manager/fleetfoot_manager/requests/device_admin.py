@@ -1,0 +1,85 @@
+"""The verbs about who a device is: move it to another group, label it anew, forget it."""
+
+from typing import Any
+
+import sqlalchemy as sa
+
+from fleetfoot_manager import documents, inventory, lives, rights, schema
+from fleetfoot_manager.inventory import DeviceEntry
+from fleetfoot_manager.requests import arguments
+from fleetfoot_manager.work import Work
+from fleetfoot_protocol.errors import FleetfootError
+from fleetfoot_protocol.reports import Request
+from fleetfoot_protocol.topics import Kind
+
+#: What a device leaves retained on the broker.
+_LEFT = (Kind.STATUS, Kind.STATUS_ATTESTATION, Kind.PRESENCE)
+
+
+def move(work: Work, request: Request) -> dict[str, Any]:
+    """`device.move`: right in both groups. What was asked of the device alone ends."""
+    asked = arguments.parse(arguments.DeviceMove, request.arguments)
+    entry = _device(work, request, asked.device)
+    rights.demand(work.house.root, request, [asked.group])
+    if entry.group == asked.group:
+        raise FleetfootError("state_refused", f"{entry.id} is in group {asked.group} already")
+    new = asked.group not in inventory.groups(work.tx)
+    leave(work, entry)
+    table = schema.devices
+    work.tx.execute(sa.update(table).where(table.c.id == entry.id).values(group=asked.group, online=False))
+    work.devices.forget(entry.id)
+    work.join(entry.id, asked.group, entry.labels)
+    work.newcomers.append((asked.group, entry.id))
+    if new:
+        lives.adopt(work, asked.group)
+        work.renew_heartbeat(asked.group)
+    data = {"device": entry.id, "from": entry.group, "group": asked.group}
+    work.audit(request.operator, "device.move", data)
+    return {"device": entry.id, "group": asked.group, "from": entry.group}
+
+
+def relabel(work: Work, request: Request) -> dict[str, Any]:
+    """`device.relabel`: the labels of the enrolment, which stand in until the device tells its own."""
+    asked = arguments.parse(arguments.DeviceRelabel, request.arguments)
+    entry = _device(work, request, asked.device)
+    inventory.enroll(work.tx, entry.id, entry.group, entry.key.hex(), asked.labels, work.now, replace=True)
+    work.devices.forget(entry.id)
+    after = inventory.demand(work.tx, entry.id)
+    work.join(after.id, after.group, after.labels)
+    data = {"device": entry.id, "group": entry.group, "labels": dict(asked.labels)}
+    work.audit(request.operator, "device.relabel", data)
+    return {"device": entry.id, "labels": dict(asked.labels), "effective": dict(after.labels)}
+
+
+def forget(work: Work, request: Request) -> dict[str, Any]:
+    """`device.forget`: out of the inventory and its rollouts; everything it left retained is cleared."""
+    asked = arguments.parse(arguments.DeviceShow, request.arguments)
+    entry = _device(work, request, asked.device)
+    cleared = leave(work, entry)
+    # In no group: every rollout is told that the device has left.
+    work.join(entry.id, "", entry.labels)
+    work.tx.execute(sa.delete(schema.devices).where(schema.devices.c.id == entry.id))
+    work.devices.forget(entry.id)
+    data = {"device": entry.id, "group": entry.group, "key": entry.key.hex()}
+    work.audit(request.operator, "device.forget", data)
+    return {"device": entry.id, "group": entry.group, "cleared": cleared}
+
+
+def _device(work: Work, request: Request, device: str) -> DeviceEntry:
+    entry = inventory.find(work.tx, device)
+    if entry is None:
+        rights.demand_anywhere(work.house.root, request)
+        raise FleetfootError("not_found", f"no device {device} is enrolled")
+    rights.demand(work.house.root, request, [entry.group])
+    return entry
+
+
+def leave(work: Work, entry: DeviceEntry) -> int:
+    """Clear every retained topic of a device under its group, its own documents first; returns how many."""
+    known = work.acts_of(entry.id)
+    for act in known:
+        work.drop_own(entry.group, act)
+    for kind in _LEFT:
+        topic = documents.place(kind, group=entry.group, device=entry.id)
+        documents.enqueue(work.tx, topic, b"", retained=True)
+    return len(known) + len(_LEFT)

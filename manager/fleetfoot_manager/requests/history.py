@@ -1,0 +1,200 @@
+"""The verbs that look back: how rollouts went, what people noted of them, and the report of one."""
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from fleetfoot_manager import notes, policies, rights, schema
+from fleetfoot_manager.notes import Note
+from fleetfoot_manager.requests import arguments, rollouts
+from fleetfoot_manager.requests.answers import BUDGET, fitted, moment, some
+from fleetfoot_manager.rollout import Rollout
+from fleetfoot_manager.work import Work
+from fleetfoot_protocol.errors import FleetfootError
+from fleetfoot_protocol.reports import Request
+from fleetfoot_protocol.states import RolloutState, Terminal
+
+_NOTES = 20
+_TRACES = 60
+_HEAD_BUDGET = BUDGET // 2
+#: How a device that was asked can end; of these the first is a success.
+_TRIED = (Terminal.HEALTHY, Terminal.FAILED, Terminal.ROLLED_BACK, Terminal.SILENT)
+
+
+class Past(NamedTuple):
+    """An ended rollout, as little of it as is looked at here. `devices`: (group, how it ended)."""
+
+    id: str
+    component: str
+    version: str
+    groups: tuple[str, ...]
+    state: str
+    started: float | None
+    ended: float | None
+    devices: tuple[tuple[str, str], ...]
+
+
+def _past(tx: Connection, component: str | None, limit: int) -> Iterator[Past]:
+    table = schema.rollouts.c
+    query = sa.select(table.rollout).where(table.live.is_(False)).order_by(table.created.desc())
+    if component is not None:
+        query = query.where(table.component == component)
+    for text in tx.scalars(query.limit(limit)):
+        body = json.loads(text)
+        records = body["devices"]
+        yield Past(
+            body["id"],
+            body["component"],
+            body["goal"]["version"],
+            tuple(body["groups"]),
+            body["state"],
+            body["started"],
+            body["ended"],
+            tuple((group, records[device]["terminal"]) for device, group in body["cohort"]),
+        )
+
+
+def history(work: Work, request: Request) -> dict[str, Any]:
+    """`rollout.history`: ended rollouts, the newest first, and success rates over them."""
+    asked = arguments.parse(arguments.RolloutHistory, request.arguments)
+    root = work.house.root
+    rights.demand_anywhere(root, request)
+    if asked.group is not None:
+        rights.demand(root, request, [asked.group])
+    found = [
+        past
+        for past in _past(work.tx, asked.component, asked.limit)
+        if rights.reads_all(root, request, past.groups)
+        and (asked.group is None or asked.group in past.groups)
+    ]
+    rows, more = fitted([_past_row(past) for past in found], _HEAD_BUDGET)
+    rates: dict[str, Any] = {
+        "components": _rates((past.component, past.state, past.devices) for past in found),
+        "releases": _rates((f"{p.component} {p.version}", p.state, p.devices) for p in found),
+        "groups": _rates(
+            (group, past.state, tuple(one for one in past.devices if one[0] == group))
+            for past in found
+            for group in past.groups
+        ),
+    }
+    shown = {name: fitted(list(of.items()), _HEAD_BUDGET // 3)[0] for name, of in rates.items()}
+    return {
+        "rollouts": rows,
+        **{name: dict(of) for name, of in shown.items()},
+        **({"more": more} if more else {}),
+    }
+
+
+def _past_row(past: Past) -> dict[str, Any]:
+    counts = Counter(terminal for _, terminal in past.devices)
+    took = None if past.started is None or past.ended is None else int(past.ended - past.started)
+    return {
+        "rollout": past.id,
+        "component": past.component,
+        "version": past.version,
+        "groups": list(past.groups),
+        "state": past.state,
+        "total": len(past.devices),
+        "counts": dict(counts),
+        **some(
+            started=moment(past.started),
+            ended=moment(past.ended),
+            seconds=took,
+            success_percent=_rate(counts),
+        ),
+    }
+
+
+def _rate(counts: Counter[str]) -> int | None:
+    """Devices that proved healthy, of those that were asked and had to answer, in percent."""
+    tried = sum(counts[terminal] for terminal in _TRIED)
+    return counts[_TRIED[0]] * 100 // tried if tried else None
+
+
+def _rates(
+    found: Iterable[tuple[str, str, tuple[tuple[str, str], ...]]],
+) -> dict[str, dict[str, Any]]:
+    number: Counter[str] = Counter()
+    completed: Counter[str] = Counter()
+    devices: dict[str, Counter[str]] = {}
+    for name, state, ends in found:
+        number[name] += 1
+        completed[name] += state == RolloutState.COMPLETED
+        devices.setdefault(name, Counter()).update(terminal for _, terminal in ends)
+    return {
+        name: {
+            "rollouts": number[name],
+            "completed": completed[name],
+            "counts": dict(devices[name]),
+            **some(success_percent=_rate(devices[name])),
+        }
+        for name in sorted(number)
+    }
+
+
+def note(work: Work, request: Request) -> dict[str, Any]:
+    """`rollout.note`: on a rollout in any state."""
+    asked = arguments.parse(arguments.RolloutNote, request.arguments)
+    of = rollouts.named(work, request, asked.rollout)
+    made = Note(
+        of.id, of.component, request.operator, work.now, asked.title, asked.category, asked.tags, asked.text
+    )
+    notes.add(work.tx, made)
+    work.audit(request.operator, "rollout.note", {"rollout": of.id, "title": asked.title})
+    return made.row()
+
+
+def report(work: Work, request: Request) -> dict[str, Any]:
+    """`rollout.report`: everything about an ended rollout; its devices page by page."""
+    asked = arguments.parse(arguments.RolloutReport, request.arguments)
+    of = rollouts.named(work, request, asked.rollout)
+    if not of.state.ended:
+        raise FleetfootError(
+            "state_refused",
+            f"rollout {of.id} is {of.state}: there is a report once it has ended",
+            remedy=f"look at it with 'fleetfoot rollout show {of.id}'",
+        )
+    head = _head(work, of) if asked.after == 0 else {}
+    members = of.cohort[asked.after :]
+    rows, _ = fitted([_device(of, *member) for member in members[:500]], BUDGET - _HEAD_BUDGET)
+    following = asked.after + len(rows)
+    return {**head, "devices": rows, **({"next": following} if following < len(of.cohort) else {})}
+
+
+def _head(work: Work, of: Rollout) -> dict[str, Any]:
+    order = policies.order_of(work.tx, of.id)
+    said = [one.row() for one in notes.newest(work.tx, _NOTES, rollout=of.id)]
+    traces, _ = fitted(list(_traces(work.tx, of.id)), _HEAD_BUDGET // 2)
+    return {
+        **rollouts.row_of(of),
+        **(order.row() | {"asked": policies.plain(order.asked)} if order else {}),
+        **({"approved": policies.plain(order.edited)} if order and order.edited else {}),
+        "fleet": work.house.fleet,
+        "selector": dict(of.selector),
+        "settle": int(of.settle),
+        "device_timeout": int(of.device_timeout),
+        "breaker": of.breaker,
+        "notes": fitted(said, _HEAD_BUDGET // 4)[0],
+        "audit": traces,
+        **some(success_percent=_rate(Counter(of.devices.counts))),
+    }
+
+
+def _traces(tx: Connection, rollout: str) -> Iterator[dict[str, Any]]:
+    """What the audit log says of a rollout: the entries' numbers lead to all of it."""
+    table = schema.audit.c
+    about = table.data.contains(f'"rollout":"{rollout}"', autoescape=True)
+    query = sa.select(table.n, table.at, table.actor, table.action).where(about).order_by(table.n)
+    for row in tx.execute(query.limit(_TRACES)):
+        yield dict(row._mapping)
+
+
+def _device(of: Rollout, device: str, group: str) -> dict[str, Any]:
+    record = of.devices[device]
+    row = {"id": device, "group": group, "wave": record.wave, "terminal": str(record.terminal)}
+    since, ended = moment(record.since), moment(record.ended)
+    return row | some(code=record.code, reason=record.reason, since=since, ended=ended)
