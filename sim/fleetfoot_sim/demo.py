@@ -198,6 +198,9 @@ class Demo:
         self._publish(session, scene, BAD)
         rollout = self._rollout(session, BAD, total)
         self._await(f"{BAD} trips", 90, _state_is(rollout, "tripped", "completed"))
+        if self.view.snapshot["rollouts"][rollout]["state"] == "completed":
+            self._say("the bad release was not stopped", f"{BAD} went out to everybody: something is broken")
+            return  # the figures say what is not true
         self._await(f"whoever began {BAD} is back", 60, _is_back(rollout))
         bad = self.view.snapshot["result"]["bad"]
         self._say(
@@ -205,8 +208,7 @@ class Demo:
             f"{BAD} died on {bad['started']} canaries, which came back by themselves; "
             f"{bad['untouched']} never began",
         )
-        if self.view.snapshot["rollouts"][rollout]["state"] == "tripped":
-            self._decide(session, rollout)
+        self._decide(session, rollout)
         self._await(f"{total} devices run {GOOD}", 60, lambda s: s["result"]["final"] == {GOOD: total})
         self._say("done", f"rolled back: the whole fleet runs {GOOD}")
 
