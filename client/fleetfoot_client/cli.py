@@ -121,7 +121,7 @@ def _needs_extra(name: str, error: Exception) -> FleetfootError:
     return FleetfootError(
         "not_installed",
         f"the command {name!r} cannot run: {error}",
-        remedy=f"pip install 'fleetfoot[{EXTRAS.get(name, 'all')}]'",
+        remedy=f"install its extra, in a checkout: pip install '.[{EXTRAS.get(name, 'all')}]'",
     )
 
 
