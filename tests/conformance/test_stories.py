@@ -80,9 +80,8 @@ def test_a_device_is_away_and_the_manager_is_killed_in_the_middle(opened: Open, 
     rollout = town.rollout(GOOD, "--immediate", "--settle", "0")
     town.await_versions({"dev-001": GOOD}, seconds=SECONDS)
     town.manager.end(signal.SIGKILL)
-    # It finds its order at the broker, and the artifact once the manager is back.
-    town.hosted["dev-002"].connect()
     town.manager.start()
+    town.hosted["dev-002"].connect()
     town.await_versions({"dev-002": GOOD}, seconds=SECONDS)
     town.await_state(rollout, "completed", seconds=SECONDS)
     once(town, digest)
