@@ -149,7 +149,9 @@ class Device:
         host.run("systemd-tmpfiles", "--create", "fleetfoot.conf")
         host.path("/etc/fleetfoot/root.json").write_bytes(self.shop.house.root_envelope)
         init = ["init", "--device", DEVICE, "--group", GROUP, "--component", COMPONENT, "--enable"]
-        host.run("fleetfoot-agent", *init, "--broker", "mqtt://127.0.0.1", "--root", "/etc/fleetfoot/root.json")
+        host.run(
+            "fleetfoot-agent", *init, "--broker", "mqtt://127.0.0.1", "--root", "/etc/fleetfoot/root.json"
+        )
         self.configure()
         host.run("systemctl", "enable", UNIT)
         host.run("systemctl", "enable", "--now", "fleetfoot-worker.path", "fleetfoot-worker.timer")
