@@ -158,12 +158,12 @@ def bomb(start: bytes, megabytes: int) -> bytes:
 
 @row(
     46,
-    "a gzip bomb of 400 MiB behind a manifest that allows 100 MiB, and one inside an extended header",
+    "a gzip bomb of 200 MiB behind a manifest that allows 100 MiB, and one inside an extended header",
     "unpacking stops at the first byte too many; refused as upgrade_archive_refused; next order obeyed",
 )
 def test_row_46_a_bomb_is_refused_by_a_running_agent(victim: Victim) -> None:
-    for start in (header(b"bomb", 400 << 20), header(b"x", 400 << 20, b"x")):
-        blob = bomb(start, 400)
+    for start in (header(b"bomb", 200 << 20), header(b"x", 200 << 20, b"x")):
+        blob = bomb(start, 200)
         facts = replace(facts_of(blob, [], 1 << 20), unpacked_size=100 << 20, member_count=1)
         assert victim.refuse(victim.hostile(blob, facts), REFUSED) < 5
     victim.obey()
@@ -180,7 +180,7 @@ def many_files(distinct: int, repeats: int) -> bytes:
 @row(
     47,
     "an archive of a million empty files; one with a PAX header of 20 MB",
-    "refused as upgrade_archive_refused in less than 5 seconds; the next order obeyed",
+    "refused as upgrade_archive_refused in less than 5 seconds of processor time; the next order obeyed",
 )
 def test_row_47_a_flood_of_files_or_of_header_is_refused_soon(victim: Victim) -> None:
     flood = many_files(BATCH, 1_000_000 // (BATCH))
@@ -195,7 +195,7 @@ def test_row_47_a_flood_of_files_or_of_header_is_refused_soon(victim: Victim) ->
 @row(
     48,
     "a member with a negative size; streams that are truncated or damaged anywhere",
-    "refused as upgrade_archive_refused in less than 5 seconds; the next order obeyed",
+    "refused as upgrade_archive_refused in less than 5 seconds of processor time; the next order obeyed",
 )
 def test_row_48_negative_sizes_and_truncated_streams_are_refused_soon(victim: Victim) -> None:
     whole = zipped(file(b"a", os.urandom(200_000)) + END)
@@ -244,8 +244,8 @@ print(outcome.code, peak() - before, time.process_time() - began, file=sys.stder
 def measured_bundle(what: str, stock: Stock) -> Bundle:
     """A hostile release for a device without a network."""
     if what == "bomb":
-        blob = bomb(header(b"bomb", 400 << 20), 400)
-        facts = replace(facts_of(blob, [], 1 << 20), unpacked_size=400 << 20, member_count=1)
+        blob = bomb(header(b"bomb", 200 << 20), 200)
+        facts = replace(facts_of(blob, [], 1 << 20), unpacked_size=200 << 20, member_count=1)
     else:
         blob = many_files(BATCH, 1_000_000 // (BATCH))
         facts = replace(facts_of(blob, [], 1 << 20), unpacked_size=1, member_count=ADMITTED)
@@ -269,7 +269,7 @@ def test_the_worker_refuses_a_bomb_within_64_mib(what: str, code: Code, tmp_path
 UGLY = {"ustar": tarfile.USTAR_FORMAT, "gnu": tarfile.GNU_FORMAT, "pax": tarfile.PAX_FORMAT}
 
 
-def ugly_tree(folder: Path, form: int) -> Path:
+def ugly_tree(folder: Path, form: int, members: int) -> Path:
     """A legal tree that strains what archives can say: long names, deep folders, very many files."""
     kiosk.write_tree(folder, "9.9.9")
     deep = folder
@@ -281,20 +281,21 @@ def ugly_tree(folder: Path, form: int) -> Path:
     for letter in "\u00fc\u4e2da" if form == tarfile.PAX_FORMAT else "ab":
         (folder / (letter * (length // len(letter.encode())))).write_text(letter)
     (folder / "many").mkdir()
-    for number in range(10_000 - len(list(folder.rglob("*")))):
+    for number in range(members - len(list(folder.rglob("*")))):
         (folder / "many" / f"{number}").touch()
     return folder
 
 
 @pytest.mark.parametrize("form", UGLY)
 def test_an_ugly_but_legal_archive_is_installed_whole(victim: Victim, tmp_path: Path, form: str) -> None:
-    folder = ugly_tree(tmp_path / "tree", UGLY[form])
+    members = 10_000 if form == "pax" else 1_000
+    folder = ugly_tree(tmp_path / "tree", UGLY[form], members)
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w:gz", format=UGLY[form], compresslevel=1) as archive:
         for path in sorted(folder.rglob("*"), key=lambda path: path.relative_to(folder).as_posix().encode()):
             archive.add(path, path.relative_to(folder).as_posix(), recursive=False)
     blob, wanted = buffer.getvalue(), hash_tree(folder)
-    assert len(wanted) == 10_000
+    assert len(wanted) == members
     bundle = victim.hostile(blob, facts_of(blob, wanted, 1 << 20))
     victim.install(bundle, seconds=60)
     assert tree_sha256(hash_tree(tree_of(victim))) == tree_sha256(wanted)
