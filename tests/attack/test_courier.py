@@ -17,6 +17,7 @@ from typing import IO
 import pytest
 from tests.agent.stock import Stock
 from tests.agent.workerrig import Rig, make_rig
+from tests.attack.rows import row
 from tests.support.fleet import everybody
 
 from fleetfoot_agent.spool import WorkerSide, forms, wake
@@ -228,7 +229,13 @@ def test_an_arrival_of_the_far_future_does_not_shut_out_all_later_ones(rig: Rig,
     assert not (slot(rig) / forms.number_text(arrival)).exists()
 
 
-def test_arrivals_that_go_backwards_are_replays_and_change_nothing(rig: Rig) -> None:
+@row(
+    6,
+    "a hostile courier repeats an old order under a new arrival, and under old ones",
+    "told as upgrade_sequence_replayed; nothing installed, fetched or restarted",
+    holds=[("courier", "old")],
+)
+def test_row_06_arrivals_that_go_backwards_are_replays_and_change_nothing(rig: Rig) -> None:
     old = next(iter(sorted(slot(rig).iterdir()))).read_bytes()
     obeys(rig)
     before = untouched(rig)
