@@ -77,9 +77,9 @@ def test_a_command_that_cannot_be_loaded_names_the_extra(
     entry(monkeypatch, "demo", value)
     done = run("demo")
     assert done.code == Exit.FAILED
-    assert "what to do: pip install 'fleetfoot[demo]'" in done.err
+    assert "what to do: install its extra, in a checkout: pip install '.[demo]'" in done.err
     assert "Traceback" not in done.err
-    assert "demo: pip install 'fleetfoot[demo]'" in run("--help").out
+    assert "demo: install its extra, in a checkout: pip install '.[demo]'" in run("--help").out
 
 
 def test_a_module_missing_only_when_it_runs_names_the_extra_too(
@@ -88,7 +88,7 @@ def test_a_module_missing_only_when_it_runs_names_the_extra_too(
     plugin(tmp_path, monkeypatch, "manager", "import no_such_module_anywhere")
     done = run("manager", "--json")
     assert done.code == Exit.FAILED
-    assert done.json["error"]["remedy"] == "pip install 'fleetfoot[manager]'"
+    assert done.json["error"]["remedy"] == "install its extra, in a checkout: pip install '.[manager]'"
 
 
 def test_an_error_says_cause_code_and_what_to_do_literally(
