@@ -30,10 +30,9 @@ def closed_town(tmp_path: Path) -> Iterator[Town]:
 
 @pytest.fixture
 def town_with_broker(tmp_path: Path) -> Iterator[Town]:
-    """A manager and, as a process of its own, a broker."""
+    """A broker as a process of its own, and a manager that the test starts itself."""
     town = Town(tmp_path, own_broker=True)
     try:
-        town.open()
         yield town
     finally:
         town.close()

@@ -6,22 +6,13 @@ from tests.end_to_end.town import PACE, Town
 from tests.support.waiting import until
 
 from fleetfoot_protocol.codes import Code
-from fleetfoot_protocol.documents import read
-from fleetfoot_protocol.reports import ComponentStatus, Status
 from fleetfoot_protocol.states import Lifecycle, Outcome, Verdict
-from fleetfoot_sim import kiosk
 from fleetfoot_sim.devices import Pace
 from fleetfoot_sim.scene import BAD
 
 #: Time enough to interrupt a device while it proves a new version.
 LONG = Pace(window=4.0, settle=PACE.settle, restart_delay=PACE.restart_delay)
 ONCE = ("upgrade_started", "upgrade_downloaded", "upgrade_activated", "upgrade_completed")
-
-
-def said(town: Town, device: str) -> ComponentStatus:
-    """What the device's worker says in its spool, whether or not anybody has heard it."""
-    payload = (town.devices[device].config.spool / "out" / "status.json").read_bytes()
-    return read(Status, payload).components[kiosk.COMPONENT]
 
 
 def never_touched(town: Town, device: str, digest: str) -> None:
@@ -119,7 +110,7 @@ def test_a_device_that_lost_its_network_after_the_download_goes_on_and_tells_lat
     town.await_presence("dev-001", "offline")
 
     def committed() -> bool:
-        found = said(town, "dev-001")
+        found = town.said("dev-001")
         return found.state is Lifecycle.IDLE and found.running is not None and found.running.digest == digest
 
     until(committed, "it has upgraded itself with nobody watching")
@@ -164,10 +155,10 @@ def test_a_device_whose_agent_stopped_in_probation_proves_itself_on_its_return(t
     town.await_versions({"dev-001": "1.0.0"})
     digest = town.publish("1.1.0")
     rollout = town.rollout("1.1.0", "--immediate", "--settle", "0")
-    until(lambda: said(town, "dev-001").state is Lifecycle.PROBATION, "it proves the new version")
+    until(lambda: town.said("dev-001").state is Lifecycle.PROBATION, "it proves the new version")
     town.hosted["dev-001"].disconnect()
     town.await_presence("dev-001", "offline")
-    assert said(town, "dev-001").state is Lifecycle.PROBATION
+    assert town.said("dev-001").state is Lifecycle.PROBATION
     assert town.layout("dev-001").read_trial() is not None
     pid = town.pid("dev-001")
     town.hosted["dev-001"].connect()

@@ -17,8 +17,8 @@ from tests.support.waiting import until
 from fleetfoot_agent.layout import Layout
 from fleetfoot_agent.seam import SocketSeam
 from fleetfoot_protocol import topics, trust
-from fleetfoot_protocol.documents import Desired
-from fleetfoot_protocol.reports import ComponentStatus
+from fleetfoot_protocol.documents import Desired, read
+from fleetfoot_protocol.reports import ComponentStatus, Status
 from fleetfoot_protocol.states import Lifecycle, Outcome
 from fleetfoot_protocol.trust import TrustRoot
 from fleetfoot_sim import kiosk
@@ -79,6 +79,7 @@ class Witness:
         self.desired: dict[str, Desired] = {}
         self._root = root
         self._client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id="witness")
+        self._client.reconnect_delay_set(1, 2)
         self._client.on_connect = lambda client, *_: client.subscribe("ff/v1/groups/#", 1)
         self._client.on_message = lambda _c, _u, message: self._take(message.topic, bytes(message.payload))
         self._client.connect(host, port)
@@ -299,6 +300,11 @@ class Town:
         pid = SocketSeam(self.devices[device].config.components[kiosk.COMPONENT].socket).state().pid
         assert pid is not None
         return pid
+
+    def said(self, device: str) -> ComponentStatus:
+        """What the device's worker says in its spool, whether or not anybody has heard it."""
+        payload = (self.devices[device].config.spool / "out" / "status.json").read_bytes()
+        return read(Status, payload).components[kiosk.COMPONENT]
 
     def answer(self, device: str) -> str:
         """What the device's kiosk really answers."""
