@@ -83,7 +83,7 @@ def test_what_changes_by_itself_is_no_news(rig: Rig, monkeypatch: pytest.MonkeyP
 
 CHANGES: dict[str, dict[str, Any]] = {
     "policy": {"enabled": False},
-    "channels": {"policy": 'allowed_channels = ["beta", "nightly"]'},
+    "channels": {"policy": 'allowed_channels = ["beta", "beta"]'},
     "another component": {"more": "[components.panel]"},
 }
 
