@@ -121,7 +121,9 @@ def _stream(target: Target, name: str) -> list[int]:
             message = reader.receive(deadline - time.monotonic())
             if message is None:
                 break
-            reader.acknowledge(message)
+            # What comes again is not acknowledged again: its packet id may stand for a later message by now.
+            if int(message.payload) not in came:
+                reader.acknowledge(message)
             came.append(int(message.payload))
         reader.ping()
         came += [int(message.payload) for message in reader.collect(_STREAM, 0.2)]
