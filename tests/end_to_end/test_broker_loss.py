@@ -142,6 +142,7 @@ def test_an_emptied_broker_in_the_middle_of_a_rollout_stops_nothing_and_repeats_
     town.hosted[away].disconnect()
     wire.mend()
     town.await_versions(dict.fromkeys(upgraded, "1.1.0"))
+    until(lambda: all_answered(town), "every device has answered the order")
     before = truth(town, away=(away,))
     await_held(town, before, away=(away,))
     pids = {name: town.pid(name) for name in everybody}
