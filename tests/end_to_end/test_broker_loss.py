@@ -1,7 +1,9 @@
 """The broker is a cache: killed and back empty, it is told everything again, and nobody installs twice."""
 
+import contextlib
 import json
 import signal
+import time
 from collections import Counter
 from typing import Any
 
@@ -66,36 +68,37 @@ def truth(town: Town, *, away: tuple[str, ...] = ()) -> dict[str, bytes]:
     return found
 
 
-def await_held(town: Town, expected: dict[str, bytes], *, away: tuple[str, ...] = ()) -> None:
-    """Wait until somebody who comes now is given exactly this by the broker."""
-    held: dict[str, bytes] = {}
+def held(town: Town, expected: dict[str, bytes], away: tuple[str, ...]) -> dict[str, bytes]:
+    """What somebody who comes now is given by the broker; waits a little for what is expected."""
+    found: dict[str, bytes] = {}
 
     def take(_client: mqtt.Client, _data: object, message: mqtt.MQTTMessage) -> None:
         topic = topics.parse(message.topic)
-        if message.payload and topic is not None and topic.device not in away:
-            held[message.topic] = bytes(message.payload)
+        if message.retain and message.payload and topic is not None and topic.device not in away:
+            found[message.topic] = bytes(message.payload)
 
-    def look() -> bool:
-        held.clear()
-        reader = mqtt.Client(CallbackAPIVersion.VERSION2)
-        reader.on_connect = lambda client, *_: client.subscribe("ff/v1/#", 1)
-        reader.on_message = lambda *heard: take(*heard) if heard[2].retain else None
-        reader.connect("127.0.0.1", town.broker_port)
-        reader.loop_start()
-        try:
-            until(lambda: dict(held) == expected, "the broker holds everything", seconds=5)
-        except AssertionError:
-            return False
-        finally:
-            reader.disconnect()
-            reader.loop_stop()
-        return True
+    reader = mqtt.Client(CallbackAPIVersion.VERSION2)
+    reader.on_connect = lambda client, *_: client.subscribe("ff/v1/#", 1)
+    reader.on_message = take
+    reader.connect("127.0.0.1", town.broker_port)
+    reader.loop_start()
+    with contextlib.suppress(AssertionError):
+        until(lambda: dict(found) == expected, "all of it", seconds=2)
+    reader.disconnect()
+    reader.loop_stop()
+    return found
 
-    try:
-        until(look, "the broker holds everything", seconds=60)
-    except AssertionError:
-        assert held == expected  # says which topics are missing or differ
-        raise
+
+def await_held(town: Town, *, away: tuple[str, ...] = ()) -> dict[str, bytes]:
+    """Wait until somebody who comes now is given by the broker exactly the truth; returns it."""
+    deadline = time.monotonic() + 60
+    while True:
+        expected = truth(town, away=away)
+        found = held(town, expected, away)
+        if found == expected:
+            return expected
+        if time.monotonic() > deadline:
+            assert found == expected  # says what is missing or differs
 
 
 def all_answered(town: Town) -> bool:
@@ -143,14 +146,17 @@ def test_an_emptied_broker_in_the_middle_of_a_rollout_stops_nothing_and_repeats_
     wire.mend()
     town.await_versions(dict.fromkeys(upgraded, "1.1.0"))
     until(lambda: all_answered(town), "every device has answered the order")
-    before = truth(town, away=(away,))
-    await_held(town, before, away=(away,))
+
+    def counted() -> bool:
+        return town.witness.tally.progress[rollout].counts.get("healthy") == len(upgraded)
+
+    until(counted, "the manager has counted them")
+    before = await_held(town, away=(away,))
     pids = {name: town.pid(name) for name in everybody}
     events_before = written.about(digest)
 
     lose_the_broker(town)
-    await_held(town, before, away=(away,))
-    assert truth(town, away=(away,)) == before
+    assert await_held(town, away=(away,)) == before
     assert {name: town.pid(name) for name in everybody} == pids
     assert written.about(digest) == events_before
     assert town.state(rollout) == "running"
@@ -169,7 +175,7 @@ def test_an_emptied_broker_in_the_middle_of_a_rollout_stops_nothing_and_repeats_
     assert {name: town.pid(name) for name in upgraded} == {name: pids[name] for name in upgraded}
     once = {(name, event): 1 for name in everybody for event in ONCE}
     assert {key: count for key, count in written.about(digest).items() if key[1] in ONCE} == once
-    await_held(town, truth(town))
+    await_held(town)
 
 
 def test_an_emptied_broker_of_an_idle_fleet_is_told_everything_again(
@@ -184,8 +190,7 @@ def test_an_emptied_broker_of_an_idle_fleet_is_told_everything_again(
     town.await_state(rollout, "completed")
     town.await_versions({"dev-001": "1.1.0", "dev-002": "1.1.0"})
     until(lambda: all_answered(town), "both devices have answered the document that completed the rollout")
-    before = truth(town)
-    await_held(town, before)
+    before = await_held(town)
     kinds = {topic.kind for name in before if (topic := topics.parse(name)) is not None}
     assert kinds >= {
         Kind.MANAGER_PRESENCE,
@@ -203,7 +208,6 @@ def test_an_emptied_broker_of_an_idle_fleet_is_told_everything_again(
     events_before = written.about(digest)
 
     lose_the_broker(town)
-    await_held(town, before)
-    assert truth(town) == before
+    assert await_held(town) == before
     assert {name: town.pid(name) for name in town.devices} == pids
     assert written.about(digest) == events_before
