@@ -10,7 +10,9 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Callable
+import sys
+import threading
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -119,6 +121,30 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         terminalreporter.section("omitted")
         for omission in config.stash[OMITTED]:
             terminalreporter.line(str(omission))
+
+
+def left_threads(seconds: float = 5.0) -> list[str]:
+    """Names of threads for which the interpreter would wait at its end, perhaps for ever."""
+    others = [one for one in threading.enumerate() if one is not threading.main_thread() and not one.daemon]
+    for one in others:
+        one.join(seconds)
+    return sorted(one.name for one in others if one.is_alive())
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _every_thread_ends() -> Iterator[None]:
+    """Set up before every other fixture, torn down after them: what still runs then was forgotten."""
+    yield
+    left = left_threads()
+    assert not left, f"threads that no test has ended: {', '.join(left)}"
+
+
+def pytest_unconfigure() -> None:
+    # A thread that was forgotten has failed the run by now; it must not keep the process, too.
+    if left_threads(0.0):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(1)
 
 
 def refuse_unknown(names: frozenset[str] | list[str], where: str) -> None:

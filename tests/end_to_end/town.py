@@ -173,6 +173,8 @@ class Town:
             hosted.power_off()
         for process in self.processes.values():
             process.power_off()
+        for wire in self._wires:
+            wire.close()
         self.manager.end(signal.SIGTERM)
         if self.broker:
             self.broker.end(signal.SIGTERM)
