@@ -3,6 +3,7 @@
 #   PYTHON=python3.12   the interpreter to build the environment with (3.11 or newer)
 #   UV=                 set up with venv and pip although uv is on the PATH
 #   TESTS=tests/agent   which tests;  ARGS='-k guard'  more arguments for pytest or the demo
+#   JOBS=0              how many files are tested side by side; 0: one after the other, in one process
 #   CUTS=5000 SEED=1    how many times `make powercuts` cuts the power, and at which moments
 #   N=1000000 FROM=0    how many cases `make fuzz` tries, and which is the first
 
@@ -10,6 +11,8 @@ PYTHON ?= python3
 UV ?= $(shell command -v uv 2>/dev/null)
 TESTS ?=
 ARGS ?=
+# Tests wait more than they work.
+JOBS ?= $(shell echo $$(($$(nproc) + 1)))
 CUTS ?= 5000
 SEED ?= 1
 N ?= 1000000
@@ -55,7 +58,7 @@ picture: $(STAMP)
 	@$(RUN)fleetfoot demo --headless --picture docs/images/demo.svg
 
 test: $(STAMP)
-	@$(RUN)pytest $(TESTS) $(ARGS) --cov
+	@$(RUN)pytest $(TESTS) --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder --cov $(ARGS)
 
 powercuts: $(STAMP)
 	@FLEETFOOT_REQUIRE=lab FLEETFOOT_CUTS=$(CUTS) FLEETFOOT_SEED=$(SEED) \

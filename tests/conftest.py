@@ -4,6 +4,8 @@ A test that needs more than any machine has says so: ``@pytest.mark.needs("root"
 is missing, the test is left out and the end of the run lists it under "omitted", with what would help.
 ``FLEETFOOT_REQUIRE=root,systemd`` names capabilities that this run must have: a test that would be
 omitted for want of one of them fails instead. A capability that nobody knows is an error of usage.
+
+Files are run side by side (pytest-xdist): each worker leaves out the same tests, the controller tells it.
 """
 
 import json
@@ -15,6 +17,7 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.lab import host as lab
@@ -69,9 +72,13 @@ class Omission:
         return f"{self.test} needs {reasons}"
 
 
+#: Rooms whose files take longest: begun first, so that no worker is left alone with one at the end.
+LONG = ("tests/lab/", "tests/end_to_end/", "tests/crash/", "tests/conformance/", "tests/attack/")
+
 REQUIRED = pytest.StashKey[frozenset[str]]()
-OMITTED = pytest.StashKey[list[Omission]]()
+OMITTED = pytest.StashKey[list[str]]()
 UNMET = pytest.StashKey[Omission]()
+FORGOTTEN = pytest.StashKey[bool]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -100,12 +107,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if not omission.missing:
             kept.append(item)
         elif config.stash[REQUIRED].isdisjoint(omission.missing):
-            config.stash[OMITTED].append(omission)
+            config.stash[OMITTED].append(str(omission))
             left_out.append(item)
         else:
             item.stash[UNMET] = omission
             kept.append(item)
-    items[:] = kept
+    items[:] = sorted(kept, key=lambda item: not item.nodeid.startswith(LONG))
     if left_out:
         config.hook.pytest_deselected(items=left_out)
 
@@ -120,28 +127,38 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     if config.stash[OMITTED]:
         terminalreporter.section("omitted")
         for omission in config.stash[OMITTED]:
-            terminalreporter.line(str(omission))
+            terminalreporter.line(omission)
 
 
-def left_threads(seconds: float = 5.0) -> list[str]:
-    """Names of threads for which the interpreter would wait at its end, perhaps for ever."""
-    others = [one for one in threading.enumerate() if one is not threading.main_thread() and not one.daemon]
-    for one in others:
-        one.join(seconds)
-    return sorted(one.name for one in others if one.is_alive())
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["omitted"] = session.config.stash[OMITTED]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """A worker has ended: keep what it has left out, unless another has told of it."""
+    omitted = node.config.stash[OMITTED]
+    told = getattr(node, "workeroutput", {}).get("omitted", [])
+    omitted += [omission for omission in told if omission not in omitted]
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _every_thread_ends() -> Iterator[None]:
-    """Set up before every other fixture, torn down after them: what still runs then was forgotten."""
+def _every_thread_ends(pytestconfig: pytest.Config) -> Iterator[None]:
+    """Set up before every other fixture, torn down after them: a thread that still runs was forgotten."""
+    before = set(threading.enumerate())
     yield
-    left = left_threads()
+    others = [one for one in threading.enumerate() if one not in before and not one.daemon]
+    for one in others:
+        one.join(2.0)
+    left = sorted(one.name for one in others if one.is_alive())
+    pytestconfig.stash[FORGOTTEN] = bool(left)
     assert not left, f"threads that no test has ended: {', '.join(left)}"
 
 
-def pytest_unconfigure() -> None:
-    # A thread that was forgotten has failed the run by now; it must not keep the process, too.
-    if left_threads(0.0):
+def pytest_unconfigure(config: pytest.Config) -> None:
+    # The interpreter waits for such a thread, perhaps for ever; the run has failed by now.
+    if config.stash.get(FORGOTTEN, False):
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(1)

@@ -15,6 +15,7 @@ CAPABILITIES["air"] = Capability(lambda: True, "breathe")
 @pytest.fixture
 def inner(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
     monkeypatch.delenv("FLEETFOOT_REQUIRE", raising=False)
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))  # the table asks tests.lab
     pytester.makeconftest(CONFTEST + TABLE)
     pytester.makeini("[pytest]\naddopts = --strict-markers\nmarkers =\n    needs(capability): tested here\n")
     pytester.makepyfile(
@@ -38,17 +39,44 @@ def inner(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.
     return pytester
 
 
+OMITTED = [
+    "*= omitted =*",
+    "test_inner.py::test_digs needs unobtainium: find the ore",
+    "test_inner.py::test_digs_and_breathes needs unobtainium: find the ore",
+]
+
+
 def test_a_missing_capability_omits_the_test_and_the_summary_names_both(inner: pytest.Pytester) -> None:
     result = inner.runpytest()
     result.assert_outcomes(passed=1, deselected=2)
-    result.stdout.fnmatch_lines(
-        [
-            "*= omitted =*",
-            "test_inner.py::test_digs needs unobtainium: find the ore",
-            "test_inner.py::test_digs_and_breathes needs unobtainium: find the ore",
-        ]
-    )
+    result.stdout.fnmatch_lines(OMITTED)
     assert result.ret == pytest.ExitCode.OK
+
+
+def test_omissions_of_tests_run_side_by_side_are_named_once(inner: pytest.Pytester) -> None:
+    result = inner.runpytest_subprocess("-n", "2")
+    result.assert_outcomes(passed=1)
+    result.stdout.fnmatch_lines(OMITTED)
+    assert str(result.stdout).count(OMITTED[1]) == 1
+    assert result.ret == pytest.ExitCode.OK
+
+
+@pytest.mark.parametrize("side_by_side", [(), ("-n", "1")])
+def test_a_run_whose_test_forgot_a_thread_fails_and_ends(
+    inner: pytest.Pytester, side_by_side: tuple[str, ...]
+) -> None:
+    inner.makepyfile(
+        test_forgetful="""
+        import threading
+
+        def test_starts_a_thread_that_waits():
+            threading.Thread(target=threading.Event().wait, name="forgotten").start()
+        """
+    )
+    result = inner.runpytest_subprocess("test_forgetful.py", *side_by_side, timeout=60)
+    result.assert_outcomes(passed=1, errors=1)
+    result.stdout.fnmatch_lines(["E *threads that no test has ended: forgotten*"])
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
 
 
 def test_an_omission_of_something_required_fails_and_is_named(
