@@ -108,6 +108,16 @@ def _parser() -> argparse.ArgumentParser:
     )
     status = add("status", "show what runs, what is being done and what went wrong", example="status")
     status.add_argument("--json", action="store_true", help="the status document as it is published")
+    _add_doctor(
+        add(
+            "doctor",
+            "look whether this device could be upgraded now, and come back",
+            "One line for each thing looked at: ok, advice or problem, with what to do. As root it\n"
+            "tries, from inside their units, what courier and worker must not be able to do.\n"
+            "Exits with 1 if there is a problem, with 0 if there is at most advice.",
+            example="doctor --json",
+        )
+    )
     verify = add(
         "verify",
         "check the installed trees against their signed releases",
@@ -140,6 +150,13 @@ def _add_adopt(adopt: argparse.ArgumentParser) -> None:
     )
     adopt.add_argument("--component", required=True, metavar="ID", help="what it runs")
     adopt.add_argument("--undo", action="store_true", help="take back what was added")
+
+
+def _add_doctor(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="one JSON object")
+    # For the doctor's own probes, which it starts inside the walls.
+    parser.add_argument("--probe", choices=("courier", "worker"), help=argparse.SUPPRESS)
+    parser.add_argument("--address", action="append", default=[], help=argparse.SUPPRESS)
 
 
 def _logging(level: str) -> None:
@@ -178,6 +195,10 @@ def _dispatch(args: argparse.Namespace) -> int:
         from fleetfoot_agent.adopt.command import adopt
 
         return adopt(config, args.unit, args.component, undo=args.undo)
+    if args.command == "doctor":
+        from fleetfoot_agent.doctor.command import doctor
+
+        return doctor(config, args)
     if args.command == "install":
         from fleetfoot_agent.worker.by_hand import install
 

@@ -99,6 +99,7 @@ def test_a_package_gets_every_file_where_systemd_looks_for_it(tmp_path: Path) ->
     assert found == {f"usr/lib/systemd/system/{path.name}" for path in UNITS} | {
         "usr/lib/fleetfoot/fleetfoot-guard",
         "usr/lib/fleetfoot/fleetfoot-note",
+        "usr/lib/fleetfoot/files.sha256",
         "usr/lib/sysusers.d/fleetfoot.conf",
         "usr/lib/tmpfiles.d/fleetfoot.conf",
     }

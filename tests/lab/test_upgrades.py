@@ -153,6 +153,23 @@ def test_a_version_without_the_environment_file_is_counted_and_left(start: Start
     assert "Failed to load environment files" in device.host.journal("-u", UNIT)
 
 
+def test_without_a_start_limit_a_version_without_its_working_directory_is_left(start: Start) -> None:
+    # OnFailure= never fires here: systemd tries for ever. The guard alone must bring the old version back.
+    device = start(unit="StartLimitIntervalSec=0", service=f"WorkingDirectory=-{STATE}/current/data")
+    good = device.shop.bundles["1.0.0"]
+    device.configure(
+        window=8.0, unit="StartLimitIntervalSec=0", service=f"WorkingDirectory={STATE}/current/work"
+    )
+    bad = device.shop.release("1.8.0", GOOD)
+    # The old version has the folder, the new one has not.
+    device.host.run("mkdir", f"{STATE}/{device.current}/work")
+    device.order(device.shop.order(bad), bad)
+    assert ended(device, bad) == (Outcome.ROLLED_BACK, Code.UPGRADE_BOOT_FAILED)
+    device.await_runs(good)
+    assert "used up its 2 starts" in counted(device)
+    assert "Changing to the requested working directory failed" in device.host.journal("-u", UNIT)
+
+
 def test_a_start_limit_that_is_used_up_keeps_no_version_from_coming_back(start: Start) -> None:
     # Reachable: as few starts as adopting leaves, in an hour.
     device = start(window=8.0, unit="StartLimitIntervalSec=1h\nStartLimitBurst=1")

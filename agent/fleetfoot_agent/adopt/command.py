@@ -41,11 +41,11 @@ def adopt(config: AgentConfig, unit: str, component: str, *, undo: bool) -> int:
     if undo:
         return _undo(unit, component)
     found = _configured(config, unit, component)
-    facts = _facts(unit)
+    facts = facts_of(unit)
     folder = UNITS / f"{unit}.d"
-    ours = _ours(folder)
-    if ours is not None and ours != component:
-        raise FleetfootError("conflict", f"{unit} is adopted for component {ours} already")
+    taken = ours(folder)
+    if taken is not None and taken != component:
+        raise FleetfootError("conflict", f"{unit} is adopted for component {taken} already")
     if other := _adopted_for(component, unit):
         raise FleetfootError(
             "conflict",
@@ -54,13 +54,13 @@ def adopt(config: AgentConfig, unit: str, component: str, *, undo: bool) -> int:
             f"fleetfoot-agent adopt {other} --component {component} --undo",
         )
     dropin.check(facts, found)
-    before = (folder / NAME).read_text("utf-8") if ours else ""
+    before = (folder / NAME).read_text("utf-8") if taken else ""
     text = dropin.render(dropin.without(facts, before), found)
     head = _HEADER.format(unit=unit, component=component, digest=hashlib.sha256(text.encode()).hexdigest())
     durable.make_folder(folder)
     durable.write_file(folder / NAME, (head + text).encode())
-    _systemctl("daemon-reload")
-    _systemctl("enable", "--now", f"fleetfoot-restart@{unit}.path")
+    systemctl("daemon-reload")
+    systemctl("enable", "--now", f"fleetfoot-restart@{unit}.path")
     print(f"{unit} is adopted for component {component}; from its next start on the guard looks first")
     print(f"added: {folder / NAME}\nenabled: fleetfoot-restart@{unit}.path")
     return 0
@@ -83,7 +83,7 @@ def _configured(config: AgentConfig, unit: str, component: str) -> Component:
     return found
 
 
-def _ours(folder: Path) -> str | None:
+def ours(folder: Path) -> str | None:
     """The component for which the unit with this drop-in folder is adopted; None if it is not."""
     data = durable.read_regular(folder, NAME, _CAP)
     if data is None:
@@ -103,23 +103,23 @@ def _adopted_for(component: str, unit: str) -> str | None:
     for folder in sorted(UNITS.glob("*.service.d")):
         other = folder.name.removesuffix(".d")
         with suppress(FleetfootError):
-            if other != unit and _ours(folder) == component:
+            if other != unit and ours(folder) == component:
                 return other
     return None
 
 
 def _undo(unit: str, component: str) -> int:
     folder = UNITS / f"{unit}.d"
-    ours = _ours(folder)
-    if ours is not None and ours != component:
-        raise FleetfootError("conflict", f"{unit} is adopted for component {ours}, not {component}")
-    if ours is None:
+    taken = ours(folder)
+    if taken is not None and taken != component:
+        raise FleetfootError("conflict", f"{unit} is adopted for component {taken}, not {component}")
+    if taken is None:
         raise FleetfootError("not_found", f"{unit} is not adopted for component {component}")
-    _systemctl("disable", "--now", f"fleetfoot-restart@{unit}.path")
+    systemctl("disable", "--now", f"fleetfoot-restart@{unit}.path")
     durable.remove_file(folder / NAME)
     with suppress(OSError):  # somebody else's drop-ins are in it
         folder.rmdir()
-    _systemctl("daemon-reload")
+    systemctl("daemon-reload")
     print(f"{unit} is no longer adopted; removed: {folder / NAME}")
     print(
         "while it is configured as a component's unit, upgrades of that component will fail: see agent.toml"
@@ -127,13 +127,15 @@ def _undo(unit: str, component: str) -> int:
     return 0
 
 
-def _facts(unit: str) -> dict[str, str]:
+def facts_of(unit: str) -> dict[str, str]:
+    """What `dropin.FACTS` names of the unit."""
     wanted = [f"--property={name}" for name in dropin.FACTS]
-    lines = _systemctl("show", *wanted, "--", unit).splitlines()
+    lines = systemctl("show", *wanted, "--", unit).splitlines()
     return dict.fromkeys(dropin.FACTS, "") | dict(line.split("=", 1) for line in lines if "=" in line)
 
 
-def _systemctl(*arguments: str) -> str:
+def systemctl(*arguments: str) -> str:
+    """Ask systemd. Returns what it says; raises `FleetfootError` (supervisor_failed)."""
     try:
         done = subprocess.run(
             ["systemctl", "--no-pager", *arguments],
