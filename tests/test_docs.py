@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from fleetfoot_agent import cli as agent_cli
-from fleetfoot_agent import config
+from fleetfoot_agent import config, settings
 from fleetfoot_client.exits import Exit
 from fleetfoot_protocol.states import RIGHTS, Lifecycle, Outcome, Role, RolloutState
 
@@ -131,18 +131,19 @@ def rows(page: str, heading: str) -> list[list[str]]:
 def settings_of_the_code(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """Every setting that the parser asks for -> its default, `...` for a required one."""
     asked: dict[str, Any] = {}
-    real = config._Table.take
+    real = settings.Table.take
 
-    def take(self: config._Table, key: str, kind: Any, default: Any = ...) -> Any:
+    def take(self: settings.Table, key: str, kind: Any, default: Any = ...) -> Any:
         where = re.sub(r"\[\d+\]", "", f"{self.where}.{key}").removeprefix("agent.toml.")
         asked[where.replace("components.x.", "components.ID.")] = default
         return real(self, key, kind, default)
 
-    monkeypatch.setattr(config._Table, "take", take)
+    monkeypatch.setattr(settings.Table, "take", take)
     config.parse(
         """
         agent = {device = "d", group = "g"}
         broker = {url = "mqtt://h"}
+        upgrade = {windows = [{start = "0 2 * * *"}]}
         [components.x]
         checks = [{kind = "http", url = "http://h"}, {kind = "exec", argv = ["true"]}]
         """,
@@ -198,23 +199,17 @@ def test_every_setting_of_the_agent_stands_in_its_page_with_its_default(
 
 def test_the_ranges_of_the_page_are_those_of_the_code(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: dict[str, tuple[float, float]] = {}
-    real = config._Table.number
+    real = settings.Table.number
 
-    def number(self: config._Table, key: str, default: float, low: float, high: float) -> float:
+    def number(self: settings.Table, key: str, default: float, low: float, high: float) -> float:
         asked[f"{self.where}.{key}".removeprefix("agent.toml.")] = (low, high)
         return real(self, key, default, low, high)
 
-    monkeypatch.setattr(config._Table, "number", number)
+    monkeypatch.setattr(settings.Table, "number", number)
     settings_of_the_code(monkeypatch)
     page = dict(re.findall(r"^\| `([^`]+)` \| [^|]+ \| ([^|]+) \|", text_of("docs/agent.md"), re.M))
     for name, (low, high) in asked.items():
-        shown = page[
-            re.sub(
-                r"components\.x(\.checks\[\d+\])?",
-                lambda m: "components.ID" + (".checks" if m[1] else ""),
-                name,
-            )
-        ]
+        shown = page[re.sub(r"\[\d+\]", "", name.replace("components.x", "components.ID"))]
         if high < 2**53 - 1 and name != "components.x.settle":
             assert shown.startswith(f"{low:g} to {high:g}"), name
 

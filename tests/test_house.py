@@ -23,7 +23,7 @@ BASE = PROTOCOL | {"fleetfoot_protocol", "paho", "platformdirs"}
 SERVERS = {"aiohttp", "amqtt", "sqlalchemy"}
 ROOMS: dict[str, set[str]] = {
     "protocol": PROTOCOL,
-    "agent": BASE,
+    "agent": BASE | {"cronsim"},
     "manager": BASE | SERVERS,
     "client": BASE,
     "sim": BASE | SERVERS | {"fleetfoot_agent", "fleetfoot_manager", "fleetfoot_client", "rich"},

@@ -4,6 +4,7 @@ import argparse
 import json
 import logging
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from fleetfoot_agent.config import DEFAULT_CONFIG, load
@@ -68,6 +69,14 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument(
             "--config", type=Path, metavar="FILE", help=f"configuration (default: {DEFAULT_CONFIG})"
         )
+        if name != "init":
+            command.add_argument(
+                "--set",
+                action="append",
+                default=[],
+                metavar="KEY=VALUE",
+                help="a setting above file and environment, as in upgrade.enabled=false; repeatable",
+            )
         return command
 
     _add_init(
@@ -125,7 +134,40 @@ def _parser() -> argparse.ArgumentParser:
         example="verify --json",
     )
     verify.add_argument("--json", action="store_true", help="one JSON object")
+    _add_owner(add)
     return parser
+
+
+def _add_owner(add: Callable[..., argparse.ArgumentParser]) -> None:
+    check = add(
+        "check",
+        "tell what would happen to a release, and why, without doing anything",
+        "RELEASE is the folder of a bundle, or a component: then what is ordered for it is looked at.\n"
+        "Without it, everything that is ordered. Exits with 0 if it would be done or is done, else with 1.",
+        example="check ./kiosk-1.1.0",
+    )
+    check.add_argument("release", metavar="RELEASE", nargs="?", help="a bundle's folder, or a component")
+    check.add_argument("--json", action="store_true", help="one JSON object")
+    consent = add(
+        "consent",
+        "give the owner's answer about what is ordered",
+        "An answer is about one release; another one is asked about anew, if upgrade.consent is true.\n"
+        "A refusal or delay counts in any case. What is on trial already runs to its verdict.",
+        example="consent accept kiosk",
+    )
+    consent.add_argument("answer", choices=("accept", "refuse", "defer"))
+    consent.add_argument("component", metavar="COMPONENT")
+    show = add(
+        "config",
+        "show every setting as it counts",
+        "Above the file stand variables such as FLEETFOOT_UPGRADE_ENABLED, above these the options --set.",
+        example="config show --origin",
+    )
+    show.add_argument("what", choices=("show",))
+    show.add_argument(
+        "--origin", action="store_true", help="say who set each: file, variable, option, default"
+    )
+    show.add_argument("--json", action="store_true", help="one JSON object")
 
 
 def _add_init(init: argparse.ArgumentParser) -> None:
@@ -170,7 +212,11 @@ def _dispatch(args: argparse.Namespace) -> int:
         from fleetfoot_agent.setup import init
 
         return init(args)
-    config = load(args.config or DEFAULT_CONFIG)
+    config = load(args.config or DEFAULT_CONFIG, args.set)
+    if args.command == "config":
+        from fleetfoot_agent.show import show
+
+        return show(config, origin=args.origin, as_json=args.json)
     if args.command == "run":
         from fleetfoot_agent.courier.main import run
 
@@ -179,7 +225,7 @@ def _dispatch(args: argparse.Namespace) -> int:
         from fleetfoot_agent.courier.main import run
 
         return run(config, child_mode=False)
-    if args.command in ("worker", "install"):
+    if args.command in ("worker", "install", "check", "consent"):
         from fleetfoot_agent.adopt.user import become_worker
 
         become_worker(config)
@@ -203,6 +249,14 @@ def _dispatch(args: argparse.Namespace) -> int:
         from fleetfoot_agent.worker.by_hand import install
 
         return install(config, args.bundle)
+    if args.command == "check":
+        from fleetfoot_agent.worker.foresight import check
+
+        return check(config, args.release, args.json)
+    if args.command == "consent":
+        from fleetfoot_agent.worker.foresight import consent
+
+        return consent(config, args.component, args.answer)
     from fleetfoot_agent.worker import inspection
 
     return (

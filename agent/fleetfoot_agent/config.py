@@ -4,15 +4,17 @@ Read by the courier too, so: standard library only. Every setting is checked her
 names it; an unknown setting is refused, because a misspelt policy must not be silently ignored.
 """
 
+import os
 import re
 import tomllib
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from fleetfoot_agent.settings import TOP, ConfigError, Setting, Table, overlay
 from fleetfoot_protocol import topics
-from fleetfoot_protocol.errors import FleetfootError
 
 #: Where a packaged agent keeps its configuration.
 DEFAULT_CONFIG = Path("/etc/fleetfoot/agent.toml")
@@ -33,13 +35,6 @@ _VERSION = re.compile(rf"{_NUMBER}\.{_NUMBER}\.{_NUMBER}(-{_PART}(\.{_PART})*)?"
 _LABEL_KEY = re.compile("[A-Za-z0-9][A-Za-z0-9._/-]{0,62}")
 
 
-class ConfigError(FleetfootError):
-    """A setting is missing, unknown or has a value it cannot have."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__("config_invalid", message)
-
-
 @dataclass(frozen=True, slots=True)
 class BrokerConfig:
     """How the courier reaches the broker. `keepalive` in seconds."""
@@ -57,8 +52,25 @@ class BrokerConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class Window:
+    """A maintenance window: it opens when the cron expression `start` matches the clock of `timezone`, and is
+    open for `minutes`.
+    """
+
+    start: str
+    minutes: int
+    timezone: str
+
+
+@dataclass(frozen=True, slots=True)
 class Policy:
-    """Local policy, which outranks every document. `enabled` absent means false; bytes for `disk_reserve`."""
+    """Local policy, which outranks every document. `enabled` absent means false.
+
+    Bytes: disk_reserve, download_budget (for one artifact), bandwidth (each second, for all downloads
+    together); 0 is no limit. `consent`: whether the owner is asked about each release. `windows`: when work
+    may begin and a version be switched; always, if there is none. `splay`: seconds over which the fleet
+    spreads its beginning.
+    """
 
     enabled: bool = False
     allowed_channels: tuple[str, ...] = ("stable",)
@@ -66,6 +78,11 @@ class Policy:
     pins: dict[str, str] = field(default_factory=dict)
     disk_reserve: int = 0
     keep_versions: int = 2
+    windows: tuple[Window, ...] = ()
+    consent: bool = False
+    splay: int = 0
+    bandwidth: int = 0
+    download_budget: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +137,9 @@ class AgentConfig:
     broker: BrokerConfig
     policy: Policy
     components: dict[str, Component]
+    #: Every setting with its origin, and the options that were given: for `config show`, and for children.
+    settings: Mapping[str, Setting] = field(default_factory=dict, compare=False, repr=False)
+    options: tuple[str, ...] = ()
 
     @property
     def spool(self) -> Path:
@@ -141,61 +161,7 @@ class AgentConfig:
 _UNIT = re.compile(r"[A-Za-z0-9:_.\\@-]{1,200}\.service")
 
 
-class _Table:
-    """A TOML table whose every read is typed and named, and which knows what nobody has asked for."""
-
-    def __init__(self, data: dict[str, Any], where: str) -> None:
-        self.data = dict(data)
-        self.where = where
-
-    def take(self, key: str, kind: type | tuple[type, ...], default: Any = ...) -> Any:
-        if key not in self.data:
-            if default is ...:
-                raise ConfigError(f"{self.where}.{key} is missing")
-            return default
-        value = self.data.pop(key)
-        kinds = kind if isinstance(kind, tuple) else (kind,)
-        if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
-            names = " or ".join(k.__name__ for k in kinds)
-            raise ConfigError(f"{self.where}.{key} must be {names}, not {type(value).__name__}")
-        return value
-
-    def number(self, key: str, default: float, low: float, high: float) -> float:
-        value = float(self.take(key, (int, float), default))
-        if not low <= value <= high:
-            raise ConfigError(f"{self.where}.{key} must be from {low:g} to {high:g}, not {value:g}")
-        return value
-
-    def table(self, key: str) -> "_Table":
-        return _Table(self.take(key, dict, {}), f"{self.where}.{key}")
-
-    def strings(self, key: str) -> dict[str, str]:
-        table = self.take(key, dict, {})
-        for name, value in table.items():
-            if not isinstance(value, str):
-                raise ConfigError(f"{self.where}.{key}.{name} must be a string")
-        return dict(table)
-
-    def string_list(self, key: str, default: list[str]) -> tuple[str, ...]:
-        value = self.take(key, list, default)
-        if not all(isinstance(item, str) for item in value):
-            raise ConfigError(f"{self.where}.{key} must be a list of strings")
-        return tuple(value)
-
-    def path(self, key: str, base: Path, default: Path | None = None) -> Path:
-        text: str = self.take(key, str, ... if default is None else str(default))
-        return base / text
-
-    def optional_path(self, key: str, base: Path) -> Path | None:
-        text = self.take(key, str, None)
-        return None if text is None else base / text
-
-    def done(self) -> None:
-        if self.data:
-            raise ConfigError(f"unknown setting {self.where}.{sorted(self.data)[0]}")
-
-
-def _id(table: _Table, key: str) -> str:
+def _id(table: Table, key: str) -> str:
     text: str = table.take(key, str)
     try:
         return topics.check_id(text, f"{table.where}.{key}")
@@ -203,7 +169,7 @@ def _id(table: _Table, key: str) -> str:
         raise ConfigError(str(error)) from error
 
 
-def _broker(table: _Table, base: Path) -> BrokerConfig:
+def _broker(table: Table, base: Path) -> BrokerConfig:
     url = table.take("url", str)
     parts = urlsplit(url)
     if parts.scheme not in ("mqtt", "mqtts") or not parts.hostname or parts.path not in ("", "/"):
@@ -230,7 +196,7 @@ def _broker(table: _Table, base: Path) -> BrokerConfig:
     return broker
 
 
-def _labels(table: _Table) -> dict[str, str]:
+def _labels(table: Table) -> dict[str, str]:
     labels = table.strings("labels")
     for key, value in labels.items():
         if not _LABEL_KEY.fullmatch(key):
@@ -249,7 +215,7 @@ def _version(where: str, text: str) -> str:
     return text
 
 
-def _policy(table: _Table) -> Policy:
+def _policy(table: Table) -> Policy:
     channels = table.string_list("allowed_channels", ["stable"])
     if unknown := sorted(set(channels) - set(CHANNELS)):
         allowed = ", ".join(CHANNELS)
@@ -267,12 +233,41 @@ def _policy(table: _Table) -> Policy:
         pins=pins,
         disk_reserve=int(table.number("disk_reserve", 0, 0, 2**53 - 1)),
         keep_versions=int(table.number("keep_versions", 2, 1, 100)),
+        windows=tuple(_window(window) for window in table.tables("windows")),
+        consent=table.take("consent", bool, False),
+        splay=int(table.number("splay", 0, 0, 7 * 86400)),
+        bandwidth=_at_least(table, "bandwidth", 1024),
+        download_budget=int(table.number("download_budget", 0, 0, 2**53 - 1)),
     )
     table.done()
     return policy
 
 
-def _check(table: _Table) -> Check:
+def _at_least(table: Table, key: str, least: int) -> int:
+    value = int(table.number(key, 0, 0, 2**53 - 1))
+    if 0 < value < least:
+        raise ConfigError(f"{table.where}.{key} must be 0, for no limit, or at least {least}, not {value}")
+    return value
+
+
+def _window(table: Table) -> Window:
+    window = Window(
+        start=table.take("start", str),
+        minutes=int(table.number("minutes", 60, 1, 1440)),
+        timezone=table.take("timezone", str, "UTC"),
+    )
+    # Only who has a window pays for what reads it: this runs in the courier too.
+    from fleetfoot_agent import windows
+
+    try:
+        windows.check(window)
+    except ValueError as error:
+        raise ConfigError(f"{table.where}: {error}") from error
+    table.done()
+    return window
+
+
+def _check(table: Table) -> Check:
     kind = table.take("kind", str)
     timeout = table.number("timeout", 5.0, 0.1, 300)
     if kind == "http":
@@ -291,19 +286,19 @@ def _check(table: _Table) -> Check:
     return check
 
 
-def _component(name: str, table: _Table, run_dir: Path) -> Component:
+def _component(name: str, table: Table, run_dir: Path) -> Component:
     try:
         topics.check_id(name, "component name")
     except topics.TopicError as error:
         raise ConfigError(str(error)) from error
-    checks = table.take("checks", list, [])
+    checks = table.tables("checks")
     window = table.number("window", DEFAULT_WINDOW, 0.5, 86400)
     unit: str | None = table.take("unit", str, None)
     if unit is not None and not _UNIT.fullmatch(unit):
         raise ConfigError(f"{table.where}.unit must be the name of a service unit, not {unit[:80]!a}")
     component = Component(
         name=name,
-        checks=tuple(_check(_Table(c, f"{table.where}.checks[{i}]")) for i, c in enumerate(checks)),
+        checks=tuple(_check(check) for check in checks),
         window=window,
         settle=table.number("settle", window / 4, 0, window),
         max_boot_attempts=int(table.number("max_boot_attempts", DEFAULT_BOOT_ATTEMPTS, 1, 20)),
@@ -317,9 +312,12 @@ def _component(name: str, table: _Table, run_dir: Path) -> Component:
     return component
 
 
-def parse(text: str, path: Path) -> AgentConfig:
+def parse(
+    text: str, path: Path, *, environ: Mapping[str, str] | None = None, options: Iterable[str] = ()
+) -> AgentConfig:
     """The configuration in `text`; relative paths are relative to the folder of `path`.
 
+    Above the file stand the variables of `environ`, above these the options KEY=VALUE.
     Raises `ConfigError` naming the setting.
     """
     try:
@@ -327,7 +325,9 @@ def parse(text: str, path: Path) -> AgentConfig:
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path}: {error}") from error
     base = path.absolute().parent
-    top = _Table(data, "agent.toml")
+    options = tuple(options)
+    ledger: dict[str, Setting] = {}
+    top = Table(overlay(data, environ or {}, options), TOP, ledger, str(path))
     agent = top.table("agent")
     run_dir = agent.path("run_dir", base, Path("/run/fleetfoot"))
     components = top.take("components", dict, {})
@@ -343,19 +343,27 @@ def parse(text: str, path: Path) -> AgentConfig:
         broker=_broker(top.table("broker"), base),
         policy=_policy(top.table("upgrade")),
         components={
-            name: _component(name, _Table(value, f"components.{name}"), run_dir)
+            name: _component(name, _component_table(name, value, ledger, str(path)), run_dir)
             for name, value in components.items()
         },
+        settings=ledger,
+        options=options,
     )
     agent.done()
     top.done()
     return config
 
 
-def load(path: Path) -> AgentConfig:
-    """Read and check the file at `path`. Raises `ConfigError`."""
+def _component_table(name: str, value: Any, ledger: dict[str, Setting], origin: str) -> Table:
+    if not isinstance(value, dict):
+        raise ConfigError(f"components.{name[:80]} must be a table")
+    return Table(value, f"components.{name}", ledger, origin)
+
+
+def load(path: Path, options: Iterable[str] = ()) -> AgentConfig:
+    """Read and check the file at `path`, below the environment and `options`. Raises `ConfigError`."""
     try:
-        return parse(path.read_text("utf-8"), path)
+        return parse(path.read_text("utf-8"), path, environ=os.environ, options=options)
     except FileNotFoundError as error:
         raise ConfigError(f"there is no configuration at {path}") from error
     except (OSError, UnicodeDecodeError) as error:

@@ -32,9 +32,10 @@ from fleetfoot_agent.child import (
     end_left_over,
     process_facts,
 )
-from fleetfoot_agent.config import AgentConfig, Component, ConfigError
+from fleetfoot_agent.config import AgentConfig, Component
 from fleetfoot_agent.layout import Layout, name_of
 from fleetfoot_agent.seam import SOCKET_PATH_MAX, Client, ControlSocket, UnitState, guard_path
+from fleetfoot_agent.settings import ConfigError
 from fleetfoot_protocol.errors import FleetfootError
 
 #: Seconds: between SIGTERM and SIGKILL; for the guard, whose time is that of the disk.

@@ -17,13 +17,17 @@ from fleetfoot_protocol.resolve import Act, Plan
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """Local policy as the owner of the device set it. `disk_reserve` in bytes; pins: component -> version."""
+    """Local policy as the owner of the device set it. pins: component -> version.
+
+    disk_reserve: bytes that stay free; budget: bytes that one artifact may have, None for any.
+    """
 
     enabled: bool = False
     allowed_channels: tuple[str, ...] = ("stable",)
     min_version: str | None = None
     pins: Mapping[str, str] = field(default_factory=dict)
     disk_reserve: int = 0
+    budget: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +116,13 @@ def _too_old(release: Release, rules: Rules) -> Permission | None:
     return None
 
 
+def _too_large(artifact: Artifact, rules: Rules) -> Permission | None:
+    if rules.budget is not None and artifact.length > rules.budget:
+        text = f"the artifact has {artifact.length} bytes, the budget for a download is {rules.budget}"
+        return _reject(Code.UPGRADE_BUDGET_EXCEEDED, text)
+    return None
+
+
 def _now(environment: Environment) -> Permission | None:
     if not environment.window_open:
         return Permission("defer", Code.UPGRADE_WINDOW_CLOSED, "outside the maintenance window")
@@ -127,9 +138,9 @@ def _now(environment: Environment) -> Permission | None:
 def allow(plan: Plan, release: Release, rules: Rules, environment: Environment) -> Permission:
     """Whether to proceed with a plan that INSTALLs, STAGEs or RETURNs to `release`.
 
-    In this order: enabled; platform, format, agent; channel, hop, pin, min_version; disk; window, consent,
-    splay. A RETURN is stopped only by `enabled = false`, a platform that does not fit, a format that cannot
-    be unpacked, a `min_agent` beyond this agent, a pin and a full disk.
+    In this order: enabled; platform, format, agent; channel, hop, pin, min_version; budget, disk; window,
+    consent, splay. A RETURN is stopped only by `enabled = false`, a platform that does not fit, a format
+    that cannot be unpacked, a `min_agent` beyond this agent, a pin and a full disk.
     """
     if not rules.enabled:
         return _reject(Code.UPGRADE_DISABLED, "upgrades are disabled on this device")
@@ -151,6 +162,7 @@ def allow(plan: Plan, release: Release, rules: Rules, environment: Environment) 
         (None if returning else _suits(release, rules, environment))
         or _pinned(release.component, release.version, rules)
         or (None if returning else _too_old(release, rules))
+        or (None if returning or environment.staged else _too_large(artifact, rules))
     )
     if refusal:
         return refusal

@@ -6,7 +6,8 @@ import pytest
 
 from fleetfoot_agent import config as configuration
 from fleetfoot_agent.adopt import dropin
-from fleetfoot_agent.config import Component, ConfigError
+from fleetfoot_agent.config import Component
+from fleetfoot_agent.settings import ConfigError
 from fleetfoot_protocol.errors import FleetfootError
 
 TOML = """\

@@ -35,7 +35,7 @@ def rig(stock: Stock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Rig:
     hurry(monkeypatch)
     found = make_rig(tmp_path, stock)
     found.install_first(stock["1.0.0"])
-    monkeypatch.setattr(cli, "load", lambda path: found.config)
+    monkeypatch.setattr(cli, "load", lambda path, options: found.config)
     monkeypatch.setattr(inspection, "SocketSeam", lambda path, timeout: found.machines[path.stem])
     return found
 
@@ -160,7 +160,7 @@ def test_status_before_the_first_run_says_what_to_do(
     stock: Stock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fresh = make_rig(tmp_path, stock)
-    monkeypatch.setattr(cli, "load", lambda path: fresh.config)
+    monkeypatch.setattr(cli, "load", lambda path, options: fresh.config)
     assert agent("status") == cli.FAILED
     errors = capsys.readouterr().err
     assert "code: not_found" in errors
@@ -292,7 +292,7 @@ def test_verify_of_an_empty_device_says_so(
     stock: Stock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: Said
 ) -> None:
     fresh = make_rig(tmp_path, stock)
-    monkeypatch.setattr(cli, "load", lambda path: fresh.config)
+    monkeypatch.setattr(cli, "load", lambda path, options: fresh.config)
     said()
     assert agent("verify") == cli.OK
     assert said() == ["nothing is installed"]
@@ -316,8 +316,8 @@ def test_looking_disturbs_nobody_who_is_writing(rig: Rig, command: str) -> None:
 # -- how errors end
 
 
-def raising(error: BaseException) -> Callable[[object], None]:
-    def load(_: object) -> None:
+def raising(error: BaseException) -> Callable[..., None]:
+    def load(*_: object) -> None:
         raise error
 
     return load

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from fleetfoot_agent.config import ConfigError, parse
+from fleetfoot_agent.config import parse
+from fleetfoot_agent.settings import ConfigError
 from fleetfoot_protocol import versions
 
 GOOD = """\

@@ -12,9 +12,9 @@ from tests.agent.superviserig import ONE, RUNS, Begin, active, component, instal
 from tests.support.waiting import until
 
 from fleetfoot_agent import seam as seam_module
-from fleetfoot_agent.config import ConfigError
 from fleetfoot_agent.layout import Layout, target_of
 from fleetfoot_agent.seam import SOCKET_PATH_MAX, Seam, SocketSeam, UnitState, guard_path
+from fleetfoot_agent.settings import ConfigError
 from fleetfoot_agent.supervise import Supervisor
 from fleetfoot_protocol.errors import FleetfootError
 

@@ -62,6 +62,7 @@ ORDER: list[tuple[str, Code, Trouble, bool]] = [
     ("hop", Code.UPGRADE_HOP_REQUIRED, ({}, {}, {"run": running("3.0.0")}), False),
     ("pinned", Code.UPGRADE_PINNED, ({}, {"pins": {"kiosk": "1.0.0"}}, {}), True),
     ("min_version", Code.UPGRADE_VERSION_TOO_OLD, ({}, {"min_version": "1.2.0"}, {}), False),
+    ("budget", Code.UPGRADE_BUDGET_EXCEEDED, ({}, {"budget": AMD64.length - 1}, {}), False),
     ("disk", Code.UPGRADE_DISK_FULL, ({}, {}, {"free": 1}), True),
     ("window", Code.UPGRADE_WINDOW_CLOSED, ({}, {}, {"window_open": False}), False),
     ("consent refused", Code.UPGRADE_CONSENT_REFUSED, ({}, {}, {"consent": "refuse"}), False),

@@ -29,6 +29,21 @@ _DISK_CODES: dict[int, Code] = {
 }
 
 
+class Pacer:
+    """Holds all downloads of a courier together to the rate that the worker wants, in bytes per second."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._free_at = float("-inf")
+
+    def take(self, count: int, rate: int) -> float:
+        """Seconds to wait after having taken `count` bytes."""
+        with self._lock:
+            now = time.monotonic()
+            self._free_at = max(self._free_at, now) + count / rate
+            return self._free_at - now
+
+
 class Interrupted(Exception):
     """The blob is not wanted any more, or the courier stops."""
 
@@ -43,8 +58,11 @@ class Fetch:
     have: bytes on the disk; moved_at: monotonic seconds at which it last grew or an attempt began.
     """
 
-    def __init__(self, want: BlobWant, spool: CourierSide, source: Source, tuning: Tuning) -> None:
+    def __init__(
+        self, want: BlobWant, spool: CourierSide, source: Source, tuning: Tuning, pacer: Pacer | None = None
+    ) -> None:
         self.want = want
+        self._pacer = pacer or Pacer()
         self.have = 0
         self.moved_at = time.monotonic()
         self._spool = spool
@@ -55,6 +73,17 @@ class Fetch:
         self._url: str | None = None
         self._sole_source: str | None = None
         self._told_at = float("-inf")
+        self._judged = (self.moved_at, 0)
+        self._crawled = False
+
+    def crawls(self, now: float) -> bool:
+        """Whether less has come in the last `fetch_stall` seconds of an attempt than counts as a download."""
+        since, before = self._judged
+        if now - since < self._tuning.fetch_stall:
+            return False
+        gained, self._judged = self.have - before, (now, self.have)
+        self._crawled = gained < self._tuning.fetch_least
+        return self._crawled
 
     @property
     def late(self) -> bool:
@@ -122,18 +151,23 @@ class Fetch:
                 self._attempt(url)
                 return
             except SourceError as error:
+                if self._crawled:
+                    text = f"less than {self._tuning.fetch_least} bytes in {self._tuning.fetch_stall:g} s"
+                    raise SourceError(Code.UPGRADE_DOWNLOAD_SLOW, text, final=True) from error
                 if error.final or self.have - before < _WORTH:
                     raise
             self._pause(full_jitter(0, self._tuning.fetch_base, self._tuning.fetch_cap))
 
     def _attempt(self, url: str) -> None:
-        self.moved_at = time.monotonic()
+        self.moved_at = now = time.monotonic()
+        self._judged, self._crawled = (now, self.have), False
         body = self._source.open(url, self.have, self.want.length, self._leash)
         try:
             with self._spool.open_blob(self.want.sha256) as blob:
                 if body.start == 0:
                     blob.truncate(0)
                     self.have = 0
+                    self._judged = (time.monotonic(), 0)
                     self._sole_source = url
                 elif self._sole_source != url:
                     self._sole_source = None
@@ -150,7 +184,6 @@ class Fetch:
     def _copy(self, body: Body, blob: int) -> None:
         rate = self.want.rate
         piece = _PIECE if rate is None else min(_PIECE, rate)
-        begun, taken = time.monotonic(), 0
         while self.have < self.want.length:
             self._check()
             data = body.read(min(piece, self.want.length - self.have))
@@ -160,11 +193,10 @@ class Fetch:
             while rest:
                 rest = rest[os.write(blob, rest) :]
             self.have += len(data)
-            taken += len(data)
             self.moved_at = now = time.monotonic()
             self._tell(now)
-            if rate is not None and (ahead := begun + taken / rate - now) > 0:
-                self._interrupted.wait(ahead)
+            if rate is not None:
+                self._interrupted.wait(self._pacer.take(len(data), rate))
 
     def _prepare(self) -> None:
         with self._spool.open_blob(self.want.sha256) as blob:

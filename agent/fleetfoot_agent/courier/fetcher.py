@@ -5,7 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 
-from fleetfoot_agent.courier.fetch import Fetch, Interrupted
+from fleetfoot_agent.courier.fetch import Fetch, Interrupted, Pacer
 from fleetfoot_agent.courier.http_source import Source
 from fleetfoot_agent.courier.tuning import Tuning
 from fleetfoot_agent.spool import BlobState, BlobWant, CourierSide
@@ -22,6 +22,7 @@ class Fetcher:
         self._source = source
         self._tuning = tuning
         self._ended = ended
+        self._pacer = Pacer()
         self._wants: dict[str, BlobWant] = {}
         self._settled: dict[str, BlobState] = {}
         self._jobs: dict[str, _Job] = {}
@@ -58,11 +59,12 @@ class Fetcher:
             if len(self._jobs) >= self._tuning.downloads:
                 break
             if sha256 not in self._settled and sha256 not in self._jobs:
-                job = _Job(Fetch(blob, self._spool, self._source, self._tuning), self._ended)
+                job = _Job(Fetch(blob, self._spool, self._source, self._tuning, self._pacer), self._ended)
                 self._jobs[sha256] = job
                 job.start()
         for job in self._jobs.values():
-            if job.fetch.late or now - job.fetch.moved_at > self._tuning.fetch_stall:
+            stalled = now - job.fetch.moved_at > self._tuning.fetch_stall
+            if job.fetch.late or stalled or job.fetch.crawls(now):
                 job.fetch.break_off()
         return ended
 

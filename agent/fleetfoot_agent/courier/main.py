@@ -48,7 +48,9 @@ def run(config: AgentConfig, child_mode: bool, tuning: Tuning | None = None) -> 
     """
     tuning = tuning or Tuning()
     lock = _lock(config.spool / "in")
-    worker = ChildWorker(config.path, grace=tuning.worker_stop) if child_mode else None
+    worker = None
+    if child_mode:
+        worker = ChildWorker(config.path, grace=tuning.worker_stop, options=config.options)
     courier = Courier(
         config, start_worker=worker, stop_worker=None if worker is None else worker.stop, tuning=tuning
     )

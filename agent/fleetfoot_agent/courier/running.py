@@ -58,8 +58,11 @@ class WorkerFailed(Exception):
 class ChildWorker:
     """The worker as a child process: calling it is one run. No privilege split, as it says when made."""
 
-    def __init__(self, config: Path, *, grace: float, command: Sequence[str] | None = None) -> None:
-        default = (sys.executable, "-m", "fleetfoot_agent", "worker", "--config", str(config))
+    def __init__(
+        self, config: Path, *, grace: float, command: Sequence[str] | None = None, options: Sequence[str] = ()
+    ) -> None:
+        given = [word for option in options for word in ("--set", option)]
+        default = (sys.executable, "-m", "fleetfoot_agent", "worker", "--config", str(config), *given)
         self._command = tuple(command or default)
         self._grace = grace
         self._lock = threading.Lock()

@@ -34,8 +34,10 @@ class Tuning:
     downloads: int = 2
     fetch_connect_timeout: float = 10.0
     fetch_read_timeout: float = 30.0
-    #: An attempt that brings nothing for so long is broken off.
+    #: An attempt that brings nothing for so long is broken off, and one that brings less than `fetch_least`
+    #: bytes in it, which no link does that is worth waiting for.
     fetch_stall: float = 60.0
+    fetch_least: int = 4096
     #: Rounds over all sources of a blob (a number), and the random pause between them as for reconnecting.
     fetch_rounds: int = 5
     fetch_base: float = 1.0

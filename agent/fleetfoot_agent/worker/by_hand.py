@@ -22,6 +22,7 @@ from fleetfoot_protocol.documents import Goal, Release
 from fleetfoot_protocol.errors import FleetfootError, UpgradeError
 from fleetfoot_protocol.resolve import Act, Plan, Why
 from fleetfoot_protocol.states import Lifecycle
+from fleetfoot_protocol.trust import TrustRoot
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +58,8 @@ class BundleBlobs:
         )
 
 
-def _read(bundle: Path, memory: Memory) -> tuple[Release, str, bytes]:
+def read_bundle(bundle: Path, root: TrustRoot) -> tuple[Release, str, bytes]:
+    """Manifest, digest and envelope of a bundle. Raises `FleetfootError`: none, or not signed as needed."""
     try:
         data = (bundle / ENVELOPE).read_bytes()
     except OSError as error:
@@ -66,7 +68,7 @@ def _read(bundle: Path, memory: Memory) -> tuple[Release, str, bytes]:
             f"{bundle} is not a release bundle: {error.strerror}",
             remedy="name the folder that 'fleetfoot release build' made",
         ) from error
-    release, digest = trust.verify_release(data, memory.root)
+    release, digest = trust.verify_release(data, root)
     return release, digest, data
 
 
@@ -90,7 +92,7 @@ def install(config: AgentConfig, bundle: Path) -> int:
 
 def _install(config: AgentConfig, bundle: Path) -> int:
     memory = Memory(config.worker_dir)
-    release, digest, data = _read(bundle, memory)
+    release, digest, data = read_bundle(bundle, memory.root)
     component = config.components.get(release.component)
     if component is None:
         raise FleetfootError(

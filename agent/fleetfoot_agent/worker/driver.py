@@ -125,13 +125,13 @@ class Driver:
         """Whether it only waits for the leave to activate."""
         work = self.record.work
         staged = self.record.state is _L.STAGED and self.broken is None
-        return staged and work is not None and work.act is not Act.STAGE
+        return staged and work is not None and work.act is not Act.STAGE and not self._staging.held
 
     # -- the plan
 
     def follow(self, planned: Planned, now: int) -> None:
         """Take a fresh plan: begin, abandon, or go back from what was withdrawn. `now`: unix seconds."""
-        self._staging.wants, self._staging.refusal = Wants(), None
+        self._staging.wants, self._staging.refusal, self._staging.held = Wants(), None, False
         self.plan = planned.plan
         self._staging.answer = planning.answer(self._config, planned, None)
         if self.broken:
@@ -147,10 +147,20 @@ class Driver:
         elif work is not None and state in BEFORE_ACTIVATION:
             if goal is None or goal.digest != work.goal.digest or not self._enabled():
                 self._journal.step(lifecycle.Abandon())
-            elif (plan.act, goal, plan.rollout) != (work.act, work.goal, work.rollout):
-                self._journal.step(lifecycle.Reorder(plan.act, goal, plan.rollout))
+            else:
+                if (plan.act, goal, plan.rollout) != (work.act, work.goal, work.rollout):
+                    self._journal.step(lifecycle.Reorder(plan.act, goal, plan.rollout))
+                if state is not _L.WAITING and self._staging.must_stop(self._work(), planned):
+                    self._journal.step(lifecycle.Abandon())
+                    return
         if self.record.state is _L.IDLE and goal is not None and self._enabled():
             self._begin(planned, goal, now)
+
+    def _work(self) -> Work:
+        work = self.record.work
+        if work is None:
+            raise UpgradeError(Code.UPGRADE_INTERNAL, f"no work while {self.record.state}")
+        return work
 
     def _enabled(self) -> bool:
         return self._by_hand or self._config.policy.enabled
@@ -212,7 +222,7 @@ class Driver:
         if state is _L.STAGING:
             return self._staging.unpack(work)
         if state is _L.STAGED:
-            return self._proving.staged(work, may_activate)
+            return self._proving.staged(work, may_activate and not self._staging.held)
         if state is _L.ACTIVATING:
             return self._proving.activate(work)
         if state is _L.PROBATION:

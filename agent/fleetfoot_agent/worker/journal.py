@@ -24,7 +24,7 @@ from fleetfoot_protocol.states import Lifecycle
 
 log = logging.getLogger(__name__)
 
-_JOURNAL_CAP = 256 * 1024
+JOURNAL_CAP = 256 * 1024
 _L = Lifecycle
 
 
@@ -36,7 +36,7 @@ def record_bytes(record: Record) -> bytes:
 def read_record(data: bytes) -> Record:
     """The record in the bytes of a journal. Raises `ValueError` for everything that is none."""
     try:
-        strictjson.loads(data, limit=_JOURNAL_CAP)
+        strictjson.loads(data, limit=JOURNAL_CAP)
     except FormError as error:
         raise ValueError(error.message) from error
     return Record.model_validate_json(data, strict=True)
@@ -71,7 +71,7 @@ class Journal:
         Raises `UpgradeError` (upgrade_layout_refused) where the disk does not say what runs, and `OSError`.
         """
         current = self._layout.read_current()
-        data = durable.read_regular(self._layout.folder, self._layout.journal.name, _JOURNAL_CAP)
+        data = durable.read_regular(self._layout.folder, self._layout.journal.name, JOURNAL_CAP)
         if data is None and current is None:
             self.record = Record(floor=self._memory.floor(self._component))
             return

@@ -113,12 +113,15 @@ def load_root(folder: Path) -> TrustRoot:
 
 
 class Memory:
-    """The worker's folder. One process at a time (the worker's lock)."""
+    """The worker's folder. One process at a time (the worker's lock).
 
-    def __init__(self, folder: Path) -> None:
+    looking: only look, without the lock: nothing is made, tidied up or written.
+    """
+
+    def __init__(self, folder: Path, *, looking: bool = False) -> None:
         self.folder = folder
         self.docs = folder / "docs"
-        for path in (folder, self.docs):
+        for path in () if looking else (folder, self.docs):
             durable.make_folder(path, 0o700)
             durable.clear_temporary(path)
         self.key = load_key(folder / "device.key")
@@ -136,7 +139,7 @@ class Memory:
         self._floors = dict(state.floors) if state else {}
         crashed = self._load(_Crashed, "doing.json")
         self._crashed = dict(crashed.root) if crashed else {}
-        if state is None:
+        if state is None and not looking:
             self.save()
 
     def _load(self, kind: type[F], name: str) -> F | None:

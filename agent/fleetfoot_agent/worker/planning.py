@@ -1,12 +1,13 @@
 """From documents to a plan and an answer: `resolve`, then `allow`, with this device's facts filled in."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fleetfoot_agent.config import AgentConfig
 from fleetfoot_agent.worker import extract, platform_facts
 from fleetfoot_agent.worker.lifecycle import Record
 from fleetfoot_agent.worker.memory import Memory
+from fleetfoot_agent.worker.owner import Circumstances
 from fleetfoot_protocol.allow import Environment, Permission, Rules, allow
 from fleetfoot_protocol.codes import Code
 from fleetfoot_protocol.documents import Desired, Release, expired
@@ -51,6 +52,7 @@ def rules_of(config: AgentConfig) -> Rules:
         min_version=policy.min_version,
         pins=policy.pins,
         disk_reserve=policy.disk_reserve,
+        budget=policy.download_budget or None,
     )
 
 
@@ -80,10 +82,21 @@ def make_plan(config: AgentConfig, memory: Memory, component: str, record: Recor
 
 
 def permission(
-    config: AgentConfig, record: Record, plan: Plan, release: Release, *, staged: bool, by_hand: bool = False
+    config: AgentConfig,
+    record: Record,
+    plan: Plan,
+    release: Release,
+    *,
+    staged: bool,
+    by_hand: bool = False,
+    here: Circumstances | None = None,
 ) -> Permission:
-    """What local policy says to the plan now. `by_hand`: the owner orders it here, so `enabled` is theirs."""
-    rules = rules_of(config)
+    """What local policy says to the plan now.
+
+    by_hand: the owner orders it here, so `enabled`, channel, window, consent and splay are theirs. here: the
+    circumstances, without which the owner's time has no say.
+    """
+    rules, here = rules_of(config), here or Circumstances()
     if by_hand:
         rules = Rules(
             enabled=True,
@@ -99,8 +112,12 @@ def permission(
         free=platform_facts.free_bytes(Path(config.install_root), Path(config.spool)),
         staged=staged,
         formats=extract.formats(),
+        window_open=here.window_open,
+        consent=here.consent,
+        splay_over=here.splay_over,
     )
-    return allow(plan, release, rules, environment)
+    found = allow(plan, release, rules, environment)
+    return replace(found, reason=here.explain(found)) if found.verdict == "defer" else found
 
 
 _VERDICTS: dict[Act, Verdict] = {

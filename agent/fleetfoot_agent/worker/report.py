@@ -43,6 +43,8 @@ def component_status(driver: Driver) -> ComponentStatus:
     state, reason = record.state, ""
     if record.work is not None:
         reason = record.work.cause_text or str(record.work.act)
+        if state is Lifecycle.STAGED and answer is not None and answer.verdict is Verdict.DEFERRED:
+            reason = answer.reason
     elif answer is not None:
         reason = answer.reason
         if answer.verdict is Verdict.DEFERRED:

@@ -5,6 +5,7 @@ Whatever raises in here ends the work with its code; see `driver`.
 
 import hashlib
 import logging
+import time
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import BinaryIO, Protocol
@@ -13,17 +14,17 @@ from fleetfoot_agent import durable
 from fleetfoot_agent.config import AgentConfig
 from fleetfoot_agent.layout import Layout
 from fleetfoot_agent.spool import BlobWant, ManifestWant
-from fleetfoot_agent.worker import extract, lifecycle, planning
+from fleetfoot_agent.worker import extract, lifecycle, owner, planning, platform_facts
 from fleetfoot_agent.worker.journal import Journal
 from fleetfoot_agent.worker.lifecycle import Work
 from fleetfoot_agent.worker.memory import Memory, verified_release
 from fleetfoot_agent.worker.planning import Planned
-from fleetfoot_protocol.allow import Permission
-from fleetfoot_protocol.codes import Code
+from fleetfoot_protocol.allow import Permission, find_artifact
+from fleetfoot_protocol.codes import Code, Family, info
 from fleetfoot_protocol.documents import Artifact, Release
 from fleetfoot_protocol.errors import UpgradeError
 from fleetfoot_protocol.reports import Answer
-from fleetfoot_protocol.resolve import Plan, Why
+from fleetfoot_protocol.resolve import Act, Plan, Why
 from fleetfoot_protocol.states import Lifecycle
 from fleetfoot_protocol.tree import tree_sha256
 
@@ -68,6 +69,8 @@ class Staging:
         self.wants = Wants()
         self.answer: Answer | None = None
         self.refusal: Permission | None = None
+        #: Whether the owner's time or consent keeps what is staged from being activated now.
+        self.held = False
         self._config = config
         self._component = component
         self._layout = layout
@@ -95,13 +98,41 @@ class Staging:
             return self.refusal
         plan = Plan(work.act, Why.ORDERED, work.goal, work.rollout)
         record = self._journal.record
+        now, floor = int(time.time()), self._memory.time_floor() if self._config.policy.windows else 0
+        here = owner.circumstances(self._config, self._component, plan, now, floor, note=not self._by_hand)
         fetching = record.state not in (_L.IDLE, _L.WAITING)  # then its room on the disk is taken already
         staged = fetching or self._layout.is_installed(work.name)
         permitted = planning.permission(
-            self._config, record, plan, release, staged=staged, by_hand=self._by_hand
+            self._config,
+            record,
+            plan,
+            release,
+            staged=staged,
+            by_hand=self._by_hand,
+            here=None if self._by_hand else here,
         )
         self.refusal = None if permitted.verdict == "proceed" else permitted
+        if permitted.verdict == "defer":
+            self.wants.at = here.look_at(permitted.code)
         return permitted
+
+    def must_stop(self, work: Work, planned: Planned) -> bool:
+        """Whether local policy, as it is now, wants begun work stopped; what is refused is answered.
+
+        A window that closes, or a turn that is not yet, does not throw away what is being fetched: it holds
+        back what is staged.
+        """
+        self.held = False
+        found = self.release_of(work)
+        if found is None:
+            return False  # whoever needs it says so
+        permitted = self.permitted(work, found[0])
+        staged = self._journal.record.state is _L.STAGED and work.act is Act.INSTALL
+        stops = permitted.code is not None and info(permitted.code).family is Family.POLICY
+        self.held = staged and permitted.verdict == "defer"
+        if stops or self.held:
+            self.answer = planning.answer(self._config, planned, permitted)
+        return stops
 
     def wait_for_manifest(self, work: Work, planned: Planned) -> bool:
         """Waiting: the manifest is verified and permitted, or asked for, or the work is abandoned."""
@@ -147,8 +178,9 @@ class Staging:
         for sha, _ in missing:
             if given_up := self._blobs.failure(sha):
                 raise UpgradeError(*given_up)
+        rate = self._config.policy.bandwidth or None
         self.wants.blobs = tuple(
-            BlobWant(sha, length, tuple(f"{base.rstrip('/')}/{sha}" for base in bases))
+            BlobWant(sha, length, tuple(f"{base.rstrip('/')}/{sha}" for base in bases), rate)
             for sha, length in wanted
         )
         return False
@@ -192,12 +224,14 @@ class Staging:
 
     def _artifact(self, work: Work) -> tuple[Release, bytes, Artifact]:
         found = self.release_of(work)
-        permitted = self.permitted(work, found[0]) if found else None
-        if found is None or permitted is None or permitted.artifact is None:
+        if found is None:
             gone = "the manifest is gone or no longer signed by whom it must be"
-            why = permitted.reason if permitted else gone
-            raise UpgradeError((permitted and permitted.code) or Code.UPGRADE_RELEASE_MISMATCH, why)
-        return (*found, permitted.artifact)
+            raise UpgradeError(Code.UPGRADE_RELEASE_MISMATCH, gone)
+        permitted = self.permitted(work, found[0])
+        fits = find_artifact(found[0], platform_facts.this_platform(self._config.hardware))
+        if permitted.verdict == "reject" or isinstance(fits, Permission):
+            raise UpgradeError(permitted.code or Code.UPGRADE_INCOMPATIBLE, permitted.reason)
+        return (*found, fits)
 
     def _open(self, sha256: str, length: int) -> BinaryIO:
         blob = self._blobs.open(sha256, length)
