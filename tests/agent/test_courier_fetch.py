@@ -14,7 +14,7 @@ from tests.agent.tinycert import write_certificate
 
 from fleetfoot_agent.courier.fetch import Fetch, Interrupted
 from fleetfoot_agent.courier.fetcher import Fetcher
-from fleetfoot_agent.courier.http_source import Source, SourceError, check_url
+from fleetfoot_agent.courier.http_source import Place, Source, SourceError, check_url, place_of
 from fleetfoot_agent.courier.timing import full_jitter
 from fleetfoot_agent.courier.tuning import Tuning
 from fleetfoot_agent.spool import BlobState, BlobWant, CourierSide, WorkerSide
@@ -115,8 +115,8 @@ def test_an_endless_body_is_left_at_its_length(spool: CourierSide, serve: Serve)
             sent.append(65536)
 
     server = serve(endless)
-    assert fetch_for(spool, want(server.url)).run().error is None
-    assert bytes_of(spool) == CONTENT
+    assert fetch_for(spool, want(server.url)).run().error == Code.UPGRADE_LENGTH_MISMATCH
+    assert bytes_of(spool) == b""
     assert sum(sent) < 64 * 1024 * 1024
 
 
@@ -233,14 +233,14 @@ def test_a_redirect_from_elsewhere_to_this_device_is_refused(
     front_port = front.server_address[1]
     from fleetfoot_agent.courier import http_source
 
-    truth = http_source._is_local
+    truth = http_source.place_of
     seen: list[str] = []
 
-    def front_is_far(address: str) -> bool:
+    def front_is_far(address: str) -> Place:
         seen.append(address)
-        return truth(address) and len(seen) > 1
+        return truth(address) if len(seen) > 1 else Place.ELSEWHERE
 
-    monkeypatch.setattr(http_source, "_is_local", front_is_far)
+    monkeypatch.setattr(http_source, "place_of", front_is_far)
     state = fetch_for(spool, want(f"http://127.0.0.1:{front_port}/x")).run()
     assert state.error == Code.UPGRADE_URL_REFUSED
     assert inner.requests == []
@@ -292,23 +292,43 @@ def test_an_interrupt_ends_the_wait_for_a_silent_tls_server_too(spool: CourierSi
 
 
 @pytest.mark.parametrize(
-    ("address", "local"),
+    ("address", "place"),
     [
-        ("127.0.0.1", True),
-        ("::1", True),
-        ("::ffff:127.0.0.1", True),
-        ("169.254.169.254", True),
-        ("fe80::1%eth0", True),
-        ("0.0.0.0", True),
-        ("192.0.2.1", False),
-        ("10.0.0.1", False),
-        ("2001:db8::1", False),
+        ("127.0.0.1", "HERE"),
+        ("::1", "HERE"),
+        ("::ffff:127.0.0.1", "HERE"),
+        ("169.254.169.254", "LINK"),
+        ("::ffff:169.254.1.1", "LINK"),
+        ("fe80::1%eth0", "LINK"),
+        ("0.0.0.0", "HERE"),
+        ("192.0.2.1", "ELSEWHERE"),
+        ("10.0.0.1", "ELSEWHERE"),
+        ("2001:db8::1", "ELSEWHERE"),
     ],
 )
-def test_what_counts_as_this_device(address: str, local: bool) -> None:
-    from fleetfoot_agent.courier.http_source import _is_local
+def test_what_counts_as_this_device_and_its_link(address: str, place: str) -> None:
+    assert place_of(address) is Place[place]
 
-    assert _is_local(address) is local
+
+@pytest.mark.parametrize("there", ["http://169.254.169.254/x", "http://[fe80::1]/x"])
+def test_a_redirect_from_this_device_to_its_link_is_refused_before_anybody_is_called(
+    spool: CourierSide, serve: Serve, there: str
+) -> None:
+    front = serve(lambda r: r.head(302, Location=there))
+    assert fetch_for(spool, want(front.url)).run().error == Code.UPGRADE_URL_REFUSED
+
+
+def test_a_server_that_does_not_say_how_much_and_does_not_end_is_believed_after_a_second(
+    spool: CourierSide, serve: Serve
+) -> None:
+    def open_ended(request: Request) -> None:
+        request.head(200)
+        request.send(CONTENT)
+        server.closing.wait()
+
+    server = serve(open_ended)
+    assert fetch_for(spool, want(server.url)).run().error is None
+    assert bytes_of(spool) == CONTENT
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from tests.agent.tarbytes import generous
 from tests.support.fleet import Bundle, Director, House, everybody
 from tests.support.waiting import until
 
+from fleetfoot_agent.courier.tuning import Tuning
 from fleetfoot_agent.layout import Layout
 from fleetfoot_agent.seam import SocketSeam
 from fleetfoot_agent.worker.extract import ArtifactFacts
@@ -27,7 +28,7 @@ from fleetfoot_protocol.reports import ComponentStatus, Status
 from fleetfoot_protocol.states import Lifecycle, Outcome
 from fleetfoot_protocol.topics import Kind
 from fleetfoot_sim import kiosk
-from fleetfoot_sim.devices import LOOPBACK_TUNING, HostedDevice, Pace, free_ports, set_up
+from fleetfoot_sim.devices import LOOPBACK_TUNING, Device, HostedDevice, Pace, free_ports, set_up
 
 GROUP = "g-one"
 DEVICE = "dev-001"
@@ -75,9 +76,12 @@ def signed_hostile(house: House, version: str, blob: bytes, facts: ArtifactFacts
 
 
 class Victim:
-    """One device that runs kiosk 1.0.0, obeys its director, and fetches what it is served."""
+    """One device that runs kiosk 1.0.0, obeys its director, and fetches what it is served.
 
-    def __init__(self, folder: Path) -> None:
+    ca_file: who vouches for its sources by https.
+    """
+
+    def __init__(self, folder: Path, *, tuning: Tuning = QUICK, ca_file: Path | None = None) -> None:
         self.folder = folder
         self.house = House(folder)
         self.broker = EmbeddedBroker()
@@ -91,7 +95,9 @@ class Victim:
         device = set_up(
             folder / DEVICE, DEVICE, GROUP, url, self.house.root_envelope, free_ports(1)[0], pace=pace
         )
-        self.device = HostedDevice(device, tuning=QUICK)
+        broker = replace(device.config.broker, ca_file=ca_file)
+        device = Device(replace(device.config, broker=broker), device.public)
+        self.device = HostedDevice(device, tuning=tuning)
         self.layout = Layout(device.config.install_root, kiosk.COMPONENT)
         self._seam = SocketSeam(device.config.components[kiosk.COMPONENT].socket)
         self._minor = 0
@@ -250,9 +256,9 @@ def _everything(folder: Path) -> set[str]:
 
 
 @contextmanager
-def running(folder: Path) -> Iterator[Victim]:
+def running(folder: Path, **more: Any) -> Iterator[Victim]:
     """A victim that runs 1.0.0 and has said so; ended at the end."""
-    victim = Victim(folder)
+    victim = Victim(folder, **more)
     victim.device.power_on()
     try:
         first = victim.serve(victim.house.release("1.0.0"))

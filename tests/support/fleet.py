@@ -1,6 +1,7 @@
 """A fleet's keys, releases and a hand-held director, for tests of the device without a manager."""
 
 import json
+import os
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -55,12 +56,14 @@ class House:
         self.root_envelope = self.root_path.read_bytes()
         self.root = trust.first_root(self.root_envelope)
 
-    def release(self, version: str, *, dies: bool = False) -> Bundle:
-        """Build and sign a version of the kiosk."""
+    def release(self, version: str, *words: str, dies: bool = False, ballast: int = 0) -> Bundle:
+        """Build and sign a version of the kiosk, with more options of the tool, and incompressible bytes."""
         tree = kiosk.write_tree(self.folder / "apps" / version, version, dies=dies)
+        if ballast:
+            (tree / "ballast").write_bytes(os.urandom(ballast))
         out = self.folder / "dist"
         build = ["release", "build", str(tree), "--component", kiosk.COMPONENT, "--version", version]
-        assert fleetfoot([*build, "--entrypoint", kiosk.ENTRYPOINT, "--out", str(out)]) == 0
+        assert fleetfoot([*build, "--entrypoint", kiosk.ENTRYPOINT, "--out", str(out), *words]) == 0
         path = out / f"{kiosk.COMPONENT}-{version}"
         assert fleetfoot(["release", "sign", str(path), "--key", str(self.folder / "release.key")]) == 0
         envelope = (path / "release.dsse.json").read_bytes()

@@ -173,6 +173,11 @@ class Fetch:
                     self._sole_source = None
                 self._copy(body, blob.fileno())
                 os.fsync(blob.fileno())
+            if body.goes_on():
+                self._empty()
+                raise SourceError(
+                    Code.UPGRADE_LENGTH_MISMATCH, f"more than {self.want.length} bytes come", final=True
+                )
         finally:
             body.close()
         if not self._whole():

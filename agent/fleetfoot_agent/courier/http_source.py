@@ -10,6 +10,8 @@ import re
 import socket
 import ssl
 import threading
+from contextlib import suppress
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import SplitResult, urljoin, urlsplit
@@ -55,6 +57,12 @@ class Leash:
         with self._lock:
             self._socket = None
 
+    def hurry(self, seconds: float) -> None:
+        """Wait no longer than that for the peer from now on."""
+        with self._lock:
+            if self._socket is not None:
+                self._socket.settimeout(seconds)
+
     def pull(self, *, for_good: bool) -> None:
         """Break off the transfer under way and, if `for_good`, every later one."""
         with self._lock:
@@ -91,18 +99,15 @@ class Source:
 
     def _follow(self, url: str, offset: int, length: int, leash: Leash) -> "Body":
         parts = check_url(url)
-        may_be_local = True
+        place: Place | None = None
         for _ in range(MAX_REDIRECTS + 1):
             connection = self._connect(parts, leash)
             try:
-                local = _is_local(connection.sock.getpeername()[0])
-                if local and not may_be_local:
-                    raise SourceError(Code.UPGRADE_URL_REFUSED, "a redirect leads to this device", final=True)
-                may_be_local = local
+                place = _checked(connection.sock.getpeername()[0], place)
                 response = _ask(connection, parts, offset)
                 if response.status not in _REDIRECTS:
                     return Body(connection, response, _start(response, offset, length), leash)
-                parts = _redirected(parts, response)
+                parts = _redirected(parts, response, place)
             except BaseException:
                 _close(connection, leash)
                 raise
@@ -152,6 +157,18 @@ class Body:
         except (OSError, HTTPException, ValueError) as error:
             raise SourceError(Code.UPGRADE_DOWNLOAD_FAILED, f"{type(error).__name__}: {error}") from error
 
+    def goes_on(self) -> bool:
+        """Whether the server sends more than the file has; one that neither ends nor goes on gets a second."""
+        from http.client import HTTPException
+
+        if self._response.length is not None:
+            return False  # it said how much there is, and that was looked at
+        self._leash.hurry(1.0)
+        try:
+            return bool(self._response.read1(1))
+        except (OSError, HTTPException, ValueError):
+            return False
+
     def close(self) -> None:
         """Hang up, however much is left."""
         self._response.close()
@@ -176,11 +193,32 @@ def _close(connection: "HTTPConnection", leash: Leash) -> None:
     connection.close()
 
 
-def _is_local(address: str) -> bool:
+class Place(Enum):
+    """Where an address is, as far as a redirect is concerned."""
+
+    HERE = "this device"
+    LINK = "the link of this device"
+    ELSEWHERE = "elsewhere"
+
+
+def place_of(address: str) -> Place:
+    """Where the address is. Raises `ValueError` for what is none."""
     ip = ipaddress.ip_address(address.partition("%")[0])
-    mapped = getattr(ip, "ipv4_mapped", None)
-    ip = mapped or ip
-    return ip.is_loopback or ip.is_link_local or ip.is_unspecified
+    ip = getattr(ip, "ipv4_mapped", None) or ip
+    if ip.is_loopback or ip.is_unspecified:
+        return Place.HERE
+    return Place.LINK if ip.is_link_local else Place.ELSEWHERE
+
+
+def _checked(address: str, before: Place | None) -> Place:
+    """Where the address is; refused if a redirect leads to this device or its link from anywhere else.
+
+    before: where the redirect came from, None for the source itself, which may be anywhere.
+    """
+    place = place_of(address)
+    if before not in (None, place) and place is not Place.ELSEWHERE:
+        raise SourceError(Code.UPGRADE_URL_REFUSED, f"a redirect leads to {place.value}", final=True)
+    return place
 
 
 def _ask(connection: "HTTPConnection", parts: SplitResult, offset: int) -> "HTTPResponse":
@@ -192,10 +230,12 @@ def _ask(connection: "HTTPConnection", parts: SplitResult, offset: int) -> "HTTP
     return connection.getresponse()
 
 
-def _redirected(parts: SplitResult, response: "HTTPResponse") -> SplitResult:
+def _redirected(parts: SplitResult, response: "HTTPResponse", place: Place) -> SplitResult:
     there = check_url(urljoin(parts.geturl(), response.getheader("Location", "")))
     if parts.scheme == "https" and there.scheme != "https":
         raise SourceError(Code.UPGRADE_URL_REFUSED, "a redirect leads from https to http", final=True)
+    with suppress(ValueError):  # a name, whose address is known once it is connected to
+        _checked(there.hostname or "", place)
     return there
 
 
