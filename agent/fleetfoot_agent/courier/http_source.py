@@ -158,7 +158,7 @@ class Body:
             raise SourceError(Code.UPGRADE_DOWNLOAD_FAILED, f"{type(error).__name__}: {error}") from error
 
     def goes_on(self) -> bool:
-        """Whether the server sends more than the file has; one that neither ends nor goes on gets a second."""
+        """Whether the server sends more than the file has. One that is silent gets a second."""
         from http.client import HTTPException
 
         if self._response.length is not None:
