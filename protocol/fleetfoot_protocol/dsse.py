@@ -63,12 +63,15 @@ def pae(payload_type: str, payload: bytes) -> bytes:
 
 
 def _decode_base64(text: str) -> bytes:
-    """Either alphabet, strictly padded. Raises ValueError."""
+    """Either alphabet, strictly padded, no stray bits (RFC 4648, section 3.5). Raises ValueError."""
     plain = text.replace("-", "+").replace("_", "/")
     try:
-        return base64.b64decode(plain.encode("ascii"), validate=True)
+        data = base64.b64decode(plain.encode("ascii"), validate=True)
     except (binascii.Error, UnicodeEncodeError) as error:
         raise ValueError("not base64") from error
+    if base64.b64encode(data).decode() != plain:  # decoders differ in what they forgive
+        raise ValueError("not base64 as it is encoded")
+    return data
 
 
 def _signatures(items: Any) -> tuple[Signature, ...]:

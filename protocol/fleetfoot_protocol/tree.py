@@ -26,6 +26,9 @@ MAX_DEPTH: Final = 32
 MAX_MEMBERS: Final = 1 << 18
 """Members of one tree. A bound on the worker's memory, whatever a manifest promises."""
 
+MAX_NAME_BYTES: Final = 12 << 20
+"""Bytes of the paths of one tree together. A bound on the worker's memory too."""
+
 MAX_CHUNK_SIZE: Final = 16 << 20
 """Bytes of one chunk. The worker holds a whole chunk in memory."""
 MAX_INDEX_ENTRIES: Final = 2048
@@ -131,19 +134,25 @@ class SeenPaths:
     """The paths met so far; `add` refuses one that some file system could take for an earlier one."""
 
     def __init__(self) -> None:
-        self._paths: dict[str, str] = {}
+        # By a digest: the keys of very many paths would take as much memory again as the paths do.
+        self._paths: dict[bytes, str] = {}
+        self._bytes = 0
 
     def __len__(self) -> int:
         return len(self._paths)
 
     def add(self, path: str) -> None:
-        """Remember `path`; `TreeError` at a duplicate, a case or Unicode double, or one too many."""
-        key = _collision_key(path)
+        """Remember `path`; `TreeError` at a duplicate, a case or Unicode double, one too many, or too long."""
+        folded = _collision_key(path).encode("utf-8")
+        key = hashlib.blake2b(folded, digest_size=16).digest()
         earlier = self._paths.get(key)
         if earlier is not None:
             raise TreeError(path, "appears twice" if earlier == path else f"collides with {_shown(earlier)}")
         if len(self._paths) == MAX_MEMBERS:
             raise TreeError(path, f"more than {MAX_MEMBERS} members")
+        self._bytes += len(path_key(path))
+        if self._bytes > MAX_NAME_BYTES:
+            raise TreeError(path, f"the paths of the tree take more than {MAX_NAME_BYTES} bytes")
         self._paths[key] = path
 
 

@@ -34,6 +34,7 @@ from tests.agent.tarbytes import (
     zipped,
 )
 
+from fleetfoot_agent.worker import extract as extract_module
 from fleetfoot_agent.worker import gunzip
 from fleetfoot_agent.worker.extract import extract, hash_tree
 from fleetfoot_protocol import tree
@@ -171,6 +172,14 @@ BROKEN_ARCHIVES: dict[str, tuple[bytes, str]] = {
     "a record of no length": (pax(b"0 path=a\n") + file(b"a") + END, "whose length is wrong"),
     "a record without value": (pax(b"7 path\n") + file(b"a") + END, "whose length is wrong"),
     "an empty pax path": (pax(record(b"path", b"")) + file(b"a") + END, "an empty PAX path"),
+    "a pax header of many records": (
+        pax(b"".join(record(b"a%d" % number, b"") for number in range(65))) + file(b"a") + END,
+        "more than 64 records",
+    ),
+    "large pax headers all along": (
+        b"".join(pax(record(b"comment", b"x" * 65_000)) + file(b"%d" % n) for n in range(20)) + END,
+        "extended headers that are larger than members need them",
+    ),
     "another character set": (pax(record(b"hdrcharset", b"BINARY")) + file(b"a") + END, "not UTF-8"),
 }
 
@@ -283,6 +292,49 @@ def test_a_flood_of_members_is_refused_after_a_few_chunks(destination: Path) -> 
     assert list(destination.iterdir()) == []
 
 
+def test_an_archive_of_very_many_members_is_counted_before_a_file_is_made(
+    destination: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*_: object) -> None:
+        raise AssertionError("written")
+
+    for what in ("file", "folder", "link"):
+        monkeypatch.setattr(extract_module.TreeWriter, what, never)
+    many = extract_module.COUNTED_FIRST + 1
+    names = [b"%06d" % number for number in range(many + 1)]
+    for archive, code in (
+        (b"".join(map(file, names)), Code.UPGRADE_ARCHIVE_REFUSED),
+        (b"".join(map(folder, names)), Code.UPGRADE_ARCHIVE_REFUSED),
+        (b"".join(map(file, names[:-2])), Code.UPGRADE_TREE_MISMATCH),
+        (b"".join(map(file, names[:-2])) + file(b"../x"), Code.UPGRADE_ARCHIVE_REFUSED),
+    ):
+        blob = zipped(archive + END)
+        facts = replace(facts_of(blob, [], 1 << 20), member_count=many)
+        assert refusal(blob, facts, destination).code == code
+
+
+def test_a_counted_archive_arrives_whole(destination: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(extract_module, "COUNTED_FIRST", 2)
+    assert extract(io.BytesIO(GZIP), facts_of(GZIP, PLAIN_MEMBERS), destination) == PLAIN_MEMBERS
+    assert hash_tree(destination) == PLAIN_MEMBERS
+
+
+def test_a_blob_that_changes_after_it_was_counted_is_refused(
+    destination: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(extract_module, "COUNTED_FIRST", 2)
+
+    class Swapped(io.BytesIO):
+        def seek(self, *_: int) -> int:
+            self.__init__(bytes(len(GZIP)))  # type: ignore[misc]
+            return 0
+
+    with pytest.raises(UpgradeError) as caught:
+        extract(Swapped(GZIP), facts_of(GZIP, PLAIN_MEMBERS), destination)
+    assert caught.value.code == Code.UPGRADE_CHECKSUM_MISMATCH
+    assert list(destination.iterdir()) == []
+
+
 UNBEARABLE = [
     ({"member_count": tree.MAX_MEMBERS + 1}, Code.UPGRADE_ARCHIVE_REFUSED),
     ({"chunk_size": tree.MAX_CHUNK_SIZE + 1}, Code.UPGRADE_ARCHIVE_REFUSED),
@@ -310,6 +362,7 @@ from dataclasses import replace
 from pathlib import Path
 sys.path[:0] = [sys.argv[1]]
 from tarbytes import END, facts_of, file, header, pax
+from fleetfoot_agent.worker import extract as extract_module
 from fleetfoot_agent.worker import gunzip
 from fleetfoot_agent.worker.extract import extract
 from fleetfoot_protocol.codes import Code

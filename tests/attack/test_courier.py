@@ -8,6 +8,7 @@ each test closes with the honest courier's next order, which is carried out.
 import json
 import os
 import socket
+import subprocess
 import threading
 import time
 from collections.abc import Callable
@@ -208,6 +209,16 @@ def test_a_flood_of_files_and_slots_neither_hides_the_next_order_nor_takes_long(
     assert rig.status().components["kiosk"].state is Lifecycle.IDLE
 
 
+def test_a_flood_of_roots_that_follow_nothing_costs_one_run_a_bounded_number_of_refusals(rig: Rig) -> None:
+    for step in range(2, 300):
+        for arrival in range(1, 10):
+            (slot(rig, f"root.{step}") / forms.number_text(arrival)).write_bytes(b"%d %d" % (step, arrival))
+    rig.worker().run()
+    told = [name for name in rig.told() if name.startswith("upgrade_rejected")]
+    assert 0 < len(told) <= 8
+    obeys(rig)
+
+
 def test_a_flood_of_messages_costs_one_run_a_bounded_number_of_refusals(rig: Rig) -> None:
     for number in range(2000):
         (slot(rig) / forms.number_text(100 + number)).write_bytes(b"junk %d" % number)
@@ -371,7 +382,7 @@ def test_an_attacker_who_writes_all_the_time_installs_nothing(rig: Rig) -> None:
     attacker.start()
     try:
         ends = time.monotonic() + 3
-        while time.monotonic() < ends:
+        while rounds < 3 or time.monotonic() < ends:
             worker = rig.worker()
             timer = threading.Timer(0.5, worker.stop)
             timer.start()
@@ -382,7 +393,6 @@ def test_an_attacker_who_writes_all_the_time_installs_nothing(rig: Rig) -> None:
     finally:
         stop.set()
         attacker.join()
-    assert rounds > 2
     assert untouched(rig) == before
     for name in names:
         remove(inside(rig) / name)
@@ -411,6 +421,102 @@ def test_wakes_without_reason_do_not_keep_the_device_busy(rig: Rig, monkeypatch:
     monkeypatch.setattr(worker_run.Session, "turn", woken)
     worker.run()
     assert rests == [0, 2, 4, 8, 16, 32, 60, 60, 60]
+
+
+def test_a_wake_so_deep_that_it_cannot_be_removed_does_not_end_the_worker(rig: Rig) -> None:
+    path = rig.config.wake_dir / "now"
+    try:
+        for _ in range(2):
+            path.mkdir(parents=True)
+            make_deep(path, 3000)
+            assert rig.worker().run() == 0
+            assert not os.path.lexists(path)
+        obeys(rig)
+    finally:
+        subprocess.run(["rm", "-rf", str(rig.config.wake_dir)], check=True)  # our own removers give up
+
+
+def test_folders_too_deep_for_anybody_are_not_entered(rig: Rig) -> None:
+    try:
+        for folder in (inside(rig), inside(rig) / "msg", inside(rig) / "blob", slot(rig)):
+            make_deep(folder, 3000)
+        obeys(rig)
+    finally:
+        subprocess.run(["rm", "-rf", str(rig.config.spool)], check=True)
+
+
+def make_deep(folder: Path, levels: int) -> None:
+    """Folders in folders, deeper than a path can say."""
+    fd = os.open(folder, os.O_RDONLY)
+    for _ in range(levels):
+        os.mkdir("d", dir_fd=fd)
+        inner = os.open("d", os.O_RDONLY, dir_fd=fd)
+        os.close(fd)
+        fd = inner
+    os.close(fd)
+
+
+STRANGE_NAMES: tuple[bytes, ...] = (
+    b"\xff\xfe",
+    b"0" * 20 + b"\n",
+    "\u0660".encode() * 20,  # digits, but not ours
+    "\u00b2".encode() * 20,
+    b"-0000000000000000001",
+    b"+0000000000000000001",
+    b" " * 20,
+    b".tmp-0000000000000000",
+)
+STRANGE_SLOTS: tuple[bytes, ...] = (
+    b"group.kiosk\n",
+    b"group.",
+    b"group..",
+    b"own.kiosk ",
+    b"root.0",
+    b"root.00002",
+    b"root.9999999999",
+    "root.\u0661".encode(),
+    b"manifest." + b"A" * 64,
+    b"manifest." + b"0" * 63,
+    "group.kiosk\u202e".encode(),
+    b"\xff\xff",
+)
+
+
+def test_names_that_are_none_of_ours_are_not_read(rig: Rig) -> None:
+    rig.send(rig.stock.order(40))
+    order = rig.stock.order(50, everybody("r-stolen", rig.stock["1.1.0"].goal()))
+    for name in STRANGE_NAMES:
+        Path(os.fsdecode(os.path.join(os.fsencode(slot(rig)), name))).write_bytes(order)
+    for name in STRANGE_SLOTS:
+        made = Path(os.fsdecode(os.path.join(os.fsencode(inside(rig) / "msg"), name)))
+        made.mkdir()
+        (made / forms.number_text(1)).write_bytes(order)
+    before = untouched(rig)
+    rig.run()
+    assert untouched(rig) == before
+    assert "r-stolen" not in rig.status().payload().decode() + json.dumps(rig.events())
+    obeys(rig)
+
+
+@pytest.mark.parametrize("name", ["", "msg", "blob", "msg/group.kiosk", "link.json", "acked"])
+@pytest.mark.parametrize("how", ["a file", "gone", "a link to itself"])
+def test_a_spool_that_lacks_its_parts_or_has_others_in_their_place_is_borne(
+    rig: Rig, name: str, how: str
+) -> None:
+    path = inside(rig) / name if name else inside(rig)
+    before, aside = untouched(rig), path.with_name("aside")
+    if path.exists():
+        path.rename(aside)
+    if how == "a file":
+        path.write_bytes(b"junk")
+    elif how == "a link to itself":
+        path.symlink_to(path.name)
+    assert rig.worker().run() == 0
+    assert untouched(rig) == before
+    path.unlink(missing_ok=True)
+    if aside.exists():
+        aside.rename(path)
+    obeys(rig)
 
 
 @pytest.mark.parametrize("kind", ["a folder", "a link to what is not theirs", "a FIFO", "a full folder"])

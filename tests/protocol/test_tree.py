@@ -260,3 +260,12 @@ def test_a_member_that_no_tree_may_have_cannot_be_made(
 )
 def test_modes_become_one_of_two(raw: int, mode: int) -> None:
     assert file_mode(raw) == mode
+
+
+def test_the_paths_of_a_tree_are_bounded_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tree, "MAX_NAME_BYTES", 10)
+    seen = tree.SeenPaths()
+    seen.add("0123")
+    seen.add("\u00fc\u00fc\u00fc")
+    with pytest.raises(tree.TreeError, match="more than 10 bytes"):
+        seen.add("x")

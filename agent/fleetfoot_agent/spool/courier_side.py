@@ -114,7 +114,7 @@ class CourierSide:
 
     def _remove(self, slot: str, arrivals: Collection[int]) -> None:
         for arrival in arrivals:
-            (self._messages / slot / forms.number_text(arrival)).unlink(missing_ok=True)
+            folders.remove_all(self._messages / slot / forms.number_text(arrival))
 
     # Blobs
 
@@ -154,7 +154,7 @@ class CourierSide:
         """Delete every blob, and what is told of it, that is not in `listed` (rule 7)."""
         for name in os.listdir(self._blobs):
             if name.removesuffix(".json") not in listed and not name.startswith(durable.TEMP_PREFIX):
-                (self._blobs / name).unlink(missing_ok=True)
+                folders.remove_all(self._blobs / name)
 
     # The link and the outbox
 

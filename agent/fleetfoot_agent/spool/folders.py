@@ -1,8 +1,9 @@
 """Walking the other side's folders: below the spool no link is followed (contract section 6, rule 3)."""
 
 import os
+import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import islice
 from pathlib import Path
 
@@ -81,3 +82,17 @@ def mark(root: Path, *names: str) -> tuple[int, int, int] | None:
     except OSError:
         return None
     return (found.st_ino, found.st_mtime_ns, found.st_size)
+
+
+def remove_all(path: Path) -> None:
+    """Remove what is there, also a folder that somebody put in the place of a file.
+
+    One that is too deep for us, or not ours to remove, stays.
+    """
+    try:
+        path.unlink(missing_ok=True)
+    except OSError:
+        if path.is_symlink() or not path.is_dir():
+            raise
+        with suppress(RecursionError):
+            shutil.rmtree(path, ignore_errors=True)

@@ -1,11 +1,11 @@
 """The wake: one file, wake/now, made by whoever wants the worker to run (contract section 6, rule 12)."""
 
 import os
-import shutil
 from contextlib import suppress
 from pathlib import Path
 
 from fleetfoot_agent import durable
+from fleetfoot_agent.spool import folders
 
 NAME = "now"
 _TAKEN = ".taken-"
@@ -45,8 +45,6 @@ def take_wake(wake_dir: Path) -> bool:
         os.rename(wake_dir / NAME, taken)
     except FileNotFoundError:
         return False
-    try:
-        os.unlink(taken)
-    except OSError:  # everybody may write here: somebody made a folder of it
-        shutil.rmtree(taken, ignore_errors=True)
+    with suppress(OSError):  # everybody may write here: it is whatever somebody made
+        folders.remove_all(taken)
     return True

@@ -9,6 +9,8 @@ The rules, in the order in which they are applied to each byte:
 4. Links are made last, so nothing is ever written through one.
 5. At the end length, digest, counts and `tree_sha256` must be those of the manifest.
 6. One syncfs makes the tree durable before the function returns.
+7. An archive that may have very many members is read once before anything is written: to make and remove
+   files takes far longer than to count them.
 
 Whatever goes wrong, the destination is emptied again and the error carries its code.
 """
@@ -46,6 +48,9 @@ from fleetfoot_protocol.tree import (
     path_key,
     tree_sha256,
 )
+
+COUNTED_FIRST: Final = 10_000
+"""Members beyond which an archive is counted before it is written."""
 
 _DIGEST: Final = 32
 _FORMATS: Final[dict[str, type[PieceStream]]] = {"tar.gz": GzipStream, "tar.zst": ZstdStream}
@@ -153,6 +158,22 @@ def _disk_errors() -> Iterator[None]:
 def _unpack(
     blob: IO[bytes], facts: ArtifactFacts, root: int, progress: Callable[[int], None] | None
 ) -> list[Member]:
+    writer = TreeWriter(root)
+    try:
+        if facts.member_count > COUNTED_FIRST:
+            _count_members(_archive(blob, facts, None), facts)
+            blob.seek(0)
+        members = _write_members(_archive(blob, facts, progress), facts, writer)
+        members.sort(key=lambda member: path_key(member.path))
+        _check_tree(members, facts)
+    except TreeError as error:
+        raise refused(str(error)) from None
+    finally:
+        writer.close()
+    return members
+
+
+def _archive(blob: IO[bytes], facts: ArtifactFacts, progress: Callable[[int], None] | None) -> TarReader:
     chunks = verified_chunks(
         blob,
         length=facts.length,
@@ -161,16 +182,16 @@ def _unpack(
         index=facts.index,
         progress=progress,
     )
-    writer = TreeWriter(root)
-    try:
-        members = _write_members(TarReader(_FORMATS[facts.format](chunks)), facts, writer)
-        members.sort(key=lambda member: path_key(member.path))
-        _check_tree(members, facts)
-    except TreeError as error:
-        raise refused(str(error)) from None
-    finally:
-        writer.close()
-    return members
+    return TarReader(_FORMATS[facts.format](chunks))
+
+
+def _count_members(archive: TarReader, facts: ArtifactFacts) -> None:
+    allowed = _Allowance(facts)
+    while (entry := archive.next_entry()) is not None:
+        allowed.admit(entry)
+        for _ in archive.content(entry):
+            pass
+    allowed.check_all_came()
 
 
 def _write_members(archive: TarReader, facts: ArtifactFacts, writer: TreeWriter) -> list[Member]:
@@ -211,14 +232,21 @@ class _Allowance:
         if entry.kind == "d":
             self._folders.add(entry.path)
 
+    def check_all_came(self) -> None:
+        """Raise `UpgradeError` (`upgrade_tree_mismatch`) for fewer or smaller members than allowed."""
+        _check_total(len(self._seen), self._unpacked, self._facts)
+
 
 def _check_tree(members: list[Member], facts: ArtifactFacts) -> None:
-    found = (len(members), sum(member.size for member in members))
-    if found != (facts.member_count, facts.unpacked_size):
-        raise UpgradeError(
-            Code.UPGRADE_TREE_MISMATCH,
-            f"{found[0]} members with {found[1]} bytes, the manifest says "
-            f"{facts.member_count} with {facts.unpacked_size}",
-        )
+    _check_total(len(members), sum(member.size for member in members), facts)
     if tree_sha256(members) != facts.tree_sha256:
         raise UpgradeError(Code.UPGRADE_TREE_MISMATCH, "the extracted tree is not the manifest's")
+
+
+def _check_total(members: int, size: int, facts: ArtifactFacts) -> None:
+    if (members, size) != (facts.member_count, facts.unpacked_size):
+        raise UpgradeError(
+            Code.UPGRADE_TREE_MISMATCH,
+            f"{members} members with {size} bytes, the manifest says "
+            f"{facts.member_count} with {facts.unpacked_size}",
+        )

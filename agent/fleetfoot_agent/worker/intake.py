@@ -78,13 +78,19 @@ class Reader:
         """Deal with every unread message; after a new trust root also with the newest read ones again."""
         intake = Intake()
         seen: dict[str, int] = {}
+        broken = False
         for slot in sorted(self._slots(), key=_rank):
+            # Nothing follows a root that was refused, and a courier may make up as many of them as it likes:
+            # the rest stay unread.
+            if broken and slot.startswith("root."):
+                continue
             for message in self._spool.messages(slot):
                 # Compared with what the memory keeps, so that a run that was cut in between is made up for.
                 if message.unread or self._memory.root.version != self._memory.read_root:
                     self._take(message, intake)
                     intake.taken += 1
                     seen[slot] = message.arrival
+            broken = broken or (slot.startswith("root.") and bool(intake.refusals))
         if seen or self._memory.root.version != self._memory.read_root:
             self._spool.mark_seen(seen)
             self._memory.end_inputs()

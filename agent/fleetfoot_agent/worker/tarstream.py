@@ -4,7 +4,8 @@ Understood: USTAR headers, PAX extended headers (`x`) and GNU long names (`L`, `
 files, folders and symbolic links. Everything else is refused, not skipped: a hard link, a device, a
 sparse file, a global header, a continuation volume, an unknown type. So are a wrong header checksum, a
 number that is not plain octal or a small positive base-256 number, an extended header of more than
-64 KiB, and a stream that does not end in zeros.
+64 KiB or 64 records, extended headers that are large one after the other, and a stream that does not end
+in zeros: what is read stays in proportion to the members that it is about.
 
 Every refusal is an `UpgradeError` with `upgrade_archive_refused`. Names are decoded, not judged: the
 rules for paths stand in `fleetfoot_protocol.tree`.
@@ -20,6 +21,11 @@ from fleetfoot_protocol.tree import Kind
 
 BLOCK: Final = 512
 MAX_EXTENDED_BYTES: Final = 64 << 10
+MAX_RECORDS: Final = 64
+"""Records of one PAX header; programs that keep every attribute of a file write some twenty."""
+EXTENDED_AT_FIRST: Final = 1 << 20
+EXTENDED_EACH: Final = 2 << 10
+"""Bytes of all extended headers together: so many, and so many more for each member."""
 MAX_NUMBER: Final = (1 << 53) - 1
 MAX_PADDING_BYTES: Final = 1 << 20
 """Zeros after the last member: the largest record that tar programs write, and nothing to unpack for."""
@@ -89,12 +95,14 @@ class TarReader:
     def __init__(self, source: Source) -> None:
         self._source = source
         self._unread = 0
+        self._extended_left = EXTENDED_AT_FIRST
 
     def next_entry(self) -> Entry | None:
         """The next member, or None at the end of the archive, whose padding has then been read."""
         if self._unread:
             raise RuntimeError("the content of the entry before was not read to its end")
         extension = _Extension()
+        self._extended_left += EXTENDED_EACH
         while True:
             header = self._source.take(BLOCK)
             if header == _ZEROS:
@@ -120,6 +128,9 @@ class TarReader:
         size = _number(header[124:136], "size")
         if size > MAX_EXTENDED_BYTES:
             raise refused(f"an extended header of {size} bytes, allowed are {MAX_EXTENDED_BYTES}")
+        self._extended_left -= size
+        if self._extended_left < 0:
+            raise refused("extended headers that are larger than members need them")
         body = self._source.take(size)
         self._source.take(-size % BLOCK)
         extension.once(flag.decode("ascii"))
@@ -193,6 +204,8 @@ def _read_pax(body: bytes, extension: _Extension) -> None:
         if key in seen:
             raise refused(f"the PAX record {key[:80]!r} stands twice")
         seen.add(key)
+        if len(seen) > MAX_RECORDS:
+            raise refused(f"a PAX header of more than {MAX_RECORDS} records")
         _apply_pax(key, value, extension)
         start = end
 
