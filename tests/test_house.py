@@ -26,7 +26,10 @@ ROOMS: dict[str, set[str]] = {
     "agent": BASE | {"cronsim"},
     "manager": BASE | SERVERS,
     "client": BASE,
-    "sim": BASE | SERVERS | {"fleetfoot_agent", "fleetfoot_manager", "fleetfoot_client", "rich"},
+    "tui": BASE | {"fleetfoot_client", "rich", "textual"},
+    "sim": BASE
+    | SERVERS
+    | {"fleetfoot_agent", "fleetfoot_manager", "fleetfoot_client", "fleetfoot_tui", "rich"},
 }
 
 

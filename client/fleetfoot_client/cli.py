@@ -19,7 +19,7 @@ from fleetfoot_protocol.errors import FleetfootError
 
 GROUP = "fleetfoot.commands"
 #: The extra that a command needs, where the base install does not suffice for it.
-EXTRAS = {"manager": "manager", "demo": "demo"}
+EXTRAS = {"manager": "manager", "demo": "demo", "tui": "tui"}
 
 _EPILOG = """\
 exit codes:

@@ -40,6 +40,29 @@ _MAX_LIFE = 300
 _BACKLOG = 10_000
 EVERY_GROUP = "*"
 
+#: Verbs that change nothing: all that a read-only session signs.
+READING = frozenset(
+    {
+        "manager.status",
+        "release.list",
+        "release.show",
+        "group.list",
+        "group.show",
+        "group.drift",
+        "device.list",
+        "device.show",
+        "device.upgrades",
+        "device.downgrades",
+        "rollout.plan",
+        "rollout.list",
+        "rollout.show",
+        "rollout.history",
+        "rollout.report",
+        "audit.list",
+        "audit.show",
+    }
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Message:
@@ -54,11 +77,17 @@ class Session:
     """A connection to one fleet as one operator; use it in a `with`. Safe to use from several threads.
 
     Raises FleetfootError: `key_unsafe`, `key_unreadable`, trust errors for the root; on entry
-    `broker_unreachable`, `not_allowed` (by the broker). `connect_timeout` in seconds.
+    `broker_unreachable`, `not_allowed` (by the broker). `connect_timeout` in seconds. `read_only`: nothing
+    is signed that could change anything.
     """
 
     def __init__(
-        self, profile: Profile, *, connect_timeout: float = 10.0, resend_after: float = RESEND_AFTER
+        self,
+        profile: Profile,
+        *,
+        connect_timeout: float = 10.0,
+        resend_after: float = RESEND_AFTER,
+        read_only: bool = False,
     ) -> None:
         self.profile = profile
         self.root = roots.load_valid(profile.root)
@@ -69,6 +98,7 @@ class Session:
         self._secret = keyfiles.load_signing(profile.key).secret
         self._connect_timeout = connect_timeout
         self._resend_after = resend_after
+        self._read_only = read_only
         self._lock = threading.Lock()
         self._pending: dict[str, queue.SimpleQueue[Reply]] = {}
         self._watched: queue.Queue[Message] = queue.Queue(_BACKLOG)
@@ -108,8 +138,14 @@ class Session:
         `group` is what it is about, `*` where the arguments say so; `revision` is the state acted on;
         `timeout` in seconds. Sent again once after some silence: the manager does a request once.
         FleetfootError with the manager's own code, message and remedy where it refuses; `timeout`;
-        `broker_unreachable` if the connection was lost and did not come back.
+        `broker_unreachable` if the connection was lost and did not come back; `read_only`.
         """
+        if self._read_only and verb not in READING:
+            raise FleetfootError(
+                "read_only",
+                f"this session is read-only and does not sign {verb}",
+                remedy="leave, and start without --read-only",
+            )
         left = deadline(timeout)
         identity = secrets.token_hex(12)
         envelope = self._signed(identity, verb, group, arguments or {}, revision, timeout)

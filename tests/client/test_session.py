@@ -16,12 +16,14 @@ from tests.support.waiting import until
 
 from fleetfoot_client.exits import Exit
 from fleetfoot_client.profiles import Profile
-from fleetfoot_client.session import Session
+from fleetfoot_client.session import READING, Session
+from fleetfoot_manager import rights
 from fleetfoot_manager.broker import EmbeddedBroker
 from fleetfoot_protocol import dsse, times, topics
 from fleetfoot_protocol.dsse import PayloadType
 from fleetfoot_protocol.errors import FleetfootError
 from fleetfoot_protocol.reports import Request
+from fleetfoot_protocol.states import Right
 from fleetfoot_protocol.topics import Kind
 
 
@@ -274,3 +276,20 @@ def test_a_lost_connection_comes_back_and_is_subscribed_again(profile: Profile, 
                 other.stop()
             finally:
                 again.stop()
+
+
+def test_a_read_only_session_signs_what_changes_nothing_and_nothing_else(
+    profile: Profile, manager: HandManager
+) -> None:
+    manager.answers["manager.status"] = lambda request: {"engine": "running"}
+    with Session(profile, read_only=True) as session:
+        assert session.request("manager.status") == {"engine": "running"}
+        with pytest.raises(FleetfootError) as refused:
+            session.request("rollout.pause", arguments={"rollout": "r-1"})
+    assert refused.value.code == "read_only"
+    assert [request.verb for request in manager.heard] == ["manager.status"]
+
+
+def test_what_a_read_only_session_signs_is_what_the_manager_takes_for_reading() -> None:
+    reading = {verb for verb, right in rights.VERBS.items() if right is Right.READ}
+    assert reading | {"rollout.plan"} == READING

@@ -73,7 +73,6 @@ def show(work: Work, request: Request) -> dict[str, Any]:
     entry = inventory.demand(work.tx, asked.device)
     rights.demand(work.house.root, request, [entry.group])
     row = row_of(entry, catalogue.versions(work.tx))
-    row["key"] = entry.key.hex()
     row["own"] = {act.component: act.row() for act in work.acts_of(entry.id)}
     problem = _last_problem(entry)
     if problem is not None:
@@ -96,6 +95,7 @@ def row_of(entry: DeviceEntry, versions: dict[str, str]) -> dict[str, Any]:
             last_seen=moment(entry.last_seen),
         ),
         "online": entry.online,
+        "key": entry.key.hex(),
         "labels": dict(entry.labels),
         "alarms": list(status.alarms) if status else [],
         "components": {name: _component(one, versions) for name, one in components.items()},

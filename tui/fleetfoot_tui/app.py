@@ -1,0 +1,277 @@
+"""The console: one model, one feed, a stack of screens."""
+
+import os
+import time
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from rich.text import Text
+from textual.app import App, SystemCommand
+from textual.binding import Binding
+from textual.screen import Screen
+
+from fleetfoot_client.rows import DeviceRow, parse_list
+from fleetfoot_protocol.errors import FleetfootError
+from fleetfoot_protocol.trust import TrustRoot
+from fleetfoot_tui import dialogs
+from fleetfoot_tui.asking import Asker
+from fleetfoot_tui.feed import Inbox
+from fleetfoot_tui.head import Head, Health
+from fleetfoot_tui.messages import Answered, Refused
+from fleetfoot_tui.model import Fleet
+from fleetfoot_tui.room import Room
+from fleetfoot_tui.table import LineTable
+
+_TICK = 0.1
+#: Seconds that reading messages may take of a tick: the rest is for keys and drawing.
+_BUDGET = 0.03
+_ASK_STATUS = 10.0
+_STATUS_TIMEOUT = 5.0
+
+
+class Source(Protocol):
+    """Where messages come from: an inbox, and whether it is still filled."""
+
+    @property
+    def connected(self) -> bool:
+        """Whether the broker is there."""
+        ...
+
+
+class Console(App[None]):
+    """`source` fills the inbox; `now` is a clock in unix seconds."""
+
+    TITLE = "fleetfoot"
+    COMMAND_PALETTE_BINDING = "colon"
+    BINDINGS = [
+        Binding("question_mark", "help", "Help", key_display="?", show=False, id="help"),
+        Binding("s", "picture", "Picture", show=False, id="picture"),
+        Binding("1", "room('fleet')", "Fleet", show=False, id="fleet"),
+        Binding("2", "room('rollouts')", "Rollouts", show=False, id="rollouts"),
+        Binding("3", "room('releases')", "Releases", show=False, id="releases"),
+        Binding("4", "room('approvals')", "Approvals", show=False, id="approvals"),
+        Binding("5", "room('events')", "Events", show=False, id="events"),
+        Binding("6", "room('audit')", "Audit", show=False, id="audit"),
+        Binding("q", "leave", "Quit", show=False, id="quit"),
+    ]
+    CSS = """
+    Toast { max-width: 90%; }
+    Input { background: $surface; }
+    .bottom { dock: bottom; height: 1; margin-bottom: 1; }
+    """
+
+    def __init__(
+        self,
+        root: TrustRoot,
+        inbox: Inbox,
+        asker: Asker,
+        *,
+        source: Source | None = None,
+        read_only: bool = False,
+        operator: str = "",
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        super().__init__()
+        self.fleet = Fleet(root, now)
+        self.now = now
+        self.operator = operator
+        self.read_only = read_only
+        self.engine = ""
+        self._inbox = inbox
+        self._source = source
+        self._asker = asker
+        self._asked = float("-inf")
+        self._inventory_asked = False
+        #: Where pictures and exports are written.
+        self.folder = Path.cwd()
+
+    def on_mount(self) -> None:
+        """The fleet comes first."""
+        from fleetfoot_tui.screens.fleet import FleetRoom
+
+        self.push_screen(FleetRoom())
+        self.set_interval(_TICK, self.tick)
+        self.set_interval(1.0, self.every_second)
+
+    # -- time
+
+    def tick(self) -> None:
+        """Take what has come, for a bounded time, and let the screen that is shown know."""
+        for topic, payload, retained in self._inbox.drain(_BUDGET):
+            self.fleet.take(topic, payload, retained=retained)
+        screen = self.screen
+        if isinstance(screen, Room) and screen.is_current:
+            screen.notice(self.fleet.take_changes())
+
+    def every_second(self) -> None:
+        """Ages and countdowns; now and then, whether the manager's engine turns."""
+        self.tell_head()
+        if isinstance(self.screen, Room):
+            self.screen.second()
+        if not self._inventory_asked:
+            self._inventory_asked = True
+            self.run_worker(self._read_inventory, thread=True, name="inventory")
+        if time.monotonic() - self._asked >= _ASK_STATUS:
+            self._asked = time.monotonic()
+            self.run_worker(self._ask_status, thread=True, name="status")
+
+    # -- what the manager knows; the two below run on threads of their own
+
+    def _ask_status(self) -> None:
+        try:
+            result = self._asker.request("manager.status", timeout=_STATUS_TIMEOUT)
+            engine = str(result.get("engine", ""))[:20]
+        except FleetfootError as error:
+            if error.code == "no_manager":
+                return
+            engine = "stuck" if error.code == "timeout" else ""
+        self.call_from_thread(self._told_engine, engine)
+
+    def _told_engine(self, engine: str) -> None:
+        self.engine = engine
+        self.tell_head()
+
+    def _read_inventory(self) -> None:
+        """Devices that never said anything are known to the manager alone, and so are keys."""
+        after: str | None = None
+        try:
+            while True:
+                page = self._asker.request("device.list", arguments={"after": after} if after else {})
+                rows = parse_list(DeviceRow, page, "devices")
+                keys = {str(d.get("id")): str(d.get("key", "")) for d in page["devices"]}
+                self.call_from_thread(self._enrol, rows, keys)
+                following = page.get("next")
+                if not rows or not following or following == after:
+                    return
+                after = str(following)
+        except FleetfootError:
+            self._inventory_asked = self._asker_is_gone()
+
+    def _asker_is_gone(self) -> bool:
+        """Whether asking again would be of no use."""
+        from fleetfoot_tui.asking import Nobody
+
+        return isinstance(self._asker, Nobody)
+
+    def _enrol(self, rows: list[DeviceRow], keys: dict[str, str]) -> None:
+        for row in rows:
+            try:
+                key = bytes.fromhex(keys.get(row.id, ""))
+            except ValueError:
+                key = b""
+            self.fleet.enrolled(row.id, row.group, key, row.labels)
+
+    def ask(
+        self,
+        screen: Screen[Any],
+        tag: str,
+        verb: str,
+        arguments: Mapping[str, Any] | None = None,
+        *,
+        revision: int | None = None,
+    ) -> None:
+        """Ask on a thread; `Answered` or `Refused` is posted to the screen."""
+
+        def work() -> None:
+            try:
+                result = self._asker.request(verb, arguments=arguments, revision=revision)
+            except FleetfootError as error:
+                screen.post_message(Refused(tag, error))
+            else:
+                screen.post_message(Answered(tag, result))
+
+        self.run_worker(work, thread=True, name=verb)
+
+    # -- what is shown
+
+    def tell_head(self) -> None:
+        """Tell the head of the present screen where it is and how things are."""
+        screen = self.screen
+        if not isinstance(screen, Room) or not screen.is_mounted:
+            return
+        last = self._inbox.last
+        health = Health(
+            broker=self._source.connected if self._source is not None else True,
+            manager=self.fleet.manager,
+            engine=self.engine,
+            silence=None if last is None else time.monotonic() - last,
+            dropped=self._inbox.dropped + self.fleet.refused,
+            read_only=self.read_only,
+            recording=self._source is None,
+        )
+        rooms = [one for one in self.screen_stack if isinstance(one, Room)]
+        crumbs = ["fleetfoot", self.fleet.root.fleet, *(one.crumb for one in rooms)]
+        for head in screen.query(Head):
+            head.tell(crumbs, health)
+
+    def show_error(self, error: FleetfootError) -> None:
+        """What went wrong, in a window."""
+        self.push_screen(dialogs.Paper("That did not work", dialogs.error_text(error)))
+
+    def back(self) -> None:
+        """The screen before; the fleet is the first and stays."""
+        if len([one for one in self.screen_stack if isinstance(one, Room)]) > 1:
+            self.pop_screen()
+
+    def action_room(self, name: str) -> None:
+        """Go to one of the rooms; the fleet stays below it."""
+        from fleetfoot_tui.screens import ROOMS
+
+        if not isinstance(self.screen, Room):
+            return
+        while len(self.screen_stack) > 2:
+            self.pop_screen()
+        if name in ROOMS:
+            self.push_screen(ROOMS[name]())
+
+    def action_leave(self) -> None:
+        """Quit, from the fleet; elsewhere it is the way back."""
+        if len(self.screen_stack) > 2:
+            self.back()
+        else:
+            self.exit()
+
+    def action_help(self) -> None:
+        """What the screen is for and which keys it has."""
+        screen = self.screen
+        if not isinstance(screen, Room):
+            return
+        own = {
+            binding.description
+            for kind in (*type(screen).__mro__, LineTable, Console)
+            if kind.__module__.startswith("fleetfoot_tui")
+            for binding in kind.__dict__.get("BINDINGS", ())
+        }
+        keys: dict[str, str] = {}
+        for active in screen.active_bindings.values():
+            if active.binding.description in own - {""}:
+                keys.setdefault(active.binding.description, self.get_key_display(active.binding))
+        text = Text(f"{screen.ABOUT}\n" if screen.ABOUT else "")
+        for place, (what, key) in enumerate(keys.items()):
+            text.append("" if place % 2 else "\n").append(f"{key:>7}  ", "bold").append(f"{what:22}")
+        self.push_screen(dialogs.Paper(f"Help: {screen.crumb}", text))
+
+    def action_picture(self) -> None:
+        """A picture of the screen, as SVG."""
+        moment = time.strftime("%Y%m%d-%H%M%S", time.gmtime(self.now()))
+        path = self.folder / f"fleetfoot-{moment}.svg"
+        try:
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+                file.write(self.export_screenshot(title=f"fleetfoot {self.fleet.root.fleet}"))
+        except OSError as error:
+            self.notify(f"no picture: {path}: {error.strerror}", severity="error", markup=False)
+        else:
+            self.notify(f"picture in {path}", markup=False)
+
+    def get_system_commands(self, screen: Screen[Any]) -> Iterable[SystemCommand]:
+        """The palette: rooms, themes, picture, quit."""
+        from fleetfoot_tui.screens import ROOMS
+
+        for name in ("fleet", *ROOMS):
+            yield SystemCommand(name.capitalize(), f"go to {name}", lambda n=name: self.action_room(n))
+        yield SystemCommand("Theme", "choose the colours", self.action_change_theme)
+        yield SystemCommand("Picture", "write the screen as SVG", self.action_picture)
+        yield SystemCommand("Help", "keys of this screen", self.action_help)
+        yield SystemCommand("Quit", "leave the console", self.exit)

@@ -1,0 +1,149 @@
+"""The filter line, and the orders of the fleet's table: pure functions over devices.
+
+    text          regular expression over id, group, link, platform, version, state, code, alarms, labels
+    !text         devices that it does not match
+    -l key=value  devices with that label; -l key: with any value of it
+    -f letters    fuzzy: the letters of it in their order, in the id
+    target:1.2.0  devices that should run that version; !target: the others
+
+Several parts must all hold.
+"""
+
+import re
+import shlex
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from fleetfoot_tui.facts import BADNESS
+from fleetfoot_tui.model import Device, Fleet, search_text
+
+Holds = Callable[[Device], bool]
+
+
+class FilterError(ValueError):
+    """What is wrong with a filter, for the person who types it."""
+
+
+def parse(text: str, fleet: Fleet) -> Holds | None:
+    """The filter as a function, None for an empty one. FilterError if it cannot be understood."""
+    try:
+        words = shlex.split(text, posix=True) if "'" in text or '"' in text else text.split()
+    except ValueError:
+        raise FilterError("a quotation is not closed") from None
+    parts: list[Holds] = []
+    while words:
+        word = words.pop(0)
+        inverse = len(word) > 1 and word.startswith("!")
+        bare = word[1:] if inverse else word
+        if bare in ("-l", "-f"):
+            if not words:
+                raise FilterError(f"{bare} what?")
+            part = (_label if bare == "-l" else _fuzzy)(words.pop(0))
+        elif bare.startswith("target:"):
+            part = _target(bare.removeprefix("target:"), fleet)
+        else:
+            part = _regex(bare)
+        parts.append(_not(part) if inverse else part)
+    if not parts:
+        return None
+    return lambda device: all(part(device) for part in parts)
+
+
+def _not(part: Holds) -> Holds:
+    return lambda device: not part(device)
+
+
+def _regex(text: str) -> Holds:
+    lowered = text.casefold()
+    if re.fullmatch(r"[\w=/ -]+", lowered):
+        return lambda device: lowered in search_text(device)
+    try:
+        search = re.compile(text, re.IGNORECASE).search
+    except re.error as error:
+        raise FilterError(f"no regular expression: {error}") from None
+    return lambda device: search(search_text(device)) is not None
+
+
+def _label(text: str) -> Holds:
+    key, equals, value = text.partition("=")
+
+    def holds(device: Device) -> bool:
+        found = device.said.labels.get(key, device.labels.get(key))
+        return found is not None and (not equals or found == value)
+
+    return holds
+
+
+def _fuzzy(text: str) -> Holds:
+    letters = text.casefold()
+
+    def holds(device: Device) -> bool:
+        rest = iter(device.id)
+        return all(letter in rest for letter in letters)
+
+    return holds
+
+
+def _target(version: str, fleet: Fleet) -> Holds:
+    return lambda device: fleet.target(device) == version
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """A way to sort: its name, what it sorts by, and whether that changes while one looks."""
+
+    name: str
+    key: Callable[[Device], object]
+    moves: bool
+
+
+def _worst_first(device: Device) -> tuple[int, str]:
+    place = -1 if device.said.alarms else BADNESS.get(device.state, 99)
+    return place, device.id
+
+
+ORDERS: tuple[Order, ...] = (
+    Order("device", lambda device: device.id, False),
+    Order("group", lambda device: (device.group, device.id), False),
+    Order("state", _worst_first, True),
+    Order("version", lambda device: (device.main.version, device.id), True),
+    Order("seen", lambda device: (device.heard, device.id), True),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """What of the fleet is shown, and how: all that a person has set."""
+
+    filter: str = ""
+    group: str = ""
+    faults: bool = False
+    order: int = 0
+    reverse: bool = False
+
+    @property
+    def moves(self) -> bool:
+        """Whether a change of a device can change who is shown, and where."""
+        return bool(self.filter) or self.faults or ORDERS[self.order].moves
+
+
+def chosen(fleet: Fleet, sight: Sight) -> list[str]:
+    """Ids of the devices to show, in their order. FilterError."""
+    holds = parse(sight.filter, fleet)
+    found = [
+        device
+        for device in fleet.devices.values()
+        if (not sight.group or device.group == sight.group)
+        and (not sight.faults or device.faulty)
+        and (holds is None or holds(device))
+    ]
+    found.sort(key=ORDERS[sight.order].key, reverse=sight.reverse)  # type: ignore[arg-type]
+    return [device.id for device in found]
+
+
+def ranged(keys: list[str], first: str, last: str) -> list[str]:
+    """All keys from one to the other, whichever comes first; the last alone where the first is not shown."""
+    if first not in keys or last not in keys:
+        return [last] if last in keys else []
+    start, end = sorted((keys.index(first), keys.index(last)))
+    return keys[start : end + 1]

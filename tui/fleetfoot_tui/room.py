@@ -1,0 +1,135 @@
+"""What every screen shares: head, foot, the way back, help, and asking the manager."""
+
+import textwrap
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any, cast
+
+from rich.text import Text
+from textual.app import ComposeResult
+from textual.binding import Binding
+from textual.screen import Screen
+from textual.widget import Widget
+from textual.widgets import Footer, Static
+
+from fleetfoot_tui.head import Head
+from fleetfoot_tui.look import Cell, safe, style
+from fleetfoot_tui.messages import Refused
+from fleetfoot_tui.model import Changes, Fleet
+
+if TYPE_CHECKING:
+    from fleetfoot_tui.app import Console
+
+Lines = Iterable[Iterable[Cell]]
+
+
+class Room(Screen[None]):
+    """A screen of the console. Subclasses say their `crumb` and `body`, and take notice of changes."""
+
+    BINDINGS = [
+        Binding("escape", "back", "Back", id="back"),
+        Binding("question_mark", "app.help", "Help", key_display="?", id="help"),
+    ]
+    AUTO_FOCUS = "LineTable"
+    #: What the screen is for, in a sentence or two; `?` shows it above the keys.
+    ABOUT = ""
+
+    @property
+    def console(self) -> "Console":
+        """The app."""
+        return cast("Console", self.app)
+
+    @property
+    def fleet(self) -> Fleet:
+        """The model."""
+        return self.console.fleet
+
+    @property
+    def crumb(self) -> str:
+        """Its name in the breadcrumbs."""
+        return type(self).__name__
+
+    def body(self) -> Iterable[Widget]:
+        """The widgets between head and foot."""
+        return ()
+
+    def compose(self) -> ComposeResult:
+        """Head, body, foot."""
+        yield Head(markup=False)
+        yield from self.body()
+        yield Footer(show_command_palette=False, compact=True)
+
+    def on_screen_resume(self) -> None:
+        """Shown (again): nothing may be stale."""
+        self.console.tell_head()
+        self.renew()
+
+    def renew(self) -> None:
+        """Draw everything anew."""
+
+    def notice(self, changes: Changes) -> None:
+        """What has changed, up to ten times a second, while the screen is shown."""
+
+    def second(self) -> None:
+        """Once a second while the screen is shown: ages and countdowns."""
+
+    def action_back(self) -> None:
+        """The screen before."""
+        self.console.back()
+
+    def ask(
+        self,
+        tag: str,
+        verb: str,
+        arguments: Mapping[str, Any] | None = None,
+        *,
+        revision: int | None = None,
+    ) -> None:
+        """Ask the manager; `Answered` or `Refused` comes to this screen, under the tag."""
+        self.console.ask(self, tag, verb, arguments, revision=revision)
+
+    def on_refused(self, message: Refused) -> None:
+        """Code, cause and remedy, if the screen has nothing better to do with a refusal."""
+        self.console.show_error(message.error)
+
+    def paint(self, lines: Lines) -> Text:
+        """Lines of cells as text; whatever is in them is shown literally."""
+        dark = self.app.current_theme.dark
+        text = Text()
+        every = [line for cells in lines for line in hanging(list(cells), self.size.width - 2)]
+        for place, cells in enumerate(every):
+            text.append("\n" if place else "")
+            for cell in cells:
+                text.append(safe(cell.text), style(cell.colour, dark=dark))
+        return text
+
+
+def hanging(cells: list[Cell], width: int) -> list[list[Cell]]:
+    """A name and a value that does not fit behind it: wrapped, so that the name stands alone on its left."""
+    if len(cells) != 2 or cells[0].colour != "grey":
+        return [cells]
+    name, value = cells
+    room = width - len(name.text)
+    if room < 20 or len(value.text) <= room:
+        return [cells]
+    indent = Cell(" " * len(name.text))
+    wrapped = textwrap.wrap(safe(value.text), room)
+    return [[name if not n else indent, Cell(part, value.colour)] for n, part in enumerate(wrapped)]
+
+
+class Page(Static):
+    """Text of a screen that is written anew as a whole."""
+
+    DEFAULT_CSS = "Page { height: auto; padding: 0 1; }"
+
+    def __init__(self, *, id: str | None = None) -> None:
+        super().__init__(id=id, markup=False)
+
+
+def facts(pairs: Iterable[tuple[str, str | Cell]], *, width: int = 12) -> list[list[Cell]]:
+    """`name  value` lines; those without a value are left out."""
+    lines = []
+    for name, value in pairs:
+        cell = value if isinstance(value, Cell) else Cell(value)
+        if cell.text:
+            lines.append([Cell(name.ljust(width), "grey"), cell])
+    return lines

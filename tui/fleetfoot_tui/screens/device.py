@@ -1,0 +1,150 @@
+"""One device: what runs, what should run, why not, and what it said of itself."""
+
+from collections.abc import Iterable
+
+from textual.binding import Binding
+from textual.containers import VerticalScroll
+from textual.widget import Widget
+
+from fleetfoot_protocol.codes import TABLE, Code
+from fleetfoot_tui.facts import ComponentFacts
+from fleetfoot_tui.look import Cell, ago, badge
+from fleetfoot_tui.model import Changes, Device
+from fleetfoot_tui.room import Page, Room, facts
+
+_ATTESTED = {
+    "yes": Cell("✓ signed by the device", "blue"),
+    "forged": Cell("✗ not signed by the device: somebody else wrote this status", "red"),
+    "unknown": Cell("? not checked: key or attestation are not here", "yellow"),
+}
+
+
+class DeviceRoom(Room):
+    """A device."""
+
+    ABOUT = "What the device says of itself, and what its documents want of it by the rules that it has."
+    BINDINGS = [Binding("y", "copy", "Copy status", show=False, id="copy")]
+    AUTO_FOCUS = "VerticalScroll"
+
+    def __init__(self, device: str) -> None:
+        super().__init__()
+        self.device = device
+
+    @property
+    def crumb(self) -> str:
+        """Its id."""
+        return self.device
+
+    def body(self) -> Iterable[Widget]:
+        """One page, scrolled."""
+        with VerticalScroll():
+            yield Page(id="page")
+
+    def renew(self) -> None:
+        """All of it."""
+        device = self.fleet.devices.get(self.device)
+        if device is None:
+            self.query_one(Page).update(self.paint([[Cell("It was forgotten, or moved away.", "yellow")]]))
+            return
+        self.query_one(Page).update(self.paint(self._lines(device)))
+
+    def notice(self, changes: Changes) -> None:
+        """Its status, its documents, its events."""
+        if self.device in changes.devices or changes.kinds & {"desired", "events"}:
+            self.renew()
+
+    def second(self) -> None:
+        """Ages."""
+        self.renew()
+
+    def _lines(self, device: Device) -> Iterable[list[Cell]]:
+        said = device.said
+        link = "online" if device.online else "offline" if device.online is not None else "never heard of"
+        labels = " ".join(f"{k}={v}" for k, v in sorted({**device.labels, **said.labels}.items()))
+        heard = f", last heard {ago(self.console.now() - device.heard)} ago" if device.heard else ""
+        yield from facts(
+            [
+                ("group", device.group),
+                ("link", Cell(link + heard, "" if device.online else "yellow")),
+                ("status", _ATTESTED[self.fleet.attested(device)]),
+                ("platform", said.platform),
+                ("agent", said.agent),
+                ("labels", labels),
+                ("policy", _policy(device)),
+                ("disk free", "" if said.free is None else f"{said.free / 1e9:.2f} GB"),
+                ("clock", "" if said.clock_trusted else Cell("not synchronised", "yellow")),
+            ]
+        )
+        for one in said.components:
+            yield []
+            yield from self._component(device, one)
+        for alarm in said.alarms:
+            yield []
+            yield from facts([("alarm", Cell(alarm, "red")), *explained(alarm)])
+        yield from self._events()
+
+    def _component(self, device: Device, one: ComponentFacts) -> Iterable[list[Cell]]:
+        shown = badge(one.state)
+        before = one.previous
+        plan = self.fleet.answer(device, one)
+        wanted, why = ("nothing", "") if plan is None or plan.goal is None else (plan.goal.version, "")
+        if plan is not None:
+            why = f"{plan.act}: {str(plan.why).replace('_', ' ')}"
+            if plan.goal is None and str(plan.why) == "current":
+                wanted = one.version
+        yield [Cell(one.name, "bold"), Cell("  "), shown]
+        yield from facts(
+            [
+                ("runs", f"{one.version or 'nothing'}  {one.digest[:12]}"),
+                ("should run", f"{wanted}  ({why})" if why else wanted),
+                ("way back", f"{before[0]}  {before[2][:12]}" if before else ""),
+                ("stage", one.lifecycle.replace("_", " ") if one.lifecycle != "idle" else ""),
+                ("rollout", one.rollout),
+                ("reason", one.reason),
+                ("code", Cell(one.code, "orange")),
+                *explained(one.code),
+            ]
+        )
+        if one.error and one.error != one.code:
+            yield from facts(
+                [("last error", Cell(one.error, "orange")), ("cause", one.message), *explained(one.error)[1:]]
+            )
+        elif one.error:
+            yield from facts([("cause", one.message)])
+
+    def _events(self) -> Iterable[list[Cell]]:
+        found = [e for e in reversed(self.fleet.events) if e.who == self.device][:20]
+        if found:
+            yield []
+            yield [Cell("events, the newest first", "title")]
+        for event in found:
+            yield [
+                Cell(event.time.removesuffix("Z")[-8:].ljust(10), "grey"),
+                Cell(event.kind.ljust(28)),
+                Cell(f"{event.code} ", "orange"),
+                Cell(event.details, "grey"),
+            ]
+
+    def action_copy(self) -> None:
+        """The status as it came, into the clipboard of the terminal."""
+        device = self.fleet.devices.get(self.device)
+        if device is not None:
+            self.app.copy_to_clipboard(device.status.decode(errors="replace"))
+            self.notify("copied the status")
+
+
+def _policy(device: Device) -> str | Cell:
+    said = device.said
+    if not device.status:
+        return ""
+    if not said.enabled:
+        return Cell("upgrades are disabled on the device", "yellow")
+    return f"upgrades enabled, channels {' '.join(said.channels) or 'none'}"
+
+
+def explained(code: str) -> list[tuple[str, str | Cell]]:
+    """Meaning and remedy of a code of the contract."""
+    if code not in set(Code):
+        return []
+    known = TABLE[Code(code)]
+    return [("meaning", known.meaning), ("what to do", known.remedy)]
