@@ -142,7 +142,7 @@ class SeenPaths:
         return len(self._paths)
 
     def add(self, path: str) -> None:
-        """Remember `path`; `TreeError` for a duplicate, a case or Unicode double, one too many or too long."""
+        """Remember `path`; `TreeError` for a duplicate, a case or Unicode double, or what is too much."""
         folded = _collision_key(path).encode("utf-8")
         key = hashlib.blake2b(folded, digest_size=16).digest()
         earlier = self._paths.get(key)

@@ -35,7 +35,7 @@ from tests.agent.tarbytes import (
 )
 
 from fleetfoot_agent.worker import extract as extract_module
-from fleetfoot_agent.worker import gunzip
+from fleetfoot_agent.worker import gunzip, treewriter
 from fleetfoot_agent.worker.extract import extract, hash_tree
 from fleetfoot_protocol import tree
 from fleetfoot_protocol.codes import Code
@@ -299,7 +299,7 @@ def test_an_archive_of_very_many_members_is_counted_before_a_file_is_made(
         raise AssertionError("written")
 
     for what in ("file", "folder", "link"):
-        monkeypatch.setattr(extract_module.TreeWriter, what, never)
+        monkeypatch.setattr(treewriter.TreeWriter, what, never)
     many = extract_module.COUNTED_FIRST + 1
     names = [b"%06d" % number for number in range(many + 1)]
     for archive, code in (
@@ -363,7 +363,7 @@ from pathlib import Path
 sys.path[:0] = [sys.argv[1]]
 from tarbytes import END, facts_of, file, header, pax
 from fleetfoot_agent.worker import extract as extract_module
-from fleetfoot_agent.worker import gunzip
+from fleetfoot_agent.worker import gunzip, treewriter
 from fleetfoot_agent.worker.extract import extract
 from fleetfoot_protocol.codes import Code
 from fleetfoot_protocol.errors import UpgradeError
