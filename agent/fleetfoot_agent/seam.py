@@ -7,11 +7,12 @@ JSON or by ``{"error": "..."}``. Standard library only.
 """
 
 import json
+import os
 import selectors
 import socket
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,8 +22,10 @@ from fleetfoot_protocol.errors import FleetfootError
 #: What a supervisor can be asked to do.
 VERBS = ("state", "start", "stop", "restart")
 
-#: Bytes that a unix socket's path can have on Linux, the final NUL not counted.
-SOCKET_PATH_MAX = 107
+#: Bytes that a unix socket's address can have on Linux, the final NUL not counted; and its file name, so
+#: that it fits behind `/proc/self/fd/<number>/`. A component's id is shorter.
+_ADDRESS_MAX = 107
+SOCKET_NAME_MAX = 80
 
 _LINE_CAP = 4096
 #: A client that has not sent its line after this many seconds is dropped; more than so many are not heard.
@@ -55,6 +58,19 @@ class Seam(Protocol):
 
     def state(self) -> UnitState:
         """How the component is now."""
+
+
+@contextmanager
+def _address(path: Path) -> Iterator[str]:
+    """What `bind` and `connect` are given: the path, or a short way to it where it is too long for them."""
+    if len(os.fsencode(path)) <= _ADDRESS_MAX:
+        yield str(path)
+        return
+    folder = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield f"/proc/self/fd/{folder}/{path.name}"
+    finally:
+        os.close(folder)
 
 
 class SocketSeam:
@@ -97,7 +113,8 @@ class SocketSeam:
     def _exchange(self, request: bytes, deadline: float) -> bytes:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
             connection.settimeout(max(0.001, deadline - time.monotonic()))
-            connection.connect(str(self._path))
+            with _address(self._path) as address:
+                connection.connect(address)
             connection.sendall(request)
             answer = bytearray()
             while not answer.endswith(b"\n"):
@@ -181,7 +198,8 @@ class ControlSocket:
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             self._listener.setblocking(False)
-            self._listener.bind(str(path))
+            with _address(path) as address:
+                self._listener.bind(address)
             path.chmod(0o600)  # nobody can connect before listen()
             self._listener.listen(_CLIENTS_MAX)
         except OSError:

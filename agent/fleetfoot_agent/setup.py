@@ -10,7 +10,6 @@ from pathlib import Path
 from fleetfoot_agent import config as configuration
 from fleetfoot_agent import durable
 from fleetfoot_agent.config import AgentConfig
-from fleetfoot_agent.seam import SOCKET_PATH_MAX
 from fleetfoot_agent.worker import memory
 from fleetfoot_protocol import trust
 from fleetfoot_protocol.errors import FleetfootError
@@ -82,14 +81,6 @@ def init(args: argparse.Namespace) -> int:
     enabled = args.enable if args.enable is not None else _ask_enabled()
     text = render(args, enabled)
     config = configuration.parse(text, path)
-    for name, component in config.components.items():
-        if len(os.fsencode(component.socket)) > SOCKET_PATH_MAX:
-            raise FleetfootError(
-                "usage",
-                f"the socket of {name} would be at {component.socket}: unix sockets allow "
-                f"{SOCKET_PATH_MAX} bytes",
-                remedy="name a shorter --run-dir",
-            )
     _demand_writable(path.absolute().parent, config.state_dir)
     try:
         durable.make_folder(path.absolute().parent)

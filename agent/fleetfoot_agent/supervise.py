@@ -34,7 +34,7 @@ from fleetfoot_agent.child import (
 )
 from fleetfoot_agent.config import AgentConfig, Component
 from fleetfoot_agent.layout import Layout, name_of
-from fleetfoot_agent.seam import SOCKET_PATH_MAX, Client, ControlSocket, UnitState, guard_path
+from fleetfoot_agent.seam import SOCKET_NAME_MAX, Client, ControlSocket, UnitState, guard_path
 from fleetfoot_agent.settings import ConfigError
 from fleetfoot_protocol.errors import FleetfootError
 
@@ -105,14 +105,14 @@ class Supervisor:
     def start(self) -> None:
         """Begin: end what a killed supervisor left, open the socket, start the component.
 
-        Raises `ConfigError` for a socket path that cannot be, `FleetfootError` if the component is
+        Raises `ConfigError` for a socket that cannot be, `FleetfootError` if the component is
         supervised already, `OSError` where the run folder fails.
         """
         path = self._component.socket
-        if len(os.fsencode(path)) > SOCKET_PATH_MAX:
+        if len(os.fsencode(path.name)) > SOCKET_NAME_MAX:
             raise ConfigError(
-                f"components.{self._component.name}.socket is {len(os.fsencode(path))} bytes long, "
-                f"unix sockets allow {SOCKET_PATH_MAX}: {path}"
+                f"components.{self._component.name}.socket: its file name has {len(os.fsencode(path.name))} "
+                f"bytes, at most {SOCKET_NAME_MAX} are possible: {path}"
             )
         for needed in (self._run_dir, path.parent):
             durable.make_folder(needed)

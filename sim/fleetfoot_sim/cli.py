@@ -2,10 +2,9 @@
 
 import argparse
 import json
-import signal
+import os
 import sys
 from pathlib import Path
-from types import FrameType
 
 from fleetfoot_protocol.errors import FleetfootError
 
@@ -30,27 +29,37 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.set_defaults(handler=_demo)
 
 
-def _interrupt(_number: int, _frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
-
-
-def _demo(args: argparse.Namespace) -> int:
-    from fleetfoot_sim import demo, screen
-
+def _check(args: argparse.Namespace) -> None:
+    """What cannot be is said at once, not after the demo."""
     if not 3 <= args.devices <= 200:
         raise FleetfootError("usage", "--devices must be from 3 to 200", remedy="choose a number in between")
     if not 0.2 <= args.speed <= 10:
         raise FleetfootError("usage", "--speed must be from 0.2 to 10", remedy="choose a number in between")
-    # A terminated demo cleans up just as an interrupted one.
-    signal.signal(signal.SIGTERM, _interrupt)
+    if args.picture is None:
+        return
+    if args.picture.suffix != ".svg":
+        raise FleetfootError("usage", f"--picture {args.picture} must end in .svg", remedy="it is an SVG")
+    if args.picture.is_dir() or not os.access(args.picture.absolute().parent, os.W_OK):
+        raise FleetfootError(
+            "io_error",
+            f"--picture {args.picture} cannot be written",
+            remedy="name a file in a folder of yours that is there",
+        )
+
+
+def _demo(args: argparse.Namespace) -> int:
+    from fleetfoot_sim import demo, picture, screen
+    from fleetfoot_sim.interrupts import Interrupts
+
+    _check(args)
     options = demo.Options(args.devices, args.keep, args.speed, args.sabotage)
     plain = args.headless or args.json or not sys.stdout.isatty()
     display = screen.Plain(sys.stderr if args.json else sys.stdout) if plain else screen.Live()
-    with display:
-        result = demo.Demo(options, display.show).run()
+    with Interrupts() as interrupts, display:
+        result = demo.Demo(options, display.show, interrupts).run()
     wrong = demo.is_true(result, args.devices)
     if args.picture:
-        screen.write_picture(args.picture, display.last, result)
+        picture.write(args.picture, display.last, result)
     if args.json:
         print(json.dumps(result))
     else:

@@ -10,10 +10,11 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from fleetfoot_client import bundle as bundles
 from fleetfoot_client import publishing
@@ -24,6 +25,7 @@ from fleetfoot_protocol.errors import FleetfootError
 from fleetfoot_protocol.states import RolloutState, Terminal
 from fleetfoot_sim import kiosk
 from fleetfoot_sim.devices import Device, Pace, ProcessDevice, free_ports, set_up
+from fleetfoot_sim.interrupts import Interrupts
 from fleetfoot_sim.processes import LineProcess
 from fleetfoot_sim.scene import BAD, FIRST, GOOD, OPERATOR, Scene
 
@@ -33,6 +35,8 @@ WAVES = ("10%", "50%", "100%")
 PROCESSES = 5
 HOSTS = 2
 ENROLL_AT_ONCE = 100
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,12 +78,14 @@ def _is_back(rollout: str) -> Callable[[dict[str, Any]], bool]:
 class Demo:
     """One demo. `run` returns the figures; `show` is called whenever there is something new to see."""
 
-    def __init__(self, options: Options, show: Callable[[View], None]) -> None:
+    def __init__(self, options: Options, show: Callable[[View], None], interrupts: Interrupts) -> None:
         self.options = options
         self.view = View()
         self._show = show
+        self._interrupts = interrupts
         self._changed = threading.Condition()
-        self._started = time.monotonic()
+        self._began = time.monotonic()
+        self._kept = options.keep is not None
         self._stack = ExitStack()
         self._hosts: list[LineProcess] = []
         self._own: list[ProcessDevice] = []
@@ -91,24 +97,36 @@ class Demo:
 
         A demo that fails leaves its folder with the logs, and its error names it.
         """
-        folder = self._folder()
-        keep = self.options.keep is not None
         try:
-            with self._stack:
-                scene = Scene(folder)
-                self._play(scene)
-                result = dict(self.view.snapshot["result"])
-                result["seconds"] = round(time.monotonic() - self._started, 1)
-            return result
+            return self._played(self._started_with_it(self._make_folder, self._remove))
+        except KeyboardInterrupt:
+            with suppress(OSError):  # nobody may be there to read it
+                self._say("interrupted: ending everything that was started")
+            raise
+        finally:
+            with self._interrupts.held():
+                self._stack.close()
+
+    def _played(self, folder: Path) -> dict[str, Any]:
+        try:
+            self._play(Scene(folder))
         except FleetfootError as error:
-            keep = True
+            self._kept = True
             remedy = f"read the logs in {folder / 'logs'}; {error.remedy}"
             raise FleetfootError(error.code, error.message, remedy=remedy) from error
-        finally:
-            if not keep:
-                shutil.rmtree(folder, ignore_errors=True)
+        result = dict(self.view.snapshot["result"])
+        result["seconds"] = round(time.monotonic() - self._began, 1)
+        self._say("done; ending everything that was started")
+        return result
 
-    def _folder(self) -> Path:
+    def _started_with_it(self, start: Callable[[], T], end: Callable[[T], object]) -> T:
+        """Start something that ends with the demo, at whatever moment somebody interrupts it."""
+        with self._interrupts.held():
+            started = start()
+            self._stack.callback(end, started)
+        return started
+
+    def _make_folder(self) -> Path:
         if self.options.keep is None:
             return Path(tempfile.mkdtemp(prefix="fleetfoot-demo-"))
         folder = self.options.keep.absolute()
@@ -118,10 +136,14 @@ class Demo:
         folder.chmod(0o700)
         return folder
 
+    def _remove(self, folder: Path) -> None:
+        if not self._kept:
+            shutil.rmtree(folder, ignore_errors=True)
+
     def _say(self, step: str, text: str = "") -> None:
-        with self._changed:
+        with self._interrupts.held(), self._changed:  # a display that is broken off forgets what it has told
             self.view.step = step
-            self.view.seconds = time.monotonic() - self._started
+            self.view.seconds = time.monotonic() - self._began
             if text:
                 self.view.story.append((self.view.seconds, text))
             self._show(self.view)
@@ -130,7 +152,7 @@ class Demo:
         snapshot = json.loads(line)
         with self._changed:
             self.view.snapshot = snapshot
-            self.view.seconds = time.monotonic() - self._started
+            self.view.seconds = time.monotonic() - self._began
             self._show(self.view)
             self._changed.notify_all()
 
@@ -203,14 +225,16 @@ class Demo:
             return  # the figures say what is not true
         self._await(f"whoever began {BAD} is back", 60, _is_back(rollout))
         bad = self.view.snapshot["result"]["bad"]
-        self._say(
-            "the bad release is stopped",
-            f"{BAD} died on {bad['started']} canaries, which came back by themselves; "
-            f"{bad['untouched']} never began",
+        came_back = (
+            "1 canary, which came back by itself"
+            if bad["started"] == 1
+            else f"{bad['started']} canaries, which came back by themselves"
         )
+        told = f"{BAD} died on {came_back}; {bad['untouched']} never began"
+        self._say("the bad release is stopped", told)
         self._decide(session, rollout)
         self._await(f"{total} devices run {GOOD}", 60, lambda s: s["result"]["final"] == {GOOD: total})
-        self._say("done", f"rolled back: the whole fleet runs {GOOD}")
+        self._say("rolled back", f"rolled back: the whole fleet runs {GOOD}")
 
     def _decide(self, session: Session, rollout: str) -> None:
         row = session.request("rollout.show", arguments={"rollout": rollout}, timeout=30)
@@ -220,13 +244,19 @@ class Demo:
 
     # -- the cast
 
+    def _line_process(
+        self, name: str, argv: list[str], log: Path, *, on_line: Callable[[str], None] | None = None
+    ) -> LineProcess:
+        return self._started_with_it(
+            partial(LineProcess, name, argv, log, on_line=on_line), LineProcess.close
+        )
+
     def _start_manager(self, scene: Scene) -> str:
         broken = self.options.sabotage == "breaker"
         argv = ["-m", "fleetfoot_sim.sabotage", "manager"] if broken else [*_FLEETFOOT, "manager"]
         listening = ["--listen", "127.0.0.1:0", "--artifacts", "127.0.0.1:0", "--json"]
         command = ["run", "--dir", str(scene.manager), "--root", str(scene.root), *listening]
-        manager = LineProcess("manager", [*argv, *command], scene.logs / "manager.log")
-        self._stack.callback(manager.close)
+        manager = self._line_process("manager", [*argv, *command], scene.logs / "manager.log")
         return str(manager.answer(30)["broker"])
 
     def _set_up(self, scene: Scene, broker: str) -> list[Device]:
@@ -244,11 +274,11 @@ class Demo:
         return devices
 
     def _start_devices(self, scene: Scene, devices: list[Device]) -> None:
-        own = 0 if self.options.sabotage == "probation" else min(PROCESSES, len(devices))
+        own = 0 if self.options.sabotage else min(PROCESSES, len(devices))
         for device in devices[:own]:
-            process = ProcessDevice(device)
-            self._stack.callback(process.power_off)
-            process.power_on()
+            process = self._started_with_it(partial(ProcessDevice, device), ProcessDevice.power_off)
+            with self._interrupts.held():
+                process.power_on()
             self._own.append(process)
         shared = devices[own:]
         module = "fleetfoot_sim.sabotage" if self.options.sabotage == "probation" else "fleetfoot_sim.host"
@@ -256,9 +286,7 @@ class Demo:
             spec = scene.folder / f"host-{number}.json"
             spec.write_text(json.dumps({"configs": [str(d.config.path) for d in shared[number::HOSTS]]}))
             argv = ["-m", module, *(["host"] if module.endswith("sabotage") else []), str(spec)]
-            host = LineProcess(f"host-{number}", argv, scene.logs / f"host-{number}.log")
-            self._stack.callback(host.close)
-            self._hosts.append(host)
+            self._hosts.append(self._line_process(f"host-{number}", argv, scene.logs / f"host-{number}.log"))
         for host in self._hosts:
             host.done(30)
 
@@ -284,7 +312,8 @@ class Demo:
         for host in self._hosts:
             host.send("connect")
         for device in self._own:
-            device.connect()
+            with self._interrupts.held():
+                device.connect()
         for host in self._hosts:
             host.done(30)
 
@@ -301,8 +330,7 @@ class Demo:
         facts = {"host": host, "port": int(port), "root": str(scene.root), "component": kiosk.COMPONENT}
         spec.write_text(json.dumps({**facts, "good": GOOD, "bad": BAD, "members": members}))
         argv = ["-m", "fleetfoot_sim.watcher", str(spec)]
-        watcher = LineProcess("watcher", argv, scene.logs / "watcher.log", on_line=self._seen)
-        self._stack.callback(watcher.close)
+        self._line_process("watcher", argv, scene.logs / "watcher.log", on_line=self._seen)
 
 
 _FLEETFOOT = ["-c", "import sys; from fleetfoot_client.cli import main; sys.exit(main())"]

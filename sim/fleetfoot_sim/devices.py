@@ -195,32 +195,25 @@ class ProcessDevice:
         self._log = (device.config.path.parent / "agent.log").open("ab")
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
 
-    def _start(self, command: str) -> None:
-        self._processes[command] = subprocess.Popen(
-            [sys.executable, "-m", "fleetfoot_agent", command, "--config", str(self.device.config.path)],
+    def _start(self, command: str, *arguments: str) -> "subprocess.Popen[bytes]":
+        options = ["--config", str(self.device.config.path), *arguments]
+        process = subprocess.Popen(
+            [sys.executable, "-m", "fleetfoot_agent", command, *options],
             stdin=subprocess.DEVNULL,
             stdout=self._log,
             stderr=self._log,
             start_new_session=True,
         )
+        self._processes[command] = process
+        return process
 
     def power_on(self) -> None:
         """Start the supervisor."""
         self._start("supervise")
 
     def install(self, bundle: Path) -> int:
-        """Put a release on by hand, as a person at the device would."""
-        command = [
-            sys.executable,
-            "-m",
-            "fleetfoot_agent",
-            "install",
-            "--config",
-            str(self.device.config.path),
-        ]
-        return subprocess.run(
-            [*command, str(bundle)], stdin=subprocess.DEVNULL, stdout=self._log, stderr=self._log, check=False
-        ).returncode
+        """Put a release on by hand, as a person at the device would; returns its exit code."""
+        return self._start("install", str(bundle)).wait()
 
     def connect(self) -> None:
         """Start the courier, which starts the worker as its child."""
@@ -247,6 +240,7 @@ class ProcessDevice:
 
     def power_off(self) -> None:
         """Stop everything."""
+        self._end("install")
         self.disconnect()
         self._end("supervise")
         self._log.close()

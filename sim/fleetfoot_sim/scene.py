@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fleetfoot_client.cli import main as fleetfoot
+from fleetfoot_client.exits import Exit
 from fleetfoot_protocol.errors import FleetfootError
 from fleetfoot_sim import kiosk
 
@@ -19,6 +20,8 @@ def tool(*arguments: str) -> str:
     said = io.StringIO()
     with redirect_stdout(said):
         status = fleetfoot(list(arguments))
+    if status == Exit.INTERRUPTED:
+        raise KeyboardInterrupt
     if status != 0:
         raise FleetfootError("io_error", f"'fleetfoot {' '.join(arguments[:3])} ...' ended with {status}")
     return said.getvalue()

@@ -1,7 +1,5 @@
 """How the demo is shown: plain lines, or a live picture on a terminal; and the picture as a file."""
 
-import io
-import re
 import shutil
 import sys
 from pathlib import Path
@@ -20,7 +18,6 @@ from fleetfoot_sim.scene import BAD, FIRST, GOOD
 
 #: Version -> colour; told apart by glyph and number too.
 _COLOURS = {FIRST: "grey62", GOOD: "dodger_blue1", BAD: "dark_orange"}
-_WIDTH = 100
 #: What a device does, in at most eight letters.
 _STAGES: dict[str, str] = {
     Lifecycle.DOWNLOADING: "fetch",
@@ -79,7 +76,7 @@ class Plain:
             self._line(
                 view,
                 f"  {rollout['version']} {rollout['state']}, wave {rollout['wave']} of {len(waves)}, "
-                f"{reach} devices admitted{why}",
+                f"{reach} admitted{why}",
             )
 
 
@@ -159,24 +156,29 @@ def _rollouts(view: View) -> RenderableType:
     return table
 
 
-def draw(view: View) -> RenderableType:
-    """The whole picture."""
+def _legend() -> Text:
+    """What the glyphs in the grid mean."""
+    text = Text()
+    meanings = {
+        BADGES[Outcome.COMPLETED]: "healthy",
+        BADGES[Lifecycle.PROBATION]: "at work",
+        BADGES[Outcome.ROLLED_BACK]: f"tried {BAD} and came back by itself",
+    }
+    for badge, meaning in meanings.items():
+        text.append(f"{badge.glyph} {meaning}   ", style="grey62")
+    return text
+
+
+def body(view: View) -> RenderableType:
+    """Devices, rollouts and the story so far."""
     story = Text("\n").join(Text(f"{at:5.0f} s  {line}") for at, line in view.story)
+    return Group(_grid(view), Text(), _legend(), Text(), _rollouts(view), Text(), story)
+
+
+def draw(view: View) -> RenderableType:
+    """The whole picture on a terminal."""
     title = f"fleetfoot demo   {view.seconds:.0f} s   {view.step}"
-    return Panel(Group(_grid(view), Text(), _rollouts(view), Text(), story), title=title, title_align="left")
-
-
-def write_picture(path: Path, view: View, result: dict[str, Any]) -> None:
-    """Write the end of the demo as an SVG picture that loads nothing from anywhere."""
-    console = Console(record=True, width=_WIDTH, file=io.StringIO(), force_terminal=True)
-    console.print(draw(view))
-    text = console.export_svg(title=f"fleetfoot demo: {result['devices']} devices in {result['seconds']} s")
-    # rich points to a web font; the picture must not depend on anybody's server.
-    text = re.sub(r"@font-face\s*\{.*?\}\s*", "", text, flags=re.DOTALL)
-    # Without it some viewers drop the blanks at the beginning of a line.
-    text = text.replace("<svg ", '<svg xml:space="preserve" ', 1)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
+    return Panel(body(view), title=title, title_align="left")
 
 
 def epilogue(result: dict[str, Any], keep: Path | None) -> str:
@@ -199,7 +201,7 @@ A first real device, in an empty folder:
   fleetfoot manager init --dir manager --operator me=me.key.pub
   fleetfoot trust init --request manager/root-request.json --root-key root.key \\
     --release-key release.key.pub --out root.json
-  fleetfoot manager run --dir manager --root root.json
+  fleetfoot manager run --dir manager --root root.json &
   fleetfoot-agent init --dir device --device dev-001 --group lab --component app \\
     --broker mqtt://127.0.0.1 --root root.json --enable
 Each says what comes next; README.md has the whole road.

@@ -1,7 +1,6 @@
 """The unix socket between a supervisor and the worker, from both ends."""
 
 import json
-import os
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -13,7 +12,7 @@ from tests.support.waiting import until
 
 from fleetfoot_agent import seam as seam_module
 from fleetfoot_agent.layout import Layout, target_of
-from fleetfoot_agent.seam import SOCKET_PATH_MAX, Seam, SocketSeam, UnitState, guard_path
+from fleetfoot_agent.seam import SOCKET_NAME_MAX, Seam, SocketSeam, UnitState, guard_path
 from fleetfoot_agent.settings import ConfigError
 from fleetfoot_agent.supervise import Supervisor
 from fleetfoot_protocol.errors import FleetfootError
@@ -127,17 +126,27 @@ def test_the_line_is_what_the_contract_says(layout: Layout, run_dir: Path, begin
     }
 
 
-def test_a_socket_path_that_is_too_long_is_an_error_of_configuration(layout: Layout, run_dir: Path) -> None:
-    room = SOCKET_PATH_MAX - len(os.fsencode(run_dir)) - 1
-    fits = Supervisor(layout.folder, component(run_dir, socket=run_dir / ("x" * room)), guard_path())
-    fits.start()
-    fits.stop()
-    too_long = Supervisor(
-        layout.folder, component(run_dir, socket=run_dir / ("x" * (room + 1))), guard_path()
-    )
-    with pytest.raises(ConfigError, match="unix sockets allow 107"):
-        too_long.start()
-    too_long.stop()
+def test_a_socket_may_lie_deeper_than_an_address_is_long(layout: Layout, tmp_path: Path) -> None:
+    install(layout, ONE, RUNS)
+    layout.swap_current(target_of(ONE))
+    deep = tmp_path / ("d" * 120)
+    path = deep / ("n" * SOCKET_NAME_MAX)
+    supervisor = Supervisor(layout.folder, component(deep, socket=path), guard_path())
+    supervisor.start()
+    try:
+        assert active(SocketSeam(path)).target == target_of(ONE)
+        assert path.stat().st_mode & 0o777 == 0o600
+    finally:
+        supervisor.stop()
+    assert not path.exists()
+
+
+def test_a_socket_whose_name_is_too_long_is_an_error_of_configuration(layout: Layout, run_dir: Path) -> None:
+    path = run_dir / ("n" * (SOCKET_NAME_MAX + 1))
+    supervisor = Supervisor(layout.folder, component(run_dir, socket=path), guard_path())
+    with pytest.raises(ConfigError, match="at most 80"):
+        supervisor.start()
+    supervisor.stop()
 
 
 def test_a_second_supervisor_of_a_component_is_refused_and_the_first_goes_on(

@@ -102,30 +102,43 @@ def test_thirty_devices_upgrade_themselves_and_a_bad_release_comes_back(short: P
 @pytest.mark.timeout(200)
 @pytest.mark.parametrize("safety", ["probation", "breaker"])
 def test_without_a_safety_the_figures_are_not_true_and_it_says_so(short: Path, safety: str) -> None:
-    with demo(short, "--json", "--devices", "6", "--sabotage", safety) as process:
+    with demo(short, "--json", "--devices", "6", "--speed", "3", "--sabotage", safety) as process:
         _, err = process.communicate(timeout=180)
         assert process.returncode == 1, err
     assert "not true: the rollout tripped" in err
 
 
 @pytest.mark.timeout(200)
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_interrupted_it_leaves_no_process_and_no_file(short: Path, number: signal.Signals) -> None:
-    with demo(short, "--headless", "--devices", "6") as process:
+@pytest.mark.parametrize(
+    ("moment", "numbers"),
+    [
+        ("keys, trust root", [signal.SIGINT]),
+        ("putting 1.0.0 on by hand", [signal.SIGTERM]),
+        ("rollout of 1.1.0 started", [signal.SIGHUP, signal.SIGINT]),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "+".join(one.name for one in value),
+)
+def test_interrupted_it_leaves_no_process_and_no_file(
+    short: Path, moment: str, numbers: list[signal.Signals]
+) -> None:
+    with demo(short, "--headless", "--devices", "6", "--speed", "3") as process:
         assert process.stdout is not None
         lines = iter(process.stdout.readline, "")
-        assert any("rollout of 1.1.0 started" in line for line in lines)
+        assert any(moment in line for line in lines)
         pids = descendants(process.pid)
-        assert len(pids) > 6
-        process.send_signal(number)
+        process.send_signal(numbers[0])
+        assert any("interrupted" in line for line in lines)
+        for number in numbers[1:]:
+            process.send_signal(number)
         process.stdout.read()
         process.wait(60)
-        assert process.returncode != 0
+        assert process.returncode == 130
         until(lambda: not alive(pids), f"all of {pids} have ended")
 
 
 @pytest.mark.parametrize(
-    "options", [["--devices", "2"], ["--devices", "many"], ["--speed", "0"], ["--speed", "nan"]]
+    "options",
+    [["--devices", "2"], ["--devices", "many"], ["--speed", "0"], ["--speed", "nan"], ["--picture", "x.png"]],
 )
 def test_impossible_options_are_a_mistake_of_usage(short: Path, options: list[str]) -> None:
     with demo(short, *options) as process:
@@ -142,6 +155,14 @@ def test_a_folder_with_something_in_it_is_not_used(short: Path) -> None:
     assert done.returncode == 1
     assert "exists_already" in done.stderr
     assert os.listdir(short) == ["precious"]
+
+
+def test_a_picture_that_cannot_be_written_is_noticed_before_anything_is_started(short: Path) -> None:
+    with demo(short, "--headless", "--picture", str(short / "missing" / "x.svg")) as process:
+        out, err = process.communicate(timeout=60)
+        assert process.returncode == 1
+    assert not out
+    assert "cannot be written" in err
 
 
 def test_every_figure_that_is_not_as_promised_is_named() -> None:

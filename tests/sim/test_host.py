@@ -17,10 +17,14 @@ from fleetfoot_sim.scene import FIRST, Scene
 COUNT = 6
 
 
-def _pid(device: Device) -> int:
-    pid = SocketSeam(device.config.components[kiosk.COMPONENT].socket).state().pid
-    assert pid is not None
-    return pid
+def _pid(device: Device) -> int | None:
+    return SocketSeam(device.config.components[kiosk.COMPONENT].socket).state().pid
+
+
+def _pids(devices: list[Device]) -> list[int]:
+    pids = [pid for device in devices if (pid := _pid(device))]
+    assert len(pids) == len(devices)
+    return pids
 
 
 def _runs(pid: int) -> bool:
@@ -37,8 +41,8 @@ def scene(tmp_path: Path) -> Scene:
     return scene
 
 
-def _hosted(scene: Scene) -> tuple[LineProcess, list[Device]]:
-    """A host whose devices all run a kiosk; there is no broker."""
+def _hosted(scene: Scene, *, installed: bool = True) -> tuple[LineProcess, list[Device]]:
+    """A host whose devices all run a kiosk, if it is `installed`; there is no broker."""
     devices = []
     for number, port in enumerate(free_ports(COUNT)):
         folder, root = scene.folder / f"d{number}", scene.root.read_bytes()
@@ -47,13 +51,14 @@ def _hosted(scene: Scene) -> tuple[LineProcess, list[Device]]:
     spec.write_text(json.dumps({"configs": [str(device.config.path) for device in devices]}))
     host = LineProcess("host", ["-m", "fleetfoot_sim.host", str(spec)], scene.logs / "host.log")
     host.done(30)
-    host.ask(f"install {scene.bundle(FIRST)}", 60)
+    if installed:
+        host.ask(f"install {scene.bundle(FIRST)}", 60)
     return host, devices
 
 
 def test_every_component_has_ended_when_the_host_is_closed(scene: Scene) -> None:
     host, devices = _hosted(scene)
-    pids = [_pid(device) for device in devices]
+    pids = _pids(devices)
     assert all(map(_runs, pids))
     host.close()
     assert host.process.returncode == 0
@@ -62,7 +67,7 @@ def test_every_component_has_ended_when_the_host_is_closed(scene: Scene) -> None
 
 def test_the_end_of_its_input_suffices(scene: Scene) -> None:
     host, devices = _hosted(scene)
-    pids = [_pid(device) for device in devices]
+    pids = _pids(devices)
     try:
         os.kill(host.process.pid, signal.SIGTERM)
         assert host.ask("disconnect", 10) == {"done": True, "failed": {}}
@@ -72,3 +77,12 @@ def test_the_end_of_its_input_suffices(scene: Scene) -> None:
         assert not list(filter(_runs, pids))
     finally:
         host.close()
+
+
+def test_what_is_being_done_does_not_keep_it_from_ending(scene: Scene) -> None:
+    host, devices = _hosted(scene, installed=False)
+    host.send(f"install {scene.bundle(FIRST)}")
+    pids = until(lambda: [pid for device in devices if (pid := _pid(device))], "a kiosk has been started")
+    host.close(20)
+    assert host.process.returncode == 0
+    assert not list(filter(_runs, pids))
