@@ -88,6 +88,17 @@ def _parser() -> argparse.ArgumentParser:
             "      --broker mqtts://broker.example.org --root root.json",
         )
     )
+    _add_enroll(
+        add(
+            "enroll",
+            "get this device's identity with a token",
+            "Makes the device's keys, which never leave it; gets a certificate for them, and the fleet's\n"
+            "trust root if there is none here. A configuration that is there keeps every other setting.\n"
+            "TOKEN comes from 'fleetfoot device token'; give a file that has it, or the token itself, which\n"
+            "other users of this machine can see then. The same command may be given again.",
+            example="enroll token.txt --device oven-07 --component kiosk --enable",
+        )
+    )
     install = add(
         "install",
         "put a release on by hand, through the same verified path",
@@ -177,6 +188,12 @@ def _add_init(init: argparse.ArgumentParser) -> None:
     add("--broker", required=True, metavar="URL", help="mqtt://HOST[:PORT] or mqtts://HOST[:PORT]")
     add("--root", required=True, type=Path, metavar="FILE", help="the trust root of the fleet")
     add("--component", required=True, action="append", metavar="ID", help="what is upgraded; repeatable")
+    _add_setup(init)
+
+
+def _add_setup(parser: argparse.ArgumentParser) -> None:
+    """What a new configuration says besides who and what."""
+    add = parser.add_argument
     add("--label", action="append", default=[], metavar="KEY=VALUE", help="for selectors; repeatable")
     add("--enable", action=argparse.BooleanOptionalAction, help="may this device be upgraded from outside?")
     add("--dir", type=Path, metavar="DIR", help="everything below one folder of yours, without root: "
@@ -184,6 +201,14 @@ def _add_init(init: argparse.ArgumentParser) -> None:
     add("--state-dir", type=Path, metavar="DIR", help="spool and keys (default: /var/lib/fleetfoot)")
     add("--run-dir", type=Path, metavar="DIR", help="sockets and wakes, a tmpfs (default: /run/fleetfoot)")
     add("--install-root", type=Path, metavar="DIR", help="installed versions (default: /opt/fleetfoot)")
+
+
+def _add_enroll(enroll: argparse.ArgumentParser) -> None:
+    add = enroll.add_argument
+    add("token", metavar="TOKEN", help="the token, or a file with it")
+    add("--device", metavar="ID", help="this device's id, where no configuration or token says it")
+    add("--component", action="append", default=[], metavar="ID", help="as for init; repeatable")
+    _add_setup(enroll)
 
 
 def _add_adopt(adopt: argparse.ArgumentParser) -> None:
@@ -212,6 +237,10 @@ def _dispatch(args: argparse.Namespace) -> int:
         from fleetfoot_agent.setup import init
 
         return init(args)
+    if args.command == "enroll":
+        from fleetfoot_agent.enrol.command import enroll
+
+        return enroll(args)
     config = load(args.config or DEFAULT_CONFIG, args.set)
     if args.command == "config":
         from fleetfoot_agent.show import show

@@ -152,6 +152,11 @@ class AgentConfig:
         return self.run_dir / "wake"
 
     @property
+    def courier_dir(self) -> Path:
+        """The courier's own state: its certificate and what belongs to it, if it was enrolled by a token."""
+        return self.state_dir / "courier"
+
+    @property
     def worker_dir(self) -> Path:
         """The worker's own state: trust root, floors, key, counters."""
         return self.state_dir / "worker"

@@ -21,7 +21,7 @@ def _text(value: object) -> str:
     return json.dumps(str(value), ensure_ascii=False)
 
 
-def _labels(pairs: list[str]) -> dict[str, str]:
+def labels_of(pairs: list[str]) -> dict[str, str]:
     labels = {}
     for pair in pairs:
         key, sep, value = pair.partition("=")
@@ -42,7 +42,7 @@ def render(args: argparse.Namespace, enabled: bool) -> str:
         f"run_dir = {_text(args.run_dir.absolute())}",
         f"install_root = {_text(args.install_root.absolute())}",
     ]
-    if labels := _labels(args.label):
+    if labels := labels_of(args.label):
         lines += ["", "[agent.labels]", *(f"{_text(k)} = {_text(v)}" for k, v in labels.items())]
     lines += ["", "[broker]", f"url = {_text(args.broker)}"]
     lines += ["", "[upgrade]", f"enabled = {str(enabled).lower()}", 'allowed_channels = ["stable"]']
@@ -58,7 +58,7 @@ def render(args: argparse.Namespace, enabled: bool) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _ask_enabled() -> bool:
+def ask_enabled() -> bool:
     if not sys.stdin.isatty():
         raise FleetfootError(
             "usage", "may this device be upgraded from outside?", remedy="say --enable or --no-enable"
@@ -69,7 +69,7 @@ def _ask_enabled() -> bool:
 
 def init(args: argparse.Namespace) -> int:
     """Make everything a new device needs; what is there already is never overwritten."""
-    _choose_places(args)
+    choose_places(args)
     path: Path = args.config
     if path.exists():
         raise FleetfootError("exists_already", f"there is a configuration at {path}")
@@ -78,10 +78,10 @@ def init(args: argparse.Namespace) -> int:
     except OSError as error:
         raise FleetfootError("not_found", f"cannot read {args.root}: {error.strerror}") from error
     root = trust.first_root(envelope)
-    enabled = args.enable if args.enable is not None else _ask_enabled()
+    enabled = args.enable if args.enable is not None else ask_enabled()
     text = render(args, enabled)
     config = configuration.parse(text, path)
-    _demand_writable(path.absolute().parent, config.state_dir)
+    demand_writable(path.absolute().parent, config.state_dir)
     try:
         durable.make_folder(path.absolute().parent)
         durable.make_folder(config.worker_dir, 0o700)
@@ -90,7 +90,7 @@ def init(args: argparse.Namespace) -> int:
         public = {"kind": "fleetfoot-public-key", "public": key.public.hex()}
         durable.write_file(config.worker_dir / "device.pub", json.dumps(public).encode() + b"\n")
         durable.write_file(path, text.encode())
-        _hand_over(config.worker_dir)
+        hand_over(config.worker_dir)
     except OSError as error:
         raise FleetfootError("io_error", f"cannot set up {config.state_dir}: {error}") from error
     print(_told(config, root, key.public.hex()))
@@ -106,13 +106,13 @@ _PLACES: dict[str, tuple[Path, str]] = {
 }
 
 
-def _choose_places(args: argparse.Namespace) -> None:
+def choose_places(args: argparse.Namespace) -> None:
     for name, (packaged, below) in _PLACES.items():
         if getattr(args, name) is None:
             setattr(args, name, packaged if args.dir is None else args.dir / below)
 
 
-def _demand_writable(*folders: Path) -> None:
+def demand_writable(*folders: Path) -> None:
     """Refuse before anything is made, so that a second try does not stumble over the first one's key."""
     for folder in folders:
         there = folder
@@ -126,7 +126,7 @@ def _demand_writable(*folders: Path) -> None:
             )
 
 
-def _hand_over(folder: Path) -> None:
+def hand_over(folder: Path) -> None:
     """Made by root in the folder of the worker's own user, as a package makes it: give it to that user."""
     owner = folder.stat()
     if os.geteuid() == 0 and owner.st_uid != 0:

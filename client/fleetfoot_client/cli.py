@@ -19,7 +19,7 @@ from fleetfoot_protocol.errors import FleetfootError
 
 GROUP = "fleetfoot.commands"
 #: The extra that a command needs, where the base install does not suffice for it.
-EXTRAS = {"manager": "manager", "demo": "demo", "tui": "tui"}
+EXTRAS = {"manager": "manager", "pki": "manager", "demo": "demo", "tui": "tui", "sim": "all"}
 
 _EPILOG = """\
 exit codes:

@@ -6,6 +6,7 @@ Blobs that the manager has are not sent again.
 
 import hashlib
 import http.client
+import ssl
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -70,18 +71,20 @@ def publish(
             )
     for sha256 in opened.missing:
         progress(sha256, blobs[sha256].length, len(opened.missing))
-        _put(f"{opened.url.rstrip('/')}/{sha256}", opened.token, blobs[sha256])
+        _put(f"{opened.url.rstrip('/')}/{sha256}", opened.token, blobs[sha256], session.profile.ca_file)
     wanted = {**named, "envelope": envelope_sha256, **({"bless": True} if bless else {})}
     return session.request("release.publish", arguments=wanted, timeout=timeout)
 
 
-def _put(url: str, token: str, blob: _Blob) -> None:
-    """Send one file. FleetfootError `io_error` with the server's own words."""
+def _put(url: str, token: str, blob: _Blob, ca_file: Path | None) -> None:
+    """Send one file. FleetfootError `io_error` with the server's own words. ca_file: vouches for it, too."""
     parts = urlsplit(url)
-    kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise _failed(url, "it is no http:// or https:// address")
-    connection = kind(parts.hostname, parts.port, timeout=_HTTP_TIMEOUT, blocksize=_BLOCK)
+    try:
+        connection = _connection(parts.scheme, parts.hostname, parts.port, ca_file)
+    except (OSError, ValueError) as error:
+        raise _failed(url, str(error)) from error
     try:
         with open(blob.path, "rb") as file:
             status, body = _send(connection, parts.path, token, file, blob.length)
@@ -91,6 +94,15 @@ def _put(url: str, token: str, blob: _Blob) -> None:
         connection.close()
     if not 200 <= status < 300:
         raise _failed(url, f"status {status}: {body}")
+
+
+def _connection(scheme: str, host: str, port: int | None, ca_file: Path | None) -> http.client.HTTPConnection:
+    if scheme == "http":
+        return http.client.HTTPConnection(host, port, timeout=_HTTP_TIMEOUT, blocksize=_BLOCK)
+    context = ssl.create_default_context()
+    if ca_file is not None:
+        context.load_verify_locations(ca_file)
+    return http.client.HTTPSConnection(host, port, timeout=_HTTP_TIMEOUT, blocksize=_BLOCK, context=context)
 
 
 def _send(

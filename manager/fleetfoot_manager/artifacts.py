@@ -1,12 +1,13 @@
-"""The artifact server: a folder of blobs, each named by the sha256 of its bytes, over HTTP on loopback.
+"""The artifact server: a folder of blobs, each named by the sha256 of its bytes, over HTTP.
 
     GET, HEAD /blobs/<sha256>   200, 206 with Range, 304, 404, 416; immutable, cacheable for ever
     PUT       /blobs/<sha256>   201 stored, 200 was there already
 
-Who serves a fleet puts a web server with TLS in front, or copies the folder to one. What a device runs
-does not rest on this server: releases are signed and every chunk is checked. The one thing guarded here
-is who may fill the disk: an upload carries a token (`Authorization: Fleetfoot <token>`, at most 8 KiB)
-that whoever constructs the server turns into an allowed length, or refuses.
+Without TLS it listens on loopback only, and serves every blob to everybody there. With TLS it listens
+anywhere and serves a device, known by its certificate, what is meant for it and nothing else (`gate`). What
+a device runs does not rest on this server: releases are signed and every chunk is checked. An upload carries
+a token (`Authorization: Fleetfoot <token>`, at most 8 KiB) that whoever constructs the server turns into an
+allowed length, or refuses; with TLS it needs no more than that, too.
 
 A blob appears under its name only when it is complete, hashed and on the disk: it is written to
 `.tmp-*` beside it, synced, renamed, and the folder is synced. The server is the only one to use that
@@ -19,14 +20,17 @@ import hashlib
 import logging
 import os
 import secrets
+import ssl
 import stat
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 from aiohttp import web
 
+from fleetfoot_manager.gate import Gate, peer_of
 from fleetfoot_manager.loopthread import LoopServer, cannot_listen, require_loopback
 from fleetfoot_protocol.codes import Code
 from fleetfoot_protocol.errors import FleetfootError
@@ -54,6 +58,7 @@ _STATUS: dict[str, HTTPStatus] = {
     "state_refused": HTTPStatus.CONFLICT,
     "request_expired": HTTPStatus.FORBIDDEN,
     "request_invalid": HTTPStatus.BAD_REQUEST,
+    "timeout": HTTPStatus.SERVICE_UNAVAILABLE,
     Code.UPGRADE_SIGNATURE_INVALID: HTTPStatus.FORBIDDEN,
     Code.UPGRADE_IDENTITY_NOT_ALLOWED: HTTPStatus.FORBIDDEN,
     Code.UPGRADE_MALFORMED: HTTPStatus.BAD_REQUEST,
@@ -69,21 +74,53 @@ _DISK_CODES: dict[int | None, Code] = {
 }
 
 
+@dataclass(frozen=True)
+class Tls:
+    """The server's certificate and key, who vouches for devices, and the name in the base URL (PEM files)."""
+
+    certificate: Path
+    key: Path
+    devices_ca: Path
+    host: str
+
+    def context(self) -> ssl.SSLContext:
+        """TLS 1.2 or newer. A certificate is asked for; who comes without one can upload or enrol."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        try:
+            context.load_cert_chain(self.certificate, self.key)
+            context.load_verify_locations(self.devices_ca)
+        except OSError as error:  # ssl.SSLError is one
+            raise FleetfootError("config_invalid", f"cannot use the certificates: {error}") from error
+        context.verify_mode = ssl.CERT_OPTIONAL
+        return context
+
+
 class ArtifactServer(LoopServer[str]):
     """The server, to be started and stopped, or used in a `with`.
 
-    folder: where the blobs are, made if need be. authorise: None lets nobody upload. host: a loopback
-    address or `localhost`, else FleetfootError `unsafe_binding`; port 0: the kernel chooses a free one.
+    folder: where the blobs are, made if need be. authorise: None lets nobody upload. host: without `tls` a
+    loopback address or `localhost`, else FleetfootError `unsafe_binding`; port 0: the kernel chooses one.
+    gate: who may read what where there is TLS, and what else is served.
     `start()` returns the base URL that a release names as a source, e.g. `http://127.0.0.1:8080/blobs`.
     """
 
     def __init__(
-        self, folder: Path, authorise: Authorise | None = None, host: str = "127.0.0.1", port: int = 0
+        self,
+        folder: Path,
+        authorise: Authorise | None = None,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        *,
+        tls: Tls | None = None,
+        gate: Gate | None = None,
     ) -> None:
         super().__init__("artifact server")
         self._folder = folder
         self._authorise = authorise
-        self._host = require_loopback(host, "the artifact server")
+        self._host = host if tls is not None else require_loopback(host, "the artifact server")
+        self._tls = tls
+        self._gate = gate
         self._port = port
         self._runner: web.AppRunner | None = None
 
@@ -95,13 +132,16 @@ class ArtifactServer(LoopServer[str]):
         )
         await runner.setup()
         try:
-            await web.TCPSite(runner, self._host, self._port).start()
+            context = None if self._tls is None else self._tls.context()
+            await web.TCPSite(runner, self._host, self._port, ssl_context=context).start()
         except OSError as error:
             await runner.cleanup()
             raise cannot_listen(self._name, self._host, self._port, error) from error
         self._runner = runner
         host, port = runner.addresses[0][:2]
-        return f"http://[{host}]:{port}/blobs" if ":" in host else f"http://{host}:{port}/blobs"
+        scheme = "http" if self._tls is None else "https"
+        host = host if self._tls is None else self._tls.host
+        return f"{scheme}://[{host}]:{port}/blobs" if ":" in host else f"{scheme}://{host}:{port}/blobs"
 
     async def _close(self) -> None:
         runner, self._runner = self._runner, None
@@ -113,13 +153,23 @@ class ArtifactServer(LoopServer[str]):
         application.on_response_prepare.append(_set_caching)
         application.router.add_get(_BLOB, self._get)
         application.router.add_put(_BLOB, self._put)
+        if self._gate is not None:
+            application.router.add_routes(self._gate.routes())
         return application
 
     async def _get(self, request: web.Request) -> web.StreamResponse:
         path = self._folder / request.match_info["sha256"]
+        if self._tls is not None:
+            await self._demand_device(request, path.name)
         if not _is_blob(path):
             raise FleetfootError("not_found", f"no blob {path.name}")
         return web.FileResponse(path, headers={"Content-Type": "application/octet-stream"})
+
+    async def _demand_device(self, request: web.Request, sha256: str) -> None:
+        peer = peer_of(request)
+        if peer is None or self._gate is None:
+            raise FleetfootError("not_allowed", "only devices are served, by their certificate")
+        await _in_thread(self._gate.may_read, peer, sha256)
 
     async def _put(self, request: web.Request) -> web.StreamResponse:
         sha256 = request.match_info["sha256"]

@@ -93,8 +93,8 @@ def _add_run(commands: Any) -> None:
         "run",
         "run the manager until SIGTERM or SIGINT",
         "Without --broker it starts one of its own, for demo, tests and a trusted loopback only. The\n"
-        "artifact server listens on loopback only too: for other machines, put a web server with TLS in\n"
-        "front of it and name that with --mirror.",
+        "artifact server listens on loopback only too, unless --pki gives it certificates; or put a web\n"
+        "server with TLS in front of it and name that with --mirror.",
         "--dir manager --root root.json\n"
         "  fleetfoot manager run --dir manager --broker mqtt://127.0.0.1 --mirror https://example.org/blobs",
     )
@@ -120,6 +120,24 @@ def _add_run(commands: Any) -> None:
         default="127.0.0.1:8090",
         metavar="HOST:PORT",
         help="where the artifact server listens, port 0 for any (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--pki",
+        type=Path,
+        metavar="DIR",
+        help="certificates of 'fleetfoot pki init': artifacts by TLS, to devices only, each what is meant for"
+        " it; and, with devices-ca.key in it, enrolment by token",
+    )
+    parser.add_argument(
+        "--device-broker", metavar="URL", help="the broker that enrolling devices get, instead of --broker"
+    )
+    parser.add_argument(
+        "--certificate-days",
+        type=float,
+        default=365.0,
+        metavar="N",
+        help="how long devices' certificates live; renewed by themselves after two thirds"
+        " (default: %(default)g)",
     )
     parser.add_argument("--mirror", metavar="URL", help="base URL that devices fetch from, instead of that")
     parser.add_argument(
@@ -212,6 +230,9 @@ def _run(args: argparse.Namespace) -> int:
         artifacts=parse_address(args.artifacts, "--artifacts"),
         mirror=args.mirror,
         topic_root=topic_root,
+        pki=args.pki,
+        device_broker=args.device_broker,
+        certificate_days=args.certificate_days,
         credentials=Credentials(
             ca=args.broker_ca,
             cert=args.broker_cert,

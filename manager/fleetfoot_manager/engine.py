@@ -17,11 +17,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from sqlalchemy.exc import OperationalError
 
-from fleetfoot_manager import agenda, documents, reassert, rollout
+from fleetfoot_manager import agenda, documents, reassert, revocation, rollout
 from fleetfoot_manager.documents import Publication
+from fleetfoot_manager.errands import Errand
 from fleetfoot_manager.faults import Stage
 from fleetfoot_manager.house import House
 from fleetfoot_manager.ingest import Ingest
@@ -72,7 +74,7 @@ class Stop:
     """The engine should end, in order."""
 
 
-Input = Happening | Examined | Stop
+Input = Happening | Examined | Errand[Any] | Stop
 
 
 class Engine:
@@ -178,10 +180,13 @@ class Engine:
         return batch
 
     def _next_deadline(self) -> float:
-        moments = [self._agenda.next_deadline(), *self._ticks.values()]
+        moments = [self._planned(), *self._ticks.values()]
         if self._session is not None and len(self._in_flight) < WINDOW:
             moments.append(self.reassertion.next_deadline())
         return min(moments)
+
+    def _planned(self) -> float:
+        return min(self._agenda.next_deadline(), self._registry.bouncer.next_deadline())
 
     def _process(self, batch: list[Input]) -> None:
         decisive = [item for item in batch if not self._note(item)]
@@ -189,7 +194,7 @@ class Engine:
         overdue = [name for name, due in self._ticks.items() if due <= now]
         # Acknowledgements alone are no reason to write; a row that is sent twice does no harm.
         tidy = self._acknowledged and (not batch or len(self._acknowledged) >= _TIDY_ROWS)
-        if not (decisive or overdue or tidy or self._agenda.next_deadline() <= now):
+        if not (decisive or overdue or tidy or self._planned() <= now):
             return
         with self._transaction() as work:
             documents.acknowledged(work.tx, self._acknowledged)
@@ -201,9 +206,13 @@ class Engine:
                 # What fails is not tried again at once.
                 if not self._guarded(work, "Tick", partial(self._tick, work, name)):
                     self._not_before[name] = now + _TICK_SECONDS
+            work.evictions += self._registry.bouncer.due(now)
             self._guarded(work, "agenda", partial(self._agenda.act, work))
             self._guarded(work, "freshness", partial(self.reassertion.overdue, work))
         self._acknowledged.clear()
+        for item in decisive:
+            if isinstance(item, Errand):
+                item.settle()
         self._tell_counts(now)
 
     def _tell_counts(self, now: float) -> None:
@@ -246,6 +255,7 @@ class Engine:
         self._live = work.rollouts
         self._plan_ticks()
         self._hear(work.newcomers)
+        self._turn_away(work.evictions)
         if work.effects:
             self._house.faults.hit(Stage.AFTER_COMMIT, work.effects)
             self._pump()
@@ -260,6 +270,12 @@ class Engine:
                 for group, device in newcomers
                 for kind in _KEPT
             )
+
+    def _turn_away(self, evictions: list[tuple[str, str]]) -> None:
+        """End the sessions of devices that were revoked, and clear what they left."""
+        for group, device in evictions:
+            if self._transport is not None:
+                self._transport.evict(device, revocation.left_topics(self._house.whole, group, device))
 
     def _plan_ticks(self) -> None:
         """When each live rollout has to be told the time."""
@@ -293,6 +309,8 @@ class Engine:
                 self._arrived(work, topic, payload, retained)
             case Examined():
                 self.desk.examined(work, item)
+            case Errand():
+                item.run(work)
             case _:
                 raise AssertionError(f"no input of the store: {item!r}")
 

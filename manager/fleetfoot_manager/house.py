@@ -6,6 +6,7 @@ from pathlib import Path
 from fleetfoot_manager.catalogue import Blobs
 from fleetfoot_manager.director import Director
 from fleetfoot_manager.faults import Faults
+from fleetfoot_manager.pki.folder import Pki
 from fleetfoot_protocol import topics
 from fleetfoot_protocol.trust import TrustRoot
 
@@ -15,6 +16,7 @@ class House:
     """artifacts: base URL of the artifact server; mirror: base URL that documents name to devices.
 
     broker: where the broker is, in words; started: unix seconds; topic_root: before `/v1/`.
+    pki: certificates, if there are any; enrolment: base URL at which devices enrol and renew, if they can.
     """
 
     folder: Path
@@ -26,6 +28,8 @@ class House:
     started: float
     topic_root: str = topics.DEFAULT_ROOT
     faults: Faults = field(default_factory=Faults)
+    pki: Pki | None = None
+    enrolment: str | None = None
 
     @property
     def root(self) -> TrustRoot:

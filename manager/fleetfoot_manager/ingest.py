@@ -65,6 +65,8 @@ class Ingest:
         entry = work.devices.find(work.tx, topic.device)
         if entry is None or entry.group != topic.group:
             self.ignored["unknown device" if entry is None else "other group"] += 1
+            if entry is None:
+                work.devices.bouncer.heard(work.tx, topic.group, topic.device, work.now)
             return
         if topic.kind is Kind.PRESENCE:
             self._presence(work, entry, payload, retained)

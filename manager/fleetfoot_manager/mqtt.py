@@ -84,6 +84,9 @@ class Transport(Protocol):
     def fetch(self, topics: Iterable[str]) -> None:
         """Have what is retained under these names sent once more; as `subscribe`, and nothing stays of it."""
 
+    def evict(self, client_id: str, clear: Iterable[str]) -> None:
+        """End the session of a client by taking its name, then clear what is retained under `clear`."""
+
 
 @dataclass(frozen=True, slots=True)
 class Address:
@@ -228,6 +231,31 @@ class MqttTransport:
         for start in range(0, len(wanted), _FILTERS_PER_SUBSCRIBE):
             client.unsubscribe(wanted[start : start + _FILTERS_PER_SUBSCRIBE])
 
+    def evict(self, client_id: str, clear: Iterable[str]) -> None:
+        """Take a client's name for a moment, on a connection of its own: every broker ends the older one.
+
+        What it had retained, its Last Will too, is cleared by the same connection, thus after it.
+        """
+        wanted = list(clear)
+        thread = threading.Thread(
+            target=self._evict, args=(client_id, wanted), name=f"evict {client_id}", daemon=True
+        )
+        thread.start()
+
+    def _evict(self, client_id: str, clear: list[str]) -> None:
+        client = self._plain_client(client_id)
+        try:
+            client.connect(self._address.host, self._address.port, keepalive=KEEPALIVE_SECONDS)
+            client.loop_start()
+            for topic in clear:
+                client.publish(topic, b"", qos=1, retain=True).wait_for_publish(_CONNECT_SECONDS)
+            log.info("evicted client=%s", client_id)
+        except (OSError, ValueError, RuntimeError) as error:
+            log.warning("cannot evict client=%s: %s", client_id, error)
+        finally:
+            client.disconnect()
+            client.loop_stop()
+
     def _run(self) -> None:
         wait = _BACKOFF[0]
         while not self._stopping.is_set():
@@ -259,10 +287,10 @@ class MqttTransport:
                 self._sink(Disconnected(session))
         return link.stands
 
-    def _new_client(self, link: "_Link") -> mqtt.Client:
+    def _plain_client(self, client_id: str) -> mqtt.Client:
         client = mqtt.Client(
             CallbackAPIVersion.VERSION2,
-            client_id=self._client_id,
+            client_id=client_id,
             clean_session=True,
             reconnect_on_failure=False,
         )
@@ -272,6 +300,10 @@ class MqttTransport:
         if self._address.tls:
             # Read anew for every connection, so that a renewed certificate is used without a restart.
             client.tls_set_context(self._credentials.context())
+        return client
+
+    def _new_client(self, link: "_Link") -> mqtt.Client:
+        client = self._plain_client(self._client_id)
         client.will_set(self._presence, b"offline", qos=1, retain=True)
         client.max_inflight_messages_set(100)
         client.on_connect = link.on_connect

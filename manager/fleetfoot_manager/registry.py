@@ -12,6 +12,7 @@ from sqlalchemy.engine import Connection
 
 from fleetfoot_manager import acts, inventory
 from fleetfoot_manager.inventory import MAX_PAST_INCARNATIONS, DeviceEntry
+from fleetfoot_manager.revocation import Bouncer
 from fleetfoot_protocol.reports import Status
 
 MAX_DEVICES = 50_000
@@ -25,6 +26,7 @@ class Registry:
         self._changed: dict[str, DeviceEntry] = {}
         #: Devices that may have an open act: more than there are does no harm, fewer would.
         self._acted: set[str] | None = None
+        self.bouncer = Bouncer()
 
     def may_have_act(self, tx: Connection, device: str) -> bool:
         """Whether an answer of the device to an act on it may be awaited."""
@@ -120,6 +122,7 @@ class Registry:
 
     def restore(self, before: Mapping[str, DeviceEntry]) -> None:
         """Come back to a snapshot, whatever was changed, written or forgotten since."""
+        self.bouncer.changed()
         self._entries.clear()
         self._entries.update(before)
         self._changed = dict(before)

@@ -30,6 +30,8 @@ VERBS: dict[str, Right] = {
     "device.move": Right.ADMINISTER,
     "device.relabel": Right.ADMINISTER,
     "device.forget": Right.ADMINISTER,
+    "device.token": Right.ADMINISTER,
+    "device.revoke": Right.ADMINISTER,
     "device.upgrade": Right.DEVICE_ACT,
     "device.downgrade": Right.DEVICE_ACT,
     "device.pin": Right.DEVICE_ACT,

@@ -12,15 +12,18 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 
 from fleetfoot_manager import catalogue, roots
-from fleetfoot_manager.artifacts import ArtifactServer
+from fleetfoot_manager.artifacts import ArtifactServer, Tls
 from fleetfoot_manager.broker import EmbeddedBroker
 from fleetfoot_manager.catalogue import Blobs
 from fleetfoot_manager.director import KEY_NAME, Director, read_key
 from fleetfoot_manager.engine import Engine
+from fleetfoot_manager.enrolling import Door
 from fleetfoot_manager.faults import Faults
+from fleetfoot_manager.gate import Gate
 from fleetfoot_manager.house import House
 from fleetfoot_manager.init import BLOBS_NAME
 from fleetfoot_manager.mqtt import Address, Credentials, MqttTransport, parse_broker
+from fleetfoot_manager.pki.folder import Pki
 from fleetfoot_manager.reassert import PRESENCE
 from fleetfoot_manager.store import Store
 from fleetfoot_protocol import topics
@@ -37,7 +40,8 @@ _LOOK_SECONDS = 0.2
 class Options:
     """What the command line says. `broker`: URL of an external one, None to embed one at `listen`.
 
-    credentials: what an external broker wants to see.
+    credentials: what an external broker wants to see. pki: folder of certificates: TLS for the artifacts,
+    enrolment by token. device_broker: URL that enrolled devices get, instead of `broker`.
     """
 
     folder: Path
@@ -48,6 +52,9 @@ class Options:
     mirror: str | None = None
     topic_root: str = topics.DEFAULT_ROOT
     credentials: Credentials = field(default_factory=Credentials)
+    pki: Path | None = None
+    device_broker: str | None = None
+    certificate_days: float = 365.0
 
 
 @dataclass(frozen=True)
@@ -91,10 +98,12 @@ def _open(options: Options, stack: ExitStack, over: threading.Event) -> tuple[En
             return catalogue.allowed_length(tx, token, sha256, time.time())
 
     blobs = options.folder / BLOBS_NAME
-    server = stack.enter_context(
-        _serving(ArtifactServer(blobs, authorise, options.artifacts.host, options.artifacts.port))
-    )
     address = _broker(options, stack)
+    pki, tls, gate = _identities(options, store, address)
+    where = options.artifacts
+    server = stack.enter_context(
+        _serving(ArtifactServer(blobs, authorise, where.host, where.port, tls=tls, gate=gate))
+    )
     house = House(
         folder=options.folder,
         director=director,
@@ -105,8 +114,11 @@ def _open(options: Options, stack: ExitStack, over: threading.Event) -> tuple[En
         started=time.time(),
         topic_root=options.topic_root,
         faults=faults,
+        pki=pki,
+        enrolment=server.url.removesuffix("/blobs") if pki is not None and pki.can_enroll else None,
     )
     engine = Engine(store, house, on_end=over.set)
+    gate.put = engine.put
     name = f"fleetfoot-manager-{house.fleet}"
     transport = MqttTransport(address, name, house.whole(PRESENCE), engine.put, options.credentials)
     engine.start(transport)
@@ -114,6 +126,28 @@ def _open(options: Options, stack: ExitStack, over: threading.Event) -> tuple[En
     stack.callback(engine.stop)
     transport.start()
     return engine, Ready(house.broker, server.url)
+
+
+def _identities(options: Options, store: Store, address: Address) -> tuple[Pki | None, Tls | None, Gate]:
+    """The certificates, and what the artifact server does with them."""
+    if options.pki is None:
+        if options.device_broker is not None:
+            raise FleetfootError("usage", "--device-broker is for enrolment, which takes --pki")
+        return None, None, Gate(store)
+    pki = Pki(options.pki)
+    host = options.artifacts.host
+    names = pki.server_hosts()
+    tls = Tls(
+        options.pki / "server.crt",
+        options.pki / "server.key",
+        options.pki / "devices-ca.crt",
+        host if host in names else names[0],
+    )
+    devices = options.device_broker or options.broker
+    broker = devices or f"mqtt://{address.host}:{address.port}"
+    parse_broker(broker)
+    door = Door(pki, broker, options.certificate_days) if pki.can_enroll else None
+    return pki, tls, Gate(store, pki, door)
 
 
 class _Served:

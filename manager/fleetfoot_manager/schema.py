@@ -22,9 +22,9 @@ from sqlalchemy import (
 )
 
 #: Raised with every change of a table; a store of another version is refused, never guessed at.
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 #: Older versions that differ from this one by tables that are missing, and by nothing else.
-LACKING_TABLES = ("1",)
+LACKING_TABLES = ("1", "2")
 
 metadata = MetaData()
 
@@ -240,4 +240,27 @@ notes = Table(
     Column("category", String(32), nullable=False),
     Column("tags", Text, nullable=False),
     Column("text", Text, nullable=False),
+)
+
+#: Enrolment tokens, by the sha256 of their secret. `used_by`: the device and both keys that it enrolled.
+enrolment_tokens = Table(
+    "enrolment_tokens",
+    metadata,
+    Column("secret_sha256", String(64), primary_key=True),
+    Column("group", String(63), nullable=False),
+    Column("device", String(63)),
+    Column("root", String(64), nullable=False),
+    Column("operator", String(63), nullable=False),
+    Column("expires", Float, nullable=False, index=True),
+    Column("used_by", String(200)),
+    Column("used_at", Float),
+)
+
+#: Devices that were revoked and not enrolled anew, with the group they were in.
+revoked_devices = Table(
+    "revoked_devices",
+    metadata,
+    Column("id", String(63), primary_key=True),
+    Column("group", String(63), nullable=False),
+    Column("at", Float, nullable=False),
 )

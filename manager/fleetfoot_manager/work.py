@@ -53,6 +53,7 @@ _MEMORY = (
     "_acts",
     "_own",
     "newcomers",
+    "evictions",
 )
 
 
@@ -92,6 +93,8 @@ class Work:
         self.effects: list[str] = []
         #: (group, device) enrolled here: what they have said before was not theirs to say, and is now.
         self.newcomers: list[tuple[str, str]] = []
+        #: (group, device) to be turned away from the broker once this is committed.
+        self.evictions: list[tuple[str, str]] = []
         #: Digest of the signed request that is being decided, empty while the manager acts by itself.
         self.request_digest = ""
         self._store = store

@@ -1,5 +1,6 @@
 """Mosquitto as a process on loopback: with the configuration we ship, or bare."""
 
+import datetime
 import os
 import re
 import signal
@@ -9,10 +10,12 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import trustme
 from tests.support.waiting import until
 
 from fleetfoot_client.broker.rights import Role
+from fleetfoot_manager.pki import authority
+from fleetfoot_manager.pki.folder import ROLES, Pki
+from fleetfoot_protocol import topics
 from fleetfoot_sim.devices import free_ports
 
 SHIPPED = Path(__file__).parents[2] / "broker_conf" / "mosquitto"
@@ -94,25 +97,23 @@ class Mosquitto:
 
 
 class Production(Mosquitto):
-    """The configuration we ship: paths and ports replaced, nothing else but `more` before it."""
+    """The configuration we ship: paths and ports replaced, nothing else but `more` before it.
+
+    `pki`: the folder of `fleetfoot pki init`, which is the folder of the broker too.
+    """
 
     def __init__(self, folder: Path, more: str = "") -> None:
-        tls = folder / "tls"
-        tls.mkdir(parents=True)
-        self.folder, self._tls = folder, tls
-        self._server_ca = trustme.CA()
-        self._authorities = {role: trustme.CA() for role in Role}
-        self._server_ca.cert_pem.write_to_path(tls / "server-ca.crt")
-        server = self._server_ca.issue_cert("127.0.0.1", "localhost")
-        server.private_key_pem.write_to_path(tls / "server.key")
-        (tls / "server.crt").write_bytes(b"".join(blob.bytes() for blob in server.cert_chain_pems))
-        for role, authority in self._authorities.items():
-            name = f"{role}-ca.crt" if role is Role.MANAGER else f"{role}s-ca.crt"
-            authority.cert_pem.write_to_path(tls / name)
+        self.folder, self._tls = folder, folder / "tls"
+        self.pki = Pki.create(self._tls, "test", ["127.0.0.1", "localhost"])
         for path in SHIPPED.glob("*.acl"):
-            (tls / path.name).write_text(path.read_text())
+            (self._tls / path.name).write_text(path.read_text())
         self.port_of = dict(zip(Role, free_ports(len(Role)), strict=True))
         super().__init__(folder, more + self._configuration(), list(self.port_of.values()))
+
+    def reload(self) -> None:
+        """Have it read lists of revoked certificates and access lists anew."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGHUP)
 
     def _configuration(self) -> str:
         text = (SHIPPED / "mosquitto.conf").read_text()
@@ -127,12 +128,17 @@ class Production(Mosquitto):
 
     def issue(self, role: Role, name: str, *, at: Role | None = None) -> Identity:
         """A certificate for `name`, signed for `role`; `at`: for the listener of another role."""
-        issued = self._authorities[role].issue_cert("client.test", common_name=name)
+        key = authority.make_key()
+        if topics.is_id(name):
+            certificate = self.pki.sign(str(role), name, key.public_key())
+        else:  # what our tools refuse, somebody else's may sign
+            by, now = self.pki.signer(ROLES[role]), datetime.datetime.now(datetime.UTC)
+            certificate = authority.issue(by, name, key.public_key(), now, 1)
         stem = f"{role}-{name}-{time.monotonic_ns()}"
-        cert, key = self._tls / f"{stem}.crt", self._tls / f"{stem}.key"
-        cert.write_bytes(b"".join(blob.bytes() for blob in issued.cert_chain_pems))
-        issued.private_key_pem.write_to_path(key)
-        return Identity(name, self.port_of[at or role], self._tls / "server-ca.crt", cert, key)
+        cert, key_file = self._tls / f"{stem}.crt", self._tls / f"{stem}.key"
+        cert.write_bytes(authority.pem(certificate))
+        key_file.write_bytes(authority.key_pem(key))
+        return Identity(name, self.port_of[at or role], self._tls / "server-ca.crt", cert, key_file)
 
 
 def bare(folder: Path, port: int | None = None) -> Mosquitto:

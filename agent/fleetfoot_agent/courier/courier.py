@@ -23,6 +23,7 @@ from fleetfoot_agent.courier.fetcher import Fetcher
 from fleetfoot_agent.courier.http_source import Source
 from fleetfoot_agent.courier.inbox import Inbox
 from fleetfoot_agent.courier.outbox import Outbox
+from fleetfoot_agent.courier.renewal import Renewal
 from fleetfoot_agent.courier.running import Waker, WorkerRunner
 from fleetfoot_agent.courier.session import Session
 from fleetfoot_agent.courier.timing import boot_id, boottime
@@ -74,6 +75,7 @@ class Courier:
             self._spool, self._send_event, window=tuning.outbox_window, interval=tuning.acked_interval
         )
         self._fetcher = Fetcher(self._spool, self._source(), tuning, self.nudge)
+        self._renewal = Renewal(config)
         self._waker = Waker(config.wake_dir, tuning.wake_interval)
         self._runner = self._runner_for(start_worker, stop_worker)
         topic = partial(topics.build, root=config.broker.topic_root, group=config.group, device=config.device)
@@ -91,10 +93,12 @@ class Courier:
         self._ask_again_at = float("inf")
 
     def _source(self) -> Source:
+        broker = self._config.broker
         return Source(
             connect_timeout=self._tuning.fetch_connect_timeout,
             read_timeout=self._tuning.fetch_read_timeout,
-            ca_file=self._config.broker.ca_file,
+            ca_file=broker.ca_file,
+            identity=(broker.cert_file, broker.key_file) if broker.cert_file and broker.key_file else None,
         )
 
     def _runner_for(
@@ -169,7 +173,7 @@ class Courier:
         if now >= self._look_at:
             self._look(now)
         due = [self._session.step(now), self._step_downloads(now), self._step_wake_at(now)]
-        due.append(self._waker.step(now))
+        due += [self._waker.step(now), self._renewal.step(now)]
         if self._runner is not None:
             due.append(self._runner.step(now))
         if self._session.up:

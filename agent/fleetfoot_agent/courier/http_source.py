@@ -76,12 +76,22 @@ class Leash:
 
 
 class Source:
-    """How sources are reached: timeouts in seconds, an additional CA file for https."""
+    """How sources are reached: timeouts in seconds; for https an additional CA file, and the certificate of
+    this device with its key, for servers that ask for it.
+    """
 
-    def __init__(self, *, connect_timeout: float, read_timeout: float, ca_file: Path | None) -> None:
+    def __init__(
+        self,
+        *,
+        connect_timeout: float,
+        read_timeout: float,
+        ca_file: Path | None,
+        identity: tuple[Path, Path] | None = None,
+    ) -> None:
         self._connect_timeout = connect_timeout
         self._read_timeout = read_timeout
         self._ca_file = ca_file
+        self._identity = identity
 
     def open(self, url: str, offset: int, length: int, leash: Leash) -> "Body":
         """The bytes of the file at `url`, from `offset` on or, if the server cannot, from its beginning.
@@ -122,6 +132,8 @@ class Source:
             context = ssl.create_default_context()
             if self._ca_file is not None:
                 context.load_verify_locations(self._ca_file)
+            if self._identity is not None:
+                context.load_cert_chain(*self._identity)
             connection: HTTPConnection = HTTPSConnection(
                 host, parts.port, timeout=self._connect_timeout, context=context
             )

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from fleetfoot_client import enrolment, keyfiles, options, terminal
-from fleetfoot_client.commands import device_acts, device_admin, online
+from fleetfoot_client.commands import device_acts, device_admin, device_identity, online
 from fleetfoot_client.commands.rollout_text import badge
 from fleetfoot_client.exits import Exit
 from fleetfoot_client.rows import ComponentRow, DeviceRow, OwnRow, parse, parse_list
@@ -35,6 +35,7 @@ def register(subparsers: options.Subparsers) -> None:
     options.add_manager(show)
     device_acts.add(group)
     device_admin.add(group)
+    device_identity.add(group)
 
 
 def _add_enroll(group: options.Subparsers) -> None:

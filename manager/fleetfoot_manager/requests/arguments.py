@@ -106,9 +106,18 @@ class DeviceList(Model):
 
 
 class DeviceShow(Model):
-    """`device.show`."""
+    """`device.show`, `device.forget`, `device.revoke`."""
 
     device: Id
+
+
+class DeviceToken(Model):
+    """`device.token`: only the sha256 of the token's secret goes over the broker. `life` in seconds."""
+
+    secret_sha256: Digest
+    group: Id
+    device: Id | None = None
+    life: Annotated[int, Field(ge=60, le=90 * _DAY)] = 3600
 
 
 class DeviceAct(Model):

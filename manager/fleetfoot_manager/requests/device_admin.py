@@ -19,7 +19,7 @@ _LEFT = (Kind.STATUS, Kind.STATUS_ATTESTATION, Kind.PRESENCE)
 def move(work: Work, request: Request) -> dict[str, Any]:
     """`device.move`: right in both groups. What was asked of the device alone ends."""
     asked = arguments.parse(arguments.DeviceMove, request.arguments)
-    entry = _device(work, request, asked.device)
+    entry = demand(work, request, asked.device)
     rights.demand(work.house.root, request, [asked.group])
     if entry.group == asked.group:
         raise FleetfootError("state_refused", f"{entry.id} is in group {asked.group} already")
@@ -41,7 +41,7 @@ def move(work: Work, request: Request) -> dict[str, Any]:
 def relabel(work: Work, request: Request) -> dict[str, Any]:
     """`device.relabel`: the labels of the enrolment, which stand in until the device tells its own."""
     asked = arguments.parse(arguments.DeviceRelabel, request.arguments)
-    entry = _device(work, request, asked.device)
+    entry = demand(work, request, asked.device)
     inventory.enroll(work.tx, entry.id, entry.group, entry.key.hex(), asked.labels, work.now, replace=True)
     work.devices.forget(entry.id)
     after = inventory.demand(work.tx, entry.id)
@@ -54,18 +54,25 @@ def relabel(work: Work, request: Request) -> dict[str, Any]:
 def forget(work: Work, request: Request) -> dict[str, Any]:
     """`device.forget`: out of the inventory and its rollouts; everything it left retained is cleared."""
     asked = arguments.parse(arguments.DeviceShow, request.arguments)
-    entry = _device(work, request, asked.device)
-    cleared = leave(work, entry)
-    # In no group: every rollout is told that the device has left.
-    work.join(entry.id, "", entry.labels)
-    work.tx.execute(sa.delete(schema.devices).where(schema.devices.c.id == entry.id))
-    work.devices.forget(entry.id)
+    entry = demand(work, request, asked.device)
+    cleared = remove(work, entry)
     data = {"device": entry.id, "group": entry.group, "key": entry.key.hex()}
     work.audit(request.operator, "device.forget", data)
     return {"device": entry.id, "group": entry.group, "cleared": cleared}
 
 
-def _device(work: Work, request: Request, device: str) -> DeviceEntry:
+def remove(work: Work, entry: DeviceEntry) -> int:
+    """Out of the inventory and its rollouts; returns how many retained topics are cleared."""
+    cleared = leave(work, entry)
+    # In no group: every rollout is told that the device has left.
+    work.join(entry.id, "", entry.labels)
+    work.tx.execute(sa.delete(schema.devices).where(schema.devices.c.id == entry.id))
+    work.devices.forget(entry.id)
+    return cleared
+
+
+def demand(work: Work, request: Request, device: str) -> DeviceEntry:
+    """The device, if the operator has the verb's right in its group."""
     entry = inventory.find(work.tx, device)
     if entry is None:
         rights.demand_anywhere(work.house.root, request)

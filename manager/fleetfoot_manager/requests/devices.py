@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from fleetfoot_manager import catalogue, inventory, lives, rights
+from fleetfoot_manager import catalogue, inventory, lives, revocation, rights
 from fleetfoot_manager.inventory import DeviceEntry, Enrolled
 from fleetfoot_manager.requests import arguments
 from fleetfoot_manager.requests.answers import BUDGET, fitted, moment, some
@@ -39,6 +39,8 @@ def enroll(work: Work, request: Request) -> dict[str, Any]:
         if did is Enrolled.MOVED and before is not None:
             leave(work, before)
         work.devices.forget(one.id)
+        revocation.forgive(work.tx, one.id)
+        work.devices.bouncer.changed()
         data = {"device": one.id, "group": one.group, "key": one.key, "labels": dict(one.labels)}
         work.audit(request.operator, _AUDITED[did], data)
         entry = inventory.demand(work.tx, one.id)

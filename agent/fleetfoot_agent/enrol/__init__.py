@@ -1,0 +1,1 @@
+"""`fleetfoot-agent enroll`: from a token to an identity."""

@@ -1,0 +1,1 @@
+"""Certificates of a fleet: who is what at the broker and at the artifact server."""
