@@ -61,7 +61,7 @@ def test_the_worker_comes_back_as_the_contract_says() -> None:
 def test_each_half_writes_only_where_it_owns() -> None:
     courier, worker = (settings(f"fleetfoot-{name}.service") for name in ("courier", "worker"))
     written = [" ".join(v for k, v in half if k == "ReadWritePaths").split() for half in (courier, worker)]
-    assert written[0] == ["/var/lib/fleetfoot/spool/in", "/run/fleetfoot/wake"]
+    assert written[0] == ["/var/lib/fleetfoot/spool/in", "-/var/lib/fleetfoot/courier", "/run/fleetfoot/wake"]
     assert set(written[0]) & set(written[1]) == {"/run/fleetfoot/wake"}
     assert (dict(courier)["User"], dict(worker)["User"]) == ("fleetfoot-courier", "fleetfoot")
     assert {("ProtectSystem", "strict"), ("NoNewPrivileges", "yes")} <= set(courier) & set(worker)

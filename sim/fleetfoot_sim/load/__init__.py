@@ -1,0 +1,1 @@
+"""Simulated devices in numbers: `fleetfoot sim`. What they decide is the real protocol code."""

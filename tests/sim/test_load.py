@@ -1,0 +1,235 @@
+"""Simulated devices: they verify and decide as real ones do, and their shapes are those of the seed."""
+
+import asyncio
+import signal
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any
+
+import pytest
+from tests.brokers.mosquitto import Mosquitto, bare
+from tests.support.fleet import Bundle, Director, House, everybody
+
+from fleetfoot_protocol import topics, trust
+from fleetfoot_protocol.documents import Desired
+from fleetfoot_protocol.errors import FleetfootError
+from fleetfoot_protocol.reports import Installed, Status
+from fleetfoot_protocol.topics import Kind
+from fleetfoot_sim import kiosk
+from fleetfoot_sim.load.device import Counts, Place, SimulatedDevice, Verifier, public_of
+from fleetfoot_sim.load.fleet import Fleet, Plan
+from fleetfoot_sim.load.mqtt import Connection
+from fleetfoot_sim.load.shapes import Nature, Shapes, nature_of
+
+GROUP = "ovens"
+PLACE = Place(GROUP, kiosk.COMPONENT)
+
+
+@pytest.fixture(scope="module")
+def house(tmp_path_factory: pytest.TempPathFactory) -> House:
+    return House(tmp_path_factory.mktemp("house"))
+
+
+@pytest.fixture(scope="module")
+def bundles(house: House) -> list[Bundle]:
+    return [house.release("1.0.0"), house.release("1.1.0")]
+
+
+@pytest.fixture(scope="module")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mosquitto]:
+    broker = bare(tmp_path_factory.mktemp("broker"))
+    broker.start()
+    yield broker
+    broker.end(signal.SIGTERM)
+
+
+def installed(bundle: Bundle) -> Installed:
+    release = bundle.release
+    return Installed(version=release.version, counter=release.counter, digest=bundle.digest)
+
+
+class Alone:
+    """One device without a connection; work ends when `finish` says so."""
+
+    def __init__(self, house: House, running: Bundle, **nature: Any) -> None:
+        facts = {"fails": False, "silent": False, "flaps": False, "lies": False, "work": 1.0, "away": 0.0}
+        self.said: list[tuple[Kind, bytes]] = []
+        self.wanted: list[str] = []
+        self.due: list[Callable[[], None]] = []
+        self.counts = Counts()
+        self.device = SimulatedDevice(
+            "sim-0001",
+            1,
+            Nature(**{**facts, **nature}),
+            PLACE,
+            Verifier(house.root),
+            self.counts,
+            lambda kind, payload: self.said.append((kind, payload)),
+            self.wanted.append,
+            lambda _seconds, act: self.due.append(act),
+            installed(running),
+        )
+
+    def status(self) -> Status:
+        """The last one, verified with the key that the enrolment names."""
+        (_, payload), (_, attestation) = self.said[-2:]
+        return trust.verify_status(payload, attestation, bytes.fromhex(public_of(1, "sim-0001")))
+
+    def upgrade(self, order: bytes, bundle: Bundle) -> Status:
+        self.device.told(order)
+        self.device.given(bundle.envelope)
+        while self.due:
+            self.due.pop()()
+        return self.status()
+
+
+def order(house: House, *targets: Any, sequence: int = 7, key: str = "director", group: str = GROUP) -> bytes:
+    director = Director.__new__(Director)
+    director.house, director.sequence, director.mirror = house, sequence, "http://127.0.0.1:1/blobs"
+    document: Desired = director.desired(group, *targets)
+    return director.sign(document, key=key)
+
+
+def test_a_device_upgrades_itself_and_says_so_under_its_own_key(house: House, bundles: list[Bundle]) -> None:
+    alone = Alone(house, bundles[0])
+    status = alone.upgrade(order(house, everybody("r-1", bundles[1].goal())), bundles[1])
+    one = status.components[kiosk.COMPONENT]
+    assert one.running == installed(bundles[1])
+    assert [(o.outcome, o.rollout, o.digest) for o in one.outcomes] == [
+        ("completed", "r-1", bundles[1].digest)
+    ]
+    assert alone.wanted == [bundles[1].digest]
+    assert (alone.counts.completed, alone.counts.repeated) == (1, 0)
+
+
+def test_what_is_not_signed_or_not_for_it_or_old_changes_nothing(house: House, bundles: list[Bundle]) -> None:
+    alone = Alone(house, bundles[0])
+    goal = everybody("r-1", bundles[1].goal())
+    alone.device.told(order(house, goal, key="alice"))
+    alone.device.told(order(house, goal, group="others"))
+    assert (alone.counts.refused, alone.said) == (2, [])
+    alone.device.told(order(house, sequence=9))
+    alone.device.told(order(house, goal, sequence=8))
+    assert alone.counts.begun == 0
+    # Nor does it begin with a manifest that is not the one.
+    alone.device.told(order(house, goal, sequence=10))
+    alone.device.given(bundles[0].envelope)
+    assert alone.due == []
+
+
+def test_a_device_that_fails_comes_back_and_refuses_that_attempt(house: House, bundles: list[Bundle]) -> None:
+    alone = Alone(house, bundles[0], fails=True)
+    status = alone.upgrade(order(house, everybody("r-1", bundles[1].goal())), bundles[1])
+    one = status.components[kiosk.COMPONENT]
+    assert one.running == installed(bundles[0])
+    assert one.outcomes[0].outcome == "rolled_back"
+    assert dict(one.refused) == {bundles[1].digest: 1}
+    again = alone.upgrade(order(house, everybody("r-1", bundles[1].goal()), sequence=8), bundles[1])
+    answered = again.components[kiosk.COMPONENT].answered
+    assert answered is not None
+    assert answered.code == "upgrade_refused_before"
+
+
+def test_a_silent_device_begins_and_a_liar_is_a_year_ahead(house: House, bundles: list[Bundle]) -> None:
+    silent = Alone(house, bundles[0], silent=True)
+    status = silent.upgrade(order(house, everybody("r-1", bundles[1].goal())), bundles[1])
+    assert status.components[kiosk.COMPONENT].state == "downloading"
+    liar = Alone(house, bundles[0], lies=True)
+    liar.device.say()
+    assert int(liar.status().at[:4]) == time.gmtime().tm_year + 1
+
+
+def test_shapes_repeat_with_their_seed_and_have_their_shares() -> None:
+    shapes = Shapes(fail=0.1, offline=0.5)
+    fleet = [nature_of(shapes, 3, f"sim-{n}") for n in range(2000)]
+    assert fleet == [nature_of(shapes, 3, f"sim-{n}") for n in range(2000)]
+    assert 140 < sum(one.fails for one in fleet) < 260
+    assert 900 < sum(one.away > 0 for one in fleet) < 1100
+    with pytest.raises(FleetfootError, match="--fail"):
+        Shapes(fail=2)
+
+
+def test_a_packet_is_read_however_it_is_cut() -> None:
+    heard: list[tuple[str, bytes, bool]] = []
+    stream = b"".join(
+        [b"\x20\x02\x00\x00", b"\x33\x0a\x00\x03a/b\x00\x07xyz", b"\x31\x86\x01\x00\x03a/c" + b"z" * 129]
+    )
+    for size in (1, 2, 3, 7, len(stream)):
+        connection = Connection("c", lambda *message: heard.append(message))
+        for start in range(0, len(stream), size):
+            connection.data_received(stream[start : start + size])
+        assert connection.up
+        assert heard == [("a/b", b"xyz", True), ("a/c", b"z" * 129, True)]
+        heard.clear()
+
+
+async def until(look: Callable[[], Any], what: str) -> None:
+    for _ in range(1500):
+        if look():
+            return
+        await asyncio.sleep(0.02)
+    raise AssertionError(f"waited in vain: {what}")
+
+
+def run(
+    broker: Mosquitto, house: House, plan: dict[str, Any], act: Callable[[Fleet], Awaitable[None]]
+) -> Fleet:
+    async def whole() -> Fleet:
+        facts = {"host": "127.0.0.1", "port": broker.ports[0], "place": PLACE, "devices": 40, **plan}
+        fleet = Fleet(Plan(**facts), Verifier(house.root))
+        fleet.start()
+        try:
+            await until(lambda: fleet.connected() == len(fleet.links), "all are connected")
+            await act(fleet)
+        finally:
+            await fleet.stop()
+        return fleet
+
+    return asyncio.run(whole())
+
+
+@pytest.mark.needs("mosquitto")
+@pytest.mark.parametrize("connections", [0, 3])
+def test_a_fleet_upgrades_itself_by_one_message(
+    broker: Mosquitto, house: House, bundles: list[Bundle], connections: int
+) -> None:
+    director = Director(house, "127.0.0.1", broker.ports[0], "http://127.0.0.1:1/blobs")
+    goal = bundles[1].goal()
+
+    async def act(fleet: Fleet) -> None:
+        await asyncio.to_thread(director.release, bundles[1])
+        await asyncio.to_thread(director.order, GROUP, everybody("r-1", goal))
+        await until(lambda: fleet.current(goal.digest) == 40, "all run the new release")
+        # A broker or a manager that says it again changes nothing.
+        await asyncio.to_thread(director.order, GROUP, everybody("r-1", goal))
+        await until(lambda: fleet.counts.documents == 80, "all have heard it again")
+        await until(fleet.settled, "the broker has everything")
+
+    plan = {"connections": connections, "running": installed(bundles[0]), "shapes": Shapes(work=0.05)}
+    try:
+        fleet = run(broker, house, plan, act)
+    finally:
+        director.publish(topics.build(Kind.GROUP_DESIRED, group=GROUP, component=kiosk.COMPONENT), b"")
+        director.close()
+    assert (fleet.counts.begun, fleet.counts.completed, fleet.counts.repeated) == (40, 40, 0)
+    # Two orders and one manifest, each verified once for all.
+    assert fleet.verifier.count == 3
+
+
+@pytest.mark.needs("mosquitto")
+def test_a_device_that_vanishes_is_offline_and_comes_back(broker: Mosquitto, house: House) -> None:
+    director = Director(house, "127.0.0.1", broker.ports[0], "")
+    presence = topics.build(Kind.PRESENCE, group=GROUP, device="sim-0001")
+
+    async def act(fleet: Fleet) -> None:
+        link = fleet.links[0]
+        await until(lambda: director.heard.get(presence, [])[-1:] == [b"online"], "it is online")
+        assert link.connection is not None
+        link.connection.abort()
+        await until(lambda: b"offline" in director.heard[presence], "its Will is heard")
+        await until(lambda: link.up and director.heard[presence][-1] == b"online", "it is back")
+
+    try:
+        run(broker, house, {"devices": 2}, act)
+    finally:
+        director.close()
