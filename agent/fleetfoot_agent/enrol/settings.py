@@ -5,7 +5,7 @@ import re
 import tomllib
 from typing import Any
 
-from fleetfoot_agent.config import ConfigError
+from fleetfoot_agent.settings import ConfigError
 
 _TABLE = re.compile(r"\s*\[")
 

@@ -31,7 +31,8 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         description="Simulated devices, each with a key and a connection of its own, that verify every\n"
         "document and decide with the code of real ones. Nothing is installed: work takes --work\n"
         "seconds and ends as the device's shape wants. The seed makes keys and shapes, so a fleet can be\n"
-        "enrolled once: --enrolment writes the file for 'fleetfoot device enroll --from'. Runs until SIGINT or SIGTERM.",
+        "enrolled once: --enrolment writes the file for 'fleetfoot device enroll --from'.\n"
+        "Runs until SIGINT or SIGTERM.",
         epilog="example:\n"
         "  fleetfoot sim --devices 1000 --group ovens --component kiosk --enrolment devices.json\n"
         "  fleetfoot device enroll --from devices.json\n"
