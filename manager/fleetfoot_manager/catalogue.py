@@ -254,18 +254,23 @@ def examine(blobs: Blobs, envelope_sha256: str, root: TrustRoot) -> Candidate:
     return Candidate(release, digest, envelope)
 
 
+def is_known(tx: Connection, component: str, version: str, digest: str) -> bool:
+    """Whether this very release is here already. Raises `conflict` if its version is, with other bytes."""
+    known = find(tx, component, version)
+    if known is not None and known.digest != digest:
+        raise FleetfootError(
+            "conflict",
+            f"{component} {version} is published with other bytes ({known.digest})",
+            remedy="a published version never changes: build these bytes as a new version",
+        )
+    return known is not None
+
+
 def admit(tx: Connection, candidate: Candidate, now: float) -> bool:
     """Store a release by rules 2 and 3; False if it was there already. Raises `conflict`."""
     release = candidate.release
-    known = find(tx, release.component, release.version)
-    if known is not None:
-        if known.digest == candidate.digest:
-            return False
-        raise FleetfootError(
-            "conflict",
-            f"{release.component} {release.version} is published with other bytes ({known.digest})",
-            remedy="a published version never changes: build these bytes as a new version",
-        )
+    if is_known(tx, release.component, release.version, candidate.digest):
+        return False
     highest = tx.scalar(
         sa.select(sa.func.max(schema.releases.c.counter)).where(
             schema.releases.c.component == release.component

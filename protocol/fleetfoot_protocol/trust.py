@@ -115,10 +115,14 @@ def _signers(
     return found
 
 
-def verify_keys(envelope: Envelope, kind: PayloadType, root: TrustRoot, role: RoleKeys) -> bytes:
-    """The payload, if `role`'s threshold of distinct keys signed it as `kind`; else `TrustError`."""
+def _demand_type(envelope: Envelope, kind: PayloadType) -> None:
     if envelope.payload_type != kind:
         raise TrustError(Code.UPGRADE_TYPE_MISMATCH, f"signed as {envelope.payload_type[:80]!a}, not {kind}")
+
+
+def verify_keys(envelope: Envelope, kind: PayloadType, root: TrustRoot, role: RoleKeys) -> bytes:
+    """The payload, if `role`'s threshold of distinct keys signed it as `kind`; else `TrustError`."""
+    _demand_type(envelope, kind)
     every = {k: bytes.fromhex(v) for k, v in root.keys.items()}
     signers = _signers(envelope, {k: every[k] for k in role.keys}, every)
     valid = signers & set(role.keys)
@@ -226,6 +230,7 @@ def verify_status(payload: bytes, attestation: bytes, public: bytes) -> Status:
 def first_root(data: bytes) -> TrustRoot:
     """A root that came with a package or enrolment: it must meet its own root threshold."""
     envelope = dsse.decode(data)
+    _demand_type(envelope, PayloadType.ROOT)  # before it is read: a release given for a root is named as such
     root = read(TrustRoot, envelope.payload)
     verify_keys(envelope, PayloadType.ROOT, root, root.role("root"))
     return root

@@ -60,6 +60,10 @@ def test_a_published_version_never_changes(rig: Rig) -> None:
     reply = rig.ask("release.publish", other.publish_arguments())
     assert reply.code == "conflict"
     assert listed(rig) == [("1.0.0", 1)]
+    # Whoever asks before sending is told before sending.
+    named = {"component": "kiosk", "version": "1.0.0", "digest": other.digest}
+    reply = rig.ask("release.upload", {**named, "blobs": [{"sha256": "a" * 64, "length": 1}]})
+    assert reply.code == "conflict"
 
 
 @pytest.mark.parametrize("counter", [4, 5])

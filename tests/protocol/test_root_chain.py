@@ -146,6 +146,8 @@ def test_a_first_root_meets_its_own_threshold() -> None:
     assert trust.first_root(signed(HAVE, *OLD)) == HAVE
     assert code_of(lambda: trust.first_root(signed(HAVE, "root-1"))) is Code.UPGRADE_THRESHOLD_NOT_MET
     assert code_of(lambda: trust.first_root(signed(HAVE, "stranger"))) is Code.UPGRADE_SIGNATURE_INVALID
+    release = dsse.encode(dsse.sign(PayloadType.RELEASE, b"{}", secret("root-1")))
+    assert code_of(lambda: trust.first_root(release)) is Code.UPGRADE_TYPE_MISMATCH
 
 
 def test_advancing_changes_nothing_of_the_root_one_has() -> None:

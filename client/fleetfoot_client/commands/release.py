@@ -51,7 +51,7 @@ def _add_build(group: options.Subparsers) -> None:
     add("--component", metavar="NAME", type=options.identifier, required=True, help="what is upgraded")
     add("--version", type=options.version, required=True, help="SemVer, e.g. 1.1.0")
     add("--entrypoint", metavar="PATH", required=True, help="what is started, relative to DIR")
-    add("--out", metavar="DIR", type=Path, required=True, help="where bundles lie, e.g. dist/")
+    add("--out", metavar="DIR", type=Path, default=Path("dist"), help="where bundles lie (default: dist)")
     add("--channel", choices=("stable", "beta", "dev"), default="stable", help="default: stable")
     add("--platform", metavar="OS/ARCH[/LIBC]", type=_place, action="append", default=[],
         help="what it runs on; repeatable (default: this machine's system and machine)")  # fmt: skip

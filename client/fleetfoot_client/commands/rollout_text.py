@@ -48,7 +48,7 @@ def plan(row: PlanRow) -> str:
 def listing(rows: list[RolloutRow], left_out: int) -> str:
     """Rollouts, a line each, and how many more there are."""
     if not rows:
-        return "no rollouts; ended ones: fleetfoot rollout list --all"
+        return "no rollout is under way; ended ones: fleetfoot rollout list --all"
     cells = [
         (r.rollout, f"{r.component} {r.version}", " ".join(r.groups), r.state, _waves(r.wave, r.waves),
          _counts(r.counts), r.started)

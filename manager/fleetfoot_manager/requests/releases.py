@@ -22,6 +22,7 @@ def upload(work: Work, request: Request) -> dict[str, Any]:
     """`release.upload`: a token for the blobs that are not here yet."""
     wanted = arguments.parse(arguments.Upload, request.arguments)
     rights.demand(work.house.root, request, [rights.EVERY_GROUP])
+    catalogue.is_known(work.tx, wanted.component, wanted.version, wanted.digest)  # before anything is sent
     blobs = {blob.sha256: blob.length for blob in wanted.blobs}
     missing = work.house.blobs.missing(blobs)
     needed = sum(blobs[sha256] for sha256 in missing)
