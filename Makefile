@@ -33,13 +33,14 @@ endif
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help demo picture test check fuzz crash format docs security pins venv clean
+.PHONY: help demo picture test powercuts cutpoints check fuzz crash format docs security pins venv clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo 'make demo    a broker, a manager and thirty devices on loopback, upgraded before your eyes (ARGS=...)'
 	@echo 'make test    run the tests (TESTS=tests/agent, ARGS="-k guard")'
 	@echo 'make powercuts  cut the power of hosts with real systemd; as root (CUTS=5000, SEED=1)'
+	@echo 'make cutpoints  replay every block that an upgrade writes, cut at each; as root'
 	@echo 'make fuzz    mutate documents and see that none is accepted (N=1000000 cases, FROM=0)'
 	@echo 'make crash   kill and fail every step of an upgrade; takes long (ARGS="--sample 10 --times 5")'
 	@echo 'make check   ruff, mypy --strict, import contracts'
@@ -63,6 +64,9 @@ test: $(STAMP)
 powercuts: $(STAMP)
 	@FLEETFOOT_REQUIRE=lab FLEETFOOT_CUTS=$(CUTS) FLEETFOOT_SEED=$(SEED) \
 		$(RUN)pytest tests/lab/test_powercuts.py -rP $(ARGS)
+
+cutpoints: $(STAMP)
+	@FLEETFOOT_REQUIRE=lab,block-log FLEETFOOT_CUT_POINTS=all $(RUN)pytest tests/lab/test_cut_points.py -rP $(ARGS)
 
 fuzz: $(STAMP)
 	@$(RUN)python -m tests.fuzz $(N) $(FROM)

@@ -52,6 +52,7 @@ CAPABILITIES: dict[str, Capability] = {
         lambda: not lab.missing(),
         "run as root where namespaces, loop devices and cgroup2 may be used, with systemd, dbus, iproute2",
     ),
+    "block-log": Capability(on_path("qemu-storage-daemon"), "apt-get install qemu-system-common"),
     "git": Capability(on_path("git"), "apt-get install git"),
     "mosquitto": Capability(on_path("mosquitto"), "apt-get install mosquitto"),
     "dash": Capability(on_path("dash"), "apt-get install dash"),

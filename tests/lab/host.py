@@ -12,11 +12,11 @@ import shutil
 import signal
 import struct
 import subprocess
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Thread
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from tests.support.waiting import until
 
@@ -225,6 +225,22 @@ def own_mounts() -> None:
     _run("mount", "--make-rprivate", "/")
 
 
+@contextmanager
+def mounted(image: Path, folder: Path) -> Iterator[Path]:
+    """The file system in `image`, mounted at `folder`. For a thread with `own_mounts`."""
+    folder.mkdir(exist_ok=True)
+    _run("mount", "-o", "loop,noatime", str(image), str(folder))
+    try:
+        yield folder
+    finally:
+        # A program that another thread is starting holds our open files until it has begun.
+        umount = ["umount", str(folder)]
+        until(
+            lambda: subprocess.run(umount, capture_output=True, check=False).returncode == 0,
+            f"{folder} is unmounted",
+        )
+
+
 class Opened:
     """The root of a host without power, as its disk was left: nothing inside has run since.
 
@@ -236,21 +252,14 @@ class Opened:
     def __init__(self, host: Host, folder: Path) -> None:
         self._copy = host.image.with_suffix(".copy")
         self._image = host.image
-        self._folder = folder
+        self._mounted = mounted(self._copy, folder)
 
     def __enter__(self) -> Path:
-        self._folder.mkdir(exist_ok=True)
         _run("cp", "--sparse=always", str(self._image), str(self._copy))
-        _run("mount", "-o", "loop,noatime", str(self._copy), str(self._folder))
-        return self._folder / "upper"
+        return self._mounted.__enter__() / "upper"
 
-    def __exit__(self, *_: object) -> None:
-        # A program that another thread is starting holds our open files until it has begun.
-        umount = ["umount", str(self._folder)]
-        until(
-            lambda: subprocess.run(umount, capture_output=True, check=False).returncode == 0,
-            f"{self._folder} is unmounted",
-        )
+    def __exit__(self, *why: Any) -> None:
+        self._mounted.__exit__(*why)
         self._copy.unlink()
 
 
