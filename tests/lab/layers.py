@@ -59,6 +59,25 @@ _MASKED = (
     "systemd-user-sessions.service",
 )
 
+#: Where a test writes `<state> <seconds>`: a worker that starts then pauses so long when it has journaled it.
+HOLD = "/run/fleetfoot/hold"
+#: States that are over in milliseconds could be hit by chance alone; nothing but the pause differs.
+_HELD = f"""\
+import os
+if os.path.exists("{HOLD}"):
+    import time
+    from fleetfoot_agent import durable
+    write_file = durable.write_file
+    def held(path, data, mode=0o644):
+        write_file(path, data, mode)
+        if path.name == "journal.json":
+            with open("{HOLD}") as file:
+                state, seconds = file.read().split()
+            if f'"state":"{{state}}"'.encode() in data:
+                time.sleep(float(seconds))
+    durable.write_file = held
+"""
+
 #: What the deliberately unsynced variant does to the worker, by Python's own hook and in the lab alone.
 _UNSYNCED = """\
 import os
@@ -78,7 +97,7 @@ class Layers:
         self._agent = _write_agent(folder / "agent")
         self._unsynced = folder / "unsynced"
         (self._unsynced / SITE[1:]).mkdir(parents=True)
-        (self._unsynced / SITE[1:] / "sitecustomize.py").write_text(_UNSYNCED)
+        (self._unsynced / SITE[1:] / "sitecustomize.py").write_text(_HELD + _UNSYNCED)
 
     def lower(self, *, unsynced: bool = False) -> str:
         """The `lowerdir` of an overlay, topmost first."""
@@ -117,6 +136,7 @@ def _write_agent(layer: Path) -> Path:
         shutil.copytree(ROOT / package, site / package.partition("/")[2], ignore=ignored)
     done: set[str] = set()
     _copy(distribution("fleetfoot"), site, done, only_metadata=True)
+    (site / "sitecustomize.py").write_text(_HELD)
     (layer / PYTHON[1:]).mkdir()
     base = PYTHON if sys.base_prefix != "/usr" else "/usr"
     python = f"{base}/bin/python{sys.version_info[0]}.{sys.version_info[1]}"

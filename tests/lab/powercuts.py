@@ -18,6 +18,7 @@ from random import Random
 
 from tests.lab.device import COMPONENT, DIES, Device, Shop, problem_of
 from tests.lab.host import Host, Opened, own_mounts
+from tests.lab.layers import HOLD
 from tests.support.fleet import Bundle
 from tests.support.waiting import until
 
@@ -31,9 +32,14 @@ BAD_VERSION = "1.2.0"
 #: Seconds after an order, and after a boot, within which the power is cut.
 AFTER_ORDER = 2.6
 AFTER_BOOT = 2.0
-#: Seconds that a hunt for a state may take, and how many of the orders are hunts.
+#: Seconds that a hunt for a state may take, how many of the orders are hunts, how long the state is held for
+#: the hunter, and within how many seconds it is cut: mostly in it, at times right after it.
 HUNT = 5.0
-HUNTS = 0.6
+HUNTS = 0.75
+HELD = 0.3
+AFTER_FOUND = 0.35
+#: Cuts that each state must have had in a run of 200.
+EACH = 10
 #: States of the journal that are hunted, in their order. One that was missed is hunted in the next.
 HUNTED = ("waiting", "downloading", "verifying", "staging", "staged", "activating", "rolling_back")
 #: Cuts in a row before the device is left in peace.
@@ -62,6 +68,12 @@ class Tally:
                 return False
             self.cuts += 1
             return True
+
+    def rarest(self, random: Random) -> str:
+        """A hunted state that has had the fewest cuts."""
+        with self.lock:
+            least = min(self.states[state] for state in HUNTED)
+            return random.choice([state for state in HUNTED if self.states[state] <= least + 1])
 
     def __str__(self) -> str:
         states = ", ".join(f"{state} {count}" for state, count in self.states.most_common())
@@ -142,7 +154,7 @@ class Cutter:
             while self._tally.more():
                 if recuts >= RECUTS or self._random.random() < 0.55:
                     self._arrive()
-                    hunted = self._random.choice(HUNTED) if self._random.random() < HUNTS else None
+                    hunted = self._tally.rarest(self._random) if self._random.random() < HUNTS else None
                     self._order(hunted)
                     self._await_moment(hunted)
                     recuts = 0
@@ -205,6 +217,8 @@ class Cutter:
         self._old, self._ordered = self._good, bundle
         self._attempts[bundle.digest] += 1
         order = self._shop.order(bundle, attempt=self._attempts[bundle.digest])
+        if hunted is not None:
+            self.host.path(HOLD).write_text(f"{hunted} {HELD}")
         # Without the manifest it stays waiting, without the blobs downloading, until `bring`.
         self.device.order(order, bundle, manifest=hunted != "waiting", blobs=hunted != "downloading")
 
@@ -219,8 +233,7 @@ class Cutter:
         end = time.monotonic() + HUNT
         while not any(word in journal.read_bytes() for word in words) and time.monotonic() < end:
             time.sleep(0.0005)
-        if hunted in ("waiting", "downloading"):  # it rests there: its journal may reach the disk
-            self._pass(0.3)
+        self._pass(AFTER_FOUND)
 
     def _pass(self, most: float) -> None:
         """Let a random time pass: what is waited for here is no fact, but the moment of the cut."""
