@@ -1,18 +1,21 @@
 """The agent as a component of its own: which version this process is, and what proves a new one.
 
-The component is called `fleetfoot-agent`; its unit is the courier's. The worker that swaps `current` is not the
-one that judges: it ends, and the next one, which the guard has counted, is the new version. So a worker that
-cannot start is found by the guard, and a courier that cannot connect by the new worker. Broker contact is
-demanded only if the courier before had it (contract section 4).
+The component is called `fleetfoot-agent`; its unit is the courier's. The worker that swaps `current` is
+not the one that judges: it ends, and the next one, which the guard has counted, is the new version. So a
+worker that cannot start is found by the guard, and a courier that cannot connect by the new worker.
+Broker contact is demanded only if the courier before had it (contract section 4).
 """
 
 import os
 from pathlib import Path
+from typing import Protocol
 
 from fleetfoot_agent import durable
 from fleetfoot_agent.seam import Seam, UnitState
 from fleetfoot_agent.spool import Link
 
+#: What the courier of the agent runs in.
+UNIT = "fleetfoot-courier.service"
 #: The component, and the variable by which the launcher says which of its versions was started.
 COMPONENT = "fleetfoot-agent"
 TARGET_VARIABLE = "FLEETFOOT_AGENT_TARGET"
@@ -28,14 +31,21 @@ def is_another(current: str | None) -> bool:
     return current != own_target()
 
 
+class LinkSource(Protocol):
+    """Whoever can say how the courier's session is."""
+
+    def link(self) -> Link | None:
+        """What the courier said last."""
+
+
 class AgentSeam:
     """The seam to the courier's unit, which counts as ready only with broker contact, if that is demanded.
 
     `mark` is there while it is: written when the courier is restarted that had contact, durable, because
-    the one who judges is another process, perhaps after a reboot. `link`: what the courier says of its session.
+    the one who judges is another process, perhaps after a reboot. `link`: the courier's word on its session.
     """
 
-    def __init__(self, inner: Seam, link: "LinkSource", mark: Path, boot_id: str) -> None:
+    def __init__(self, inner: Seam, link: LinkSource, mark: Path, boot_id: str) -> None:
         self._inner = inner
         self._link = link
         self._mark = mark
@@ -58,11 +68,3 @@ class AgentSeam:
         else:
             durable.remove_file(self._mark)
         self._inner.restart()
-
-
-class LinkSource:
-    """Whoever can say how the courier's session is."""
-
-    def link(self) -> Link | None:
-        """What the courier said last."""
-        raise NotImplementedError

@@ -1,12 +1,12 @@
-"""The agent as a tree that runs wherever it lies: what `release build-agent` signs and what a package bundles.
+"""The agent as a tree that runs wherever it lies: for `release build-agent` and for packages.
 
     bin/fleetfoot-agent     finds itself, then the interpreter
     site/                   fleetfoot_agent, fleetfoot_protocol and what they require, compiled
 
-It is taken from the environment that runs this, base install alone. Extension modules bind it to the C library
-and to the ABI of this interpreter; a release of it names both. Compiled files are there because nobody may
-write into an installed version: by the hash of their source, never by its time, so that the same
-environment gives the same bytes.
+It is taken from the environment that runs this, base install alone. Extension modules bind it to the C
+library and to the ABI of this interpreter; a release of it names both. Compiled files are there because
+nobody may write into an installed version: by the hash of their source, never by its time, so that the
+same environment gives the same bytes.
 """
 
 import platform
@@ -57,7 +57,7 @@ def this_place() -> Place:
     """The platform to which a tree made here is bound."""
     libc = "glibc" if platform.libc_ver()[0] == "glibc" else "musl"
     system, machine = platform.system(), platform.machine()
-    return Place(platforms.normalise_system(system), platforms.normalise_machine(machine), libc)
+    return Place(platforms.normalise_system(system), platforms.normalise_machine(machine), libc, abi())
 
 
 def version() -> str:
@@ -112,7 +112,11 @@ def _required(name: str, done: set[str]) -> Iterator[Distribution]:
 
 def _copy(found: Distribution, site: Path) -> None:
     for file in found.files or ():
-        if ".." in file.parts or "__pycache__" in file.parts or file.name in ("RECORD", "INSTALLER", "REQUESTED"):
+        if (
+            ".." in file.parts
+            or "__pycache__" in file.parts
+            or file.name in ("RECORD", "INSTALLER", "REQUESTED")
+        ):
             continue
         target = site / file
         target.parent.mkdir(parents=True, exist_ok=True)

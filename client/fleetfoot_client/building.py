@@ -28,14 +28,15 @@ from fleetfoot_protocol.fields import Channel
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A platform that a release is built for; `libc` only where the release is bound to one."""
+    """A platform that a release is built for; `libc` and `abi` only where the release is bound to them."""
 
     os: str
     arch: str
     libc: str | None = None
+    abi: str | None = None
 
     def __str__(self) -> str:
-        return "/".join(part for part in (self.os, self.arch, self.libc) if part)
+        return "/".join(part for part in (self.os, self.arch, self.libc, self.abi) if part)
 
 
 def parse_place(text: str) -> Place:
@@ -170,6 +171,7 @@ def _artifact(place: Place, recipe: Recipe, found: ArchiveFacts) -> Artifact:
         os=place.os,
         arch=place.arch,
         libc=place.libc,
+        abi=place.abi,
         hw=recipe.hw,
         format=found.format,
         length=found.length,

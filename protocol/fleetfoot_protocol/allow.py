@@ -37,7 +37,7 @@ class Environment:
     free: bytes free where the component is installed; staged: whether the release already lies unpacked;
     window_open, splay_over: whether the owner's maintenance window is open and the waiting time over (true
     where there is none); consent: the owner's answer (`accept` where nobody is asked); formats: what can be
-    unpacked here, None where nobody has looked.
+    unpacked here, None where nobody has looked; abis: binary interfaces there are here, likewise.
     """
 
     platform: Platform
@@ -49,6 +49,7 @@ class Environment:
     consent: Literal["accept", "refuse", "defer"] = "accept"
     splay_over: bool = True
     formats: frozenset[str] | None = None
+    abis: frozenset[str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,10 +66,17 @@ def _reject(code: Code, reason: str) -> Permission:
     return Permission("reject", code, reason)
 
 
-def find_artifact(release: Release, platform: Platform) -> Artifact | Permission:
-    """The artifact for this platform, or the rejection: none for os/arch, or none for this hardware."""
+def find_artifact(
+    release: Release, platform: Platform, abis: frozenset[str] | None = None
+) -> Artifact | Permission:
+    """The artifact for this platform, or the rejection: none for os/arch, or none for this hardware.
+
+    abis: what artifacts may be bound to beside the C library, as `cp311`; None where nobody can say.
+    """
     fit = [a for a in release.artifacts if (a.os, a.arch) == (platform.os, platform.arch)]
     fit = [a for a in fit if a.libc is None or a.libc == platform.libc]
+    if abis is not None:
+        fit = [a for a in fit if a.abi is None or a.abi in abis]
     if not fit:
         return _reject(
             Code.UPGRADE_NO_MATCHING_ARTIFACT,
@@ -144,7 +152,7 @@ def allow(plan: Plan, release: Release, rules: Rules, environment: Environment) 
     """
     if not rules.enabled:
         return _reject(Code.UPGRADE_DISABLED, "upgrades are disabled on this device")
-    artifact = find_artifact(release, environment.platform)
+    artifact = find_artifact(release, environment.platform, environment.abis)
     if isinstance(artifact, Permission):
         return artifact
     formats = environment.formats

@@ -86,7 +86,7 @@ def test_every_unit_parses_as_sections_and_settings() -> None:
 
 
 @pytest.mark.needs("shellcheck")
-@pytest.mark.parametrize("script", ["install", "fleetfoot-note"])
+@pytest.mark.parametrize("script", ["install", "fleetfoot-note", "fleetfoot-launcher"])
 def test_shellcheck_finds_nothing_in_the_scripts(script: str) -> None:
     told = subprocess.run(["shellcheck", "-s", "sh", str(FOLDER / script)], capture_output=True, text=True)
     assert told.stdout == ""
@@ -99,6 +99,7 @@ def test_a_package_gets_every_file_where_systemd_looks_for_it(tmp_path: Path) ->
     assert found == {f"usr/lib/systemd/system/{path.name}" for path in UNITS} | {
         "usr/lib/fleetfoot/fleetfoot-guard",
         "usr/lib/fleetfoot/fleetfoot-note",
+        "usr/lib/fleetfoot/fleetfoot-launcher",
         "usr/lib/fleetfoot/files.sha256",
         "usr/lib/sysusers.d/fleetfoot.conf",
         "usr/lib/tmpfiles.d/fleetfoot.conf",

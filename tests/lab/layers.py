@@ -4,18 +4,17 @@ Lower layers of an overlay, made on a tmpfs: a layer must not lie inside the mac
 """
 
 import os
-import shutil
 import stat
 import subprocess
 import sys
-from importlib.metadata import Distribution, distribution
 from pathlib import Path
 
-from packaging.requirements import Requirement
+from fleetfoot_client import agent_payload
 
 ROOT = Path(__file__).parents[2]
 #: Where the agent's modules lie in a host, and its interpreter if that is not Debian's.
-SITE = "/usr/lib/fleetfoot/site"
+AGENT = "/usr/lib/fleetfoot/agent"
+SITE = f"{AGENT}/site"
 PYTHON = "/usr/lib/fleetfoot/python"
 
 #: Units of the machine's own image that mean nothing in a host, or would touch what it shares.
@@ -59,23 +58,22 @@ _MASKED = (
     "systemd-user-sessions.service",
 )
 
-#: Where a test writes `<state> <seconds>`: a worker that starts then pauses so long when it has journaled it.
+#: Where a test writes `<state> <seconds>`: the worker pauses so long when it has journaled that state.
 HOLD = "/run/fleetfoot/hold"
 #: States that are over in milliseconds could be hit by chance alone; nothing but the pause differs.
 _HELD = f"""\
 import os
-if os.path.exists("{HOLD}"):
-    import time
-    from fleetfoot_agent import durable
-    write_file = durable.write_file
-    def held(path, data, mode=0o644):
-        write_file(path, data, mode)
-        if path.name == "journal.json":
-            with open("{HOLD}") as file:
-                state, seconds = file.read().split()
-            if f'"state":"{{state}}"'.encode() in data:
-                time.sleep(float(seconds))
-    durable.write_file = held
+import time
+from fleetfoot_agent import durable
+write_file = durable.write_file
+def held(path, data, mode=0o644):
+    write_file(path, data, mode)
+    if path.name == "journal.json" and os.path.exists("{HOLD}"):
+        with open("{HOLD}") as file:
+            state, seconds = file.read().split()
+        if f'"state":"{{state}}"'.encode() in data:
+            time.sleep(float(seconds))
+durable.write_file = held
 """
 
 #: What the deliberately unsynced variant does to the worker, by Python's own hook and in the lab alone.
@@ -128,49 +126,16 @@ def _write_mask(mask: Path) -> Path:
 
 
 def _write_agent(layer: Path) -> Path:
-    """The agent as a package has it: the base install alone, the shipped units, the shipped guard."""
+    """The agent as a package has it: the base install alone, the shipped units, guard and launcher."""
     subprocess.run([ROOT / "systemd" / "install", str(layer)], check=True)
-    site = layer / SITE[1:]
-    for package in ("protocol/fleetfoot_protocol", "agent/fleetfoot_agent"):
-        ignored = shutil.ignore_patterns("__pycache__")
-        shutil.copytree(ROOT / package, site / package.partition("/")[2], ignore=ignored)
-    done: set[str] = set()
-    _copy(distribution("fleetfoot"), site, done, only_metadata=True)
-    (site / "sitecustomize.py").write_text(_HELD)
+    agent_payload.lay(layer / AGENT[1:])
+    (layer / SITE[1:] / "sitecustomize.py").write_text(_HELD)
     (layer / PYTHON[1:]).mkdir()
-    base = PYTHON if sys.base_prefix != "/usr" else "/usr"
-    python = f"{base}/bin/python{sys.version_info[0]}.{sys.version_info[1]}"
     program = layer / "usr/bin/fleetfoot-agent"
     program.parent.mkdir(exist_ok=True)
-    # An interpreter that was moved must not find the machine's own library of its name.
-    environment = f"PYTHONPATH={SITE} LD_LIBRARY_PATH={base}/lib"
-    program.write_text(f'#!/bin/sh\n{environment} exec {python} -sP -m fleetfoot_agent "$@"\n')
-    program.chmod(0o755)
-    # Compiled before hosts start: what each of them compiled, it would forget with the power.
-    subprocess.run(
-        [sys.executable, "-m", "compileall", "-q", "-s", str(layer), "-p", "/", str(site)], check=True
-    )
+    program.symlink_to("/usr/lib/fleetfoot/fleetfoot-launcher")
     _open_to_all(layer)
     return layer
-
-
-def _copy(found: Distribution, site: Path, done: set[str], *, only_metadata: bool = False) -> None:
-    """Copy a distribution's files, and those that it requires without extras."""
-    done.add(found.name)
-    for file in found.files or ():
-        if ".." in file.parts or "__pycache__" in file.parts:
-            continue
-        if only_metadata and ".dist-info" not in file.parts[0]:
-            continue
-        target = site / file
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(file.locate(), target)
-    for line in found.requires or ():
-        requirement = Requirement(line)
-        if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
-            continue
-        if requirement.name not in done:
-            _copy(distribution(requirement.name), site, done)
 
 
 def _open_to_all(layer: Path) -> None:
@@ -178,4 +143,5 @@ def _open_to_all(layer: Path) -> None:
         Path(folder).chmod(0o755)
         for name in files:
             path = Path(folder, name)
-            path.chmod(0o755 if path.stat().st_mode & stat.S_IXUSR else 0o644)
+            if not path.is_symlink():
+                path.chmod(0o755 if path.stat().st_mode & stat.S_IXUSR else 0o644)

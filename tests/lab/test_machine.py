@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import pytest
 from tests.lab.device import UNIT, Device
+from tests.lab.layers import PYTHON
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.needs("lab")
@@ -123,9 +124,10 @@ for address in ("127.0.0.1", "10.99.0.1", "10.99.0.2"):
 """
     host.path("/usr/lib/fleetfoot/probe.py").write_text(program)
     host.run("mkdir", "-p", "/run/systemd/system/fleetfoot-worker.service.d")
-    python = host.run("sed", "-n", r"s/.*exec \([^ ]*\) .*/\1/p", "/usr/bin/fleetfoot-agent").strip()
+    python = f"{PYTHON}/bin/python3" if host.path(f"{PYTHON}/bin").exists() else "/usr/bin/python3"
     host.path("/run/systemd/system/fleetfoot-worker.service.d/probe.conf").write_text(
-        f"[Service]\nExecStart=\nExecStart={python} -I /usr/lib/fleetfoot/probe.py\n"
+        f"[Service]\nEnvironment=LD_LIBRARY_PATH={PYTHON}/lib\n"
+        f"ExecStart=\nExecStart={python} -I /usr/lib/fleetfoot/probe.py\n"
     )
     host.run("systemctl", "daemon-reload")
     host.run("systemctl", "restart", "fleetfoot-worker.service")

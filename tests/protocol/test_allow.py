@@ -190,6 +190,16 @@ def test_the_artifact_is_chosen_by_system_machine_library_and_hardware() -> None
     assert refused.reason == "no matching release artifact for agent platform linux/amd64"
 
 
+def test_an_artifact_bound_to_another_abi_does_not_fit_and_an_unknown_abi_is_not_judged() -> None:
+    bound = AMD64.model_copy(update={"libc": None, "abi": "cp311"})
+    one, here = release(artifacts=(bound,)), Platform(os="linux", arch="amd64")
+    assert find_artifact(one, here) == bound
+    assert find_artifact(one, here, frozenset({"cp311"})) == bound
+    refused = find_artifact(one, here, frozenset({"cp313"}))
+    assert isinstance(refused, Permission)
+    assert refused.code is Code.UPGRADE_NO_MATCHING_ARTIFACT
+
+
 def test_hardware_that_is_not_listed_is_incompatible() -> None:
     def found(hw: str) -> Artifact | Permission:
         return find_artifact(samples.RELEASE, Platform(os="linux", arch="arm64", hw=hw))

@@ -120,13 +120,13 @@ class Director:
     def order(self, group: str, *targets: Target, **fields: Any) -> Desired:
         """Sign and publish the next document of a group, retained."""
         document = self.desired(group, *targets, **fields)
-        topic = topics.build(Kind.GROUP_DESIRED, group=group, component=kiosk.COMPONENT)
+        topic = topics.build(Kind.GROUP_DESIRED, group=group, component=document.component)
         self.publish(topic, self.sign(document))
         return document
 
     def release(self, bundle: Bundle) -> None:
         """Publish a manifest, retained."""
-        topic = topics.build(Kind.RELEASE, component=kiosk.COMPONENT, digest=bundle.digest)
+        topic = topics.build(Kind.RELEASE, component=bundle.release.component, digest=bundle.digest)
         self.publish(topic, bundle.envelope)
 
     def statuses(self, group: str, device: str, public: str) -> list[Status]:

@@ -12,7 +12,7 @@ import subprocess
 from contextlib import suppress
 from pathlib import Path
 
-from fleetfoot_agent import durable
+from fleetfoot_agent import durable, selfupgrade
 from fleetfoot_agent.adopt import dropin
 from fleetfoot_agent.config import AgentConfig, Component
 from fleetfoot_protocol.errors import FleetfootError
@@ -38,6 +38,8 @@ def adopt(config: AgentConfig, unit: str, component: str, *, undo: bool) -> int:
     """
     if os.geteuid() != 0:
         raise FleetfootError("not_allowed", "only root may change units", remedy="run it as root")
+    if (unit, component) == (selfupgrade.UNIT, selfupgrade.COMPONENT):
+        return _itself(config, unit, component, undo=undo)
     if undo:
         return _undo(unit, component)
     found = _configured(config, unit, component)
@@ -63,6 +65,19 @@ def adopt(config: AgentConfig, unit: str, component: str, *, undo: bool) -> int:
     systemctl("enable", "--now", f"fleetfoot-restart@{unit}.path")
     print(f"{unit} is adopted for component {component}; from its next start on the guard looks first")
     print(f"added: {folder / NAME}\nenabled: fleetfoot-restart@{unit}.path")
+    return 0
+
+
+def _itself(config: AgentConfig, unit: str, component: str, *, undo: bool) -> int:
+    """The agent's own unit has what a drop-in would add, as shipped: the restart alone is let, or not."""
+    if not undo:
+        _configured(config, unit, component)
+    systemctl("disable" if undo else "enable", "--now", f"fleetfoot-restart@{unit}.path")
+    print(
+        "the agent may no longer upgrade itself"
+        if undo
+        else "the agent may upgrade itself by signed releases"
+    )
     return 0
 
 

@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
+from fleetfoot_agent import selfupgrade
 from fleetfoot_agent.adopt import command as adopting
 from fleetfoot_agent.adopt.command import systemctl
 from fleetfoot_agent.adopt.dropin import span_us
@@ -99,6 +100,11 @@ def _component(config: AgentConfig, component: Component) -> list[Finding]:
     if unit is None:
         return [supervised(config, component)]
     again = f"fleetfoot-agent adopt {unit} --component {component.name}"
+    path = show(f"fleetfoot-restart@{unit}.path", _FACTS)
+    if component.name == selfupgrade.COMPONENT:
+        if path["ActiveState"] == "active":
+            return [ok(Area.UNIT, "the agent may upgrade itself")]
+        return [problem(Area.UNIT, "the agent cannot restart its courier to upgrade itself", again)]
     try:
         taken = adopting.ours(adopting.UNITS / f"{unit}.d")
     except FleetfootError as error:
@@ -107,7 +113,6 @@ def _component(config: AgentConfig, component: Component) -> list[Finding]:
         return [
             problem(Area.UNIT, f"{unit} is not adopted, so no guard stands before {component.name}", again)
         ]
-    path = show(f"fleetfoot-restart@{unit}.path", _FACTS)
     if path["ActiveState"] != "active":
         text = f"fleetfoot-restart@{unit}.path is not active: the worker cannot have {unit} restarted"
         return [problem(Area.UNIT, text, again)]

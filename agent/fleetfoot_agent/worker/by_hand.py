@@ -7,15 +7,14 @@ from pathlib import Path
 from typing import BinaryIO
 
 from fleetfoot_agent.config import AgentConfig, Component
-from fleetfoot_agent.seam import Seam, SocketSeam
+from fleetfoot_agent.seam import Seam
 from fleetfoot_agent.spool import WorkerSide
-from fleetfoot_agent.systemd import unit_seam
 from fleetfoot_agent.worker import lifecycle, planning, platform_facts
 from fleetfoot_agent.worker.driver import Driver
 from fleetfoot_agent.worker.memory import Memory
 from fleetfoot_agent.worker.planning import Clock, Planned
 from fleetfoot_agent.worker.report import Reporter
-from fleetfoot_agent.worker.run import LOOK_SECONDS, Lock, Worker
+from fleetfoot_agent.worker.run import LOOK_SECONDS, Lock, Worker, seam_of
 from fleetfoot_protocol import trust
 from fleetfoot_protocol.codes import Code
 from fleetfoot_protocol.documents import Goal, Release
@@ -100,7 +99,7 @@ def _install(config: AgentConfig, bundle: Path) -> int:
             f"component {release.component} is not configured on this device",
             remedy=f"add a table [components.{release.component}] to {config.path}",
         )
-    seam = unit_seam(component) or SocketSeam(component.socket)
+    seam = seam_of(config, component)
     _demand_supervisor(seam, component, config)
     spool = WorkerSide(config.spool)
     reporter = Reporter(config, memory, spool)

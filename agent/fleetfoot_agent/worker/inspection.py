@@ -14,7 +14,7 @@ from fleetfoot_agent.spool import folders, forms
 from fleetfoot_agent.systemd import unit_seam
 from fleetfoot_agent.worker import extract
 from fleetfoot_agent.worker.memory import load_root
-from fleetfoot_agent.worker.platform_facts import this_platform
+from fleetfoot_agent.worker.platform_facts import abis, this_platform
 from fleetfoot_protocol import trust
 from fleetfoot_protocol.allow import Permission, find_artifact
 from fleetfoot_protocol.codes import Code, info
@@ -144,7 +144,7 @@ def _tree_problem(config: AgentConfig, root: TrustRoot, layout: Layout, name: st
     release, digest = trust.verify_release(data, root)
     if version_name(release.version, digest) != name:
         return f"the release beside it is another one ({Code.UPGRADE_RELEASE_MISMATCH})"
-    artifact = find_artifact(release, this_platform(config.hardware))
+    artifact = find_artifact(release, this_platform(config.hardware), abis())
     if isinstance(artifact, Permission):
         return "its release has no artifact for this platform"
     if tree_sha256(extract.hash_tree(layout.tree(name))) != artifact.tree_sha256:

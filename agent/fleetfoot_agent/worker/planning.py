@@ -115,6 +115,7 @@ def permission(
         window_open=here.window_open,
         consent=here.consent,
         splay_over=here.splay_over,
+        abis=platform_facts.abis(),
     )
     found = allow(plan, release, rules, environment)
     return replace(found, reason=here.explain(found)) if found.verdict == "defer" else found

@@ -4,6 +4,7 @@ import ctypes
 import importlib.metadata
 import os
 import platform
+import sys
 from functools import cache
 from pathlib import Path
 
@@ -37,6 +38,11 @@ def _libc() -> str | None:
     if name:
         return "glibc"
     return "musl" if any(Path("/lib").glob("ld-musl-*")) else None
+
+
+def abis() -> frozenset[str]:
+    """The binary interfaces that a release can be bound to here: this interpreter's, as wheels name it."""
+    return frozenset({f"cp{sys.version_info[0]}{sys.version_info[1]}"})
 
 
 def boot_id() -> str:

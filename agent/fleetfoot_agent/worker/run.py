@@ -10,13 +10,14 @@ import os
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
-from fleetfoot_agent import durable
+from fleetfoot_agent import durable, selfupgrade
 from fleetfoot_agent.config import AgentConfig, Component
 from fleetfoot_agent.seam import Seam, SocketSeam
-from fleetfoot_agent.spool import WakeAt, Want, WorkerSide, take_wake, wake_pending
+from fleetfoot_agent.spool import WakeAt, Want, WorkerSide, take_wake, wake, wake_pending
 from fleetfoot_agent.systemd import unit_seam
 from fleetfoot_agent.worker import freshness, lifecycle, planning, platform_facts
 from fleetfoot_agent.worker.driver import Driver
@@ -31,7 +32,7 @@ from fleetfoot_protocol.errors import FormError
 from fleetfoot_protocol.events import Event
 from fleetfoot_protocol.reports import Answer, Status
 from fleetfoot_protocol.resolve import Act
-from fleetfoot_protocol.states import Verdict
+from fleetfoot_protocol.states import Lifecycle, Verdict
 
 log = logging.getLogger(__name__)
 
@@ -85,17 +86,21 @@ class Lock:
         os.close(self._fd)
 
 
-def seam_of(component: Component) -> Seam:
+def seam_of(config: AgentConfig, component: Component) -> Seam:
     """What keeps a component running: its systemd unit, else the supervisor at its socket."""
-    return unit_seam(component) or SocketSeam(component.socket)
+    inner = unit_seam(component) or SocketSeam(component.socket)
+    if component.name != selfupgrade.COMPONENT:
+        return inner
+    mark = config.worker_dir / "contact-demanded"
+    return selfupgrade.AgentSeam(inner, WorkerSide(config.spool), mark, platform_facts.boot_id())
 
 
 class Worker:
     """The worker of one device. `run` is one run; the object may be thrown away afterwards."""
 
-    def __init__(self, config: AgentConfig, *, seam: Callable[[Component], Seam] = seam_of) -> None:
+    def __init__(self, config: AgentConfig, *, seam: Callable[[Component], Seam] | None = None) -> None:
         self._config = config
-        self._seam = seam
+        self._seam = seam or partial(seam_of, config)
         self._stopping = False
 
     def stop(self) -> None:
@@ -124,6 +129,10 @@ class Worker:
         fruitless = 0
         while not self._stopping:
             fruitless = 0 if session.turn() else fruitless + 1
+            if session.hands_over:
+                log.info("another version of the agent goes on from here")
+                wake(config.wake_dir)
+                break
             if take_wake(config.wake_dir):
                 # Woken without reason again and again: rule 14, so that nobody can keep the device busy.
                 self._rest(min(REST_CAP, 2 ** (fruitless - 1)) if fruitless > 1 else 0)
@@ -175,7 +184,10 @@ class Session:
                 reporter.event,
                 changed=self._tell_meanwhile,
             )
-            for name, component in config.components.items()
+            # The agent itself last: whatever else is to be done, this version does it.
+            for name, component in sorted(
+                config.components.items(), key=lambda c: c[0] == selfupgrade.COMPONENT
+            )
         }
         for name, driver in self.drivers.items():
             if driver.rebuilt:
@@ -185,6 +197,16 @@ class Session:
     def in_flight(self) -> bool:
         """Whether a component is being activated, proves itself or goes back."""
         return any(d.record.state in lifecycle.IN_FLIGHT and not d.broken for d in self.drivers.values())
+
+    @property
+    def hands_over(self) -> bool:
+        """Whether `current` of the agent itself leads to another version, which must judge or go back."""
+        driver = self.drivers.get(selfupgrade.COMPONENT)
+        if driver is None or driver.broken or driver.component.unit is None:
+            return False
+        if driver.record.state not in (Lifecycle.PROBATION, Lifecycle.ROLLING_BACK):
+            return False
+        return selfupgrade.is_another(driver.layout.read_current())
 
     def _clock(self) -> Clock:
         return Clock(int(time.time()), self._time_floor, platform_facts.clock_trusted())
@@ -230,6 +252,10 @@ class Session:
         return planning.make_plan(self._config, self._memory, name, driver.record, clock)
 
     def _may_activate(self, driver: Driver) -> bool:
+        if driver.component.name == selfupgrade.COMPONENT and any(
+            d is not driver and d.may_go_on for d in self.drivers.values()
+        ):
+            return False
         return not any(
             d is not driver and d.record.state in lifecycle.IN_FLIGHT and not d.broken
             for d in self.drivers.values()

@@ -2,11 +2,12 @@
 
 import argparse
 import os
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
-from fleetfoot_client import building, files, keyfiles, options, roots, terminal
+from fleetfoot_client import agent_payload, building, files, keyfiles, options, roots, terminal
 from fleetfoot_client import bundle as bundles
 from fleetfoot_client.bundle import Bundle, Signers
 from fleetfoot_client.commands import catalogue
@@ -27,6 +28,7 @@ def register(subparsers: options.Subparsers) -> None:
         example="fleetfoot release verify dist/kiosk-1.1.0 --root root.json",
     )
     _add_build(group)
+    _add_build_agent(group)
     _add_sign(group)
     _add_verify(group)
     catalogue.add_publish(group)
@@ -65,6 +67,29 @@ def _add_build(group: options.Subparsers) -> None:
         help="the oldest agent that can install it (default: 0.1.0)")  # fmt: skip
     add("--hw", metavar="NAME", action="append", default=[],
         help="hardware it is for; repeatable (default: any)")  # fmt: skip
+    add("--source", metavar="URL", action="append", default=[],
+        help="base URL where devices find the blobs; repeatable (default: the manager)")  # fmt: skip
+    add("--replace", action="store_true", help="replace a bundle of this version that differs")
+
+
+def _add_build_agent(group: options.Subparsers) -> None:
+    parser = options.add_command(
+        group,
+        "build-agent",
+        _build_agent,
+        "build an unsigned release of the agent itself",
+        details="Takes the agent of this environment, base install alone, as a tree that runs anywhere.\n"
+        "It is bound to this machine's C library and Python: build it once for each kind of device.",
+        example="fleetfoot release build-agent --out dist/",
+    )
+    add = parser.add_argument
+    add("--out", metavar="DIR", type=Path, required=True, help="where bundles lie, e.g. dist/")
+    add("--version", type=options.version, help="SemVer (default: the version of this installation)")
+    add("--channel", choices=("stable", "beta", "dev"), default="stable", help="default: stable")
+    add("--notes", metavar="TEXT|@FILE", default="", help="what people should know, or @ and a file with it")
+    add("--counter", metavar="N", type=options.positive, help="order of releases; chosen if left out")
+    add("--min-counter", metavar="N", type=options.natural, default=0,
+        help="no device goes below this counter any more once it runs this (default: 0)")  # fmt: skip
     add("--source", metavar="URL", action="append", default=[],
         help="base URL where devices find the blobs; repeatable (default: the manager)")  # fmt: skip
     add("--replace", action="store_true", help="replace a bundle of this version that differs")
@@ -117,6 +142,27 @@ def _notes(text: str) -> str:
         raise FleetfootError("io_error", f"{text[1:]} is not UTF-8 text") from None
 
 
+def _build_agent(args: argparse.Namespace) -> int:
+    version = args.version or agent_payload.version()
+    recipe = building.Recipe(
+        component=agent_payload.COMPONENT,
+        version=version,
+        entrypoint=agent_payload.ENTRYPOINT,
+        channel=args.channel,
+        places=(agent_payload.this_place(),),
+        notes=_notes(args.notes),
+        counter=args.counter,
+        min_counter=args.min_counter,
+        sources=tuple(args.source),
+    )
+    with tempfile.TemporaryDirectory(prefix="fleetfoot-agent-") as folder:
+        tree = agent_payload.lay(Path(folder) / "agent", version_of_release=version)
+        # What was laid a moment ago has no time of its own that would mean anything.
+        environ = {"SOURCE_DATE_EPOCH": "0", **os.environ}
+        built = building.build(tree, recipe, args.out, environ, replace=args.replace)
+    return _tell_built(args, built)
+
+
 def _build(args: argparse.Namespace) -> int:
     recipe = building.Recipe(
         component=args.component,
@@ -134,7 +180,10 @@ def _build(args: argparse.Namespace) -> int:
     )
     if args.form == "tar.zst":
         terminal.note("a device without libzstd.so.1 answers upgrade_incompatible to a tar.zst release")
-    built = building.build(args.folder, recipe, args.out, os.environ, replace=args.replace)
+    return _tell_built(args, building.build(args.folder, recipe, args.out, os.environ, replace=args.replace))
+
+
+def _tell_built(args: argparse.Namespace, built: building.Built) -> int:
     made = built.bundle
     value = {**_release_json(made), "unchanged": built.unchanged}
     text = _release_text(made)
