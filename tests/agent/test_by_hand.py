@@ -33,7 +33,6 @@ def rig(stock: Stock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Rig:
     def seam_at(path: Path) -> Machine:
         return found.machines[path.stem]
 
-    monkeypatch.setattr("fleetfoot_agent.worker.by_hand.SocketSeam", seam_at)
     monkeypatch.setattr("fleetfoot_agent.worker.run.SocketSeam", seam_at)
     hurry(monkeypatch)
     return found

@@ -26,7 +26,8 @@ from fleetfoot_agent.layout import Layout, version_name
 from fleetfoot_agent.worker.journal import read_record
 from fleetfoot_agent.worker.lifecycle import IN_FLIGHT, Record
 
-GOOD_VERSIONS = ("1.0.0", "1.1.0")
+#: Ordered in turn; a device keeps three, so what is ordered must as a rule be unpacked anew.
+GOOD_VERSIONS = ("1.0.0", "1.0.1", "1.0.2", "1.1.0")
 BAD_VERSION = "1.2.0"
 
 #: Seconds after an order, and after a boot, within which the power is cut.
@@ -212,8 +213,8 @@ class Cutter:
         if hunted == "rolling_back" or self._random.random() < self._bad:
             bundle = self._shop.bundles[BAD_VERSION]
         else:
-            other = next(v for v in GOOD_VERSIONS if v != self._good.release.version)
-            bundle = self._shop.bundles[other]
+            turn = GOOD_VERSIONS.index(self._good.release.version) + 1
+            bundle = self._shop.bundles[GOOD_VERSIONS[turn % len(GOOD_VERSIONS)]]
         self._old, self._ordered = self._good, bundle
         self._attempts[bundle.digest] += 1
         order = self._shop.order(bundle, attempt=self._attempts[bundle.digest])
