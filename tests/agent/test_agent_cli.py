@@ -389,10 +389,7 @@ def test_the_version_is_the_distribution_s(said: Said) -> None:
 def test_install_passes_the_device_s_refusal_on(
     rig: Rig, stock: Stock, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for module in ("run", "by_hand"):
-        monkeypatch.setattr(
-            f"fleetfoot_agent.worker.{module}.SocketSeam", lambda path: rig.machines[path.stem]
-        )
+    monkeypatch.setattr("fleetfoot_agent.worker.run.SocketSeam", lambda path: rig.machines[path.stem])
     rig.obey(policy='pins = {kiosk = "1.0.0"}')
     assert agent("install", stock["1.1.0"].path) == cli.FAILED
     assert "code: upgrade_pinned" in capsys.readouterr().err
