@@ -42,7 +42,16 @@ AFTER_FOUND = 0.35
 #: Cuts that each state must have had in a run of 200.
 EACH = 10
 #: States of the journal that are hunted, in their order. One that was missed is hunted in the next.
-HUNTED = ("waiting", "downloading", "verifying", "staging", "staged", "activating", "rolling_back")
+HUNTED = (
+    "waiting",
+    "downloading",
+    "verifying",
+    "staging",
+    "staged",
+    "activating",
+    "probation",
+    "rolling_back",
+)
 #: Cuts in a row before the device is left in peace.
 RECUTS = 4
 

@@ -12,7 +12,7 @@ from tests.lab.powercuts import EACH, HUNTED, Cutter, Tally, cut_after_commit, j
 CUTS = int(os.environ.get("FLEETFOOT_CUTS", "200"))
 SEED = os.environ.get("FLEETFOOT_SEED", "1")
 #: (seconds of probation, how many of ten orders are bad) of each host.
-STATES = (*HUNTED, "probation", "idle")
+STATES = (*HUNTED, "idle")
 HOSTS = ((0.5, 0.3), (0.5, 0.3), (0.5, 0.0), (4.0, 1.0))
 
 pytestmark = [pytest.mark.needs("lab"), pytest.mark.timeout(300 + 6 * CUTS)]
