@@ -19,7 +19,8 @@ from fleetfoot_agent.spool.events import EventFolder
 from fleetfoot_agent.worker.lifecycle import IN_FLIGHT
 from fleetfoot_agent.worker.memory import Memory
 from fleetfoot_agent.worker.run import Lock, Worker
-from fleetfoot_protocol.codes import Code
+from fleetfoot_protocol import dsse
+from fleetfoot_protocol.codes import Code, info
 from fleetfoot_protocol.states import Lifecycle, Outcome, Verdict
 
 L = Lifecycle
@@ -371,6 +372,25 @@ def test_the_worker_asks_to_be_woken_within_the_hour_whatever_happens(rig: Rig, 
     assert wake_at is not None
     assert abs(wake_at.wall - time.time() - 3600) < 60
     assert abs(wake_at.boottime - time.clock_gettime(time.CLOCK_BOOTTIME) - 3600) < 60
+
+
+def test_a_forged_heartbeat_shows_in_event_and_status_and_proves_nothing(rig: Rig, stock: Stock) -> None:
+    now = time.time()
+    genuine = dsse.decode(stock.heartbeat(now, now + 3600))
+    forged = dsse.sign(genuine.payload_type, genuine.payload, stock.house.keys["release"])
+    rig.send(dsse.encode(forged), "heartbeat")
+    rig.run()
+    (told,) = (e for e in rig.events() if e["data"].get("slot") == "heartbeat")
+    assert (told["errorcode"], told["data"]["remedy"]) == (
+        Code.UPGRADE_IDENTITY_NOT_ALLOWED,
+        info(Code.UPGRADE_IDENTITY_NOT_ALLOWED).remedy,
+    )
+    error = rig.component().last_error
+    assert error is not None
+    assert (error.code, error.message) == (told["errorcode"], told["data"]["message"])
+    rig.send(stock.heartbeat(now - 7200, now - 3600), "heartbeat")
+    rig.run()
+    assert Code.UPGRADE_STALE in rig.status().alarms  # the forged one is not what is fresh
 
 
 def test_an_overdue_heartbeat_alarms_until_a_fresh_one_comes(rig: Rig, stock: Stock) -> None:

@@ -117,6 +117,7 @@ class Untouched:
     running: str | None
     refused: tuple[tuple[str, int], ...]
     installed: tuple[str, ...]
+    staging: tuple[str, ...]
     documents: tuple[str, ...]
     root: str
     blobs: tuple[str, ...]
@@ -269,6 +270,7 @@ class Target:
             running=found.running.digest if found.running else None,
             refused=tuple(found.refused.items()),
             installed=_contents(self.layout.versions),
+            staging=_contents(self.layout.staging),
             documents=tuple(n for n in _contents(worker / "docs") if "/manifest." not in n),
             root=hashlib.sha256((worker / "root.json").read_bytes()).hexdigest(),
             blobs=_contents(self.config.spool / "in" / "blob"),
@@ -311,6 +313,7 @@ class Target:
         assert (after.current, after.pid, after.restarts) == (before.current, before.pid, before.restarts), (
             what
         )
+        assert (after.installed, after.staging) == (before.installed, before.staging), what
         assert (after.floor, after.refused, after.blobs) == (before.floor, before.refused, before.blobs), what
 
     def refuse_order(self, data: bytes, code: str, *, topic: str = ORDERS, what: object = "") -> None:
@@ -323,6 +326,12 @@ class Target:
         self.send(data or self.signed(document), topic)
         until(lambda: self.answered(document) == code, f"the answer {code}")
         after = self.untouched()
+        assert after.staging == before.staging == ()
+        # The same answer to one order after the other is told once.
+        rejected = self.events("upgrade_rejected")
+        assert sum(event["data"].get("sequence") == document.sequence for event in rejected) <= 1
+        until(lambda: not code or self.told(code), f"{code} is told")
+        assert self.device.connected
         assert (after.current, after.pid, after.restarts) == (before.current, before.pid, before.restarts)
         assert (after.floor, after.refused, after.installed) == (
             before.floor,

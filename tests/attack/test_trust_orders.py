@@ -45,7 +45,9 @@ def refuse_manifest(aim: Target, bundle: Bundle, forged: bytes, code: str, what:
     after = aim.untouched()
     assert (after.current, after.pid, after.installed) == (before.current, before.pid, before.installed), what
     assert (after.floor, after.refused, after.blobs) == (before.floor, before.refused, before.blobs), what
+    assert after.staging == before.staging == (), what
     assert aim.told(code) == told + 1, what
+    assert aim.device.connected, what
 
 
 @row(1, "one bit of an order's payload turned", "refused, told once, the next order obeyed",

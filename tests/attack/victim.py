@@ -176,6 +176,12 @@ class Victim:
         """Whether the device has told that it has reached this stage with the release."""
         return any(event["type"].endswith(f"upgrade_{stage}") for event in self.events(bundle))
 
+    def outcomes(self, bundle: Bundle) -> list[tuple[Outcome, str]]:
+        """What the device, at rest, says became of the release."""
+        found = self.component()
+        told = found.outcomes if found and found.state is Lifecycle.IDLE else ()
+        return [(o.outcome, o.code) for o in told if o.digest == bundle.digest]
+
     def untouched(self) -> Untouched:
         """The present state of everything that a rejected attack may not change."""
         state, found = self._seam.state(), self.component()
@@ -213,15 +219,9 @@ class Victim:
         """
         before, began = self.untouched(), time.process_time()
         self.order(bundle)
-
-        def outcomes() -> list[tuple[Outcome, str]]:
-            found = self.component()
-            told = found.outcomes if found and found.state is Lifecycle.IDLE else ()
-            return [(o.outcome, o.code) for o in told if o.digest == bundle.digest]
-
-        until(outcomes, f"the device refuses {bundle.release.version}", seconds=seconds)
+        until(lambda: self.outcomes(bundle), f"the device refuses {bundle.release.version}", seconds=seconds)
         taken = time.process_time() - began
-        assert outcomes() == [(Outcome.FAILED, code)]
+        assert self.outcomes(bundle) == [(Outcome.FAILED, code)]
         found = self.component()
         assert found is not None
         assert found.last_error is not None

@@ -136,8 +136,12 @@ class CourierSide:
         path = self.blob_path(sha256)
         fresh = not os.path.lexists(path)
         blob = os.fdopen(os.open(path, _APPEND, 0o644), "wb", buffering=0)
-        if fresh:
-            durable.fsync_dir(self._blobs)
+        try:
+            if fresh:
+                durable.fsync_dir(self._blobs)
+        except OSError:
+            blob.close()
+            raise
         return blob
 
     def write_blob_state(self, sha256: str, state: BlobState) -> None:

@@ -328,9 +328,15 @@ class Session:
                 Event.UPGRADE_REJECTED, refusal.code, {"slot": refusal.slot, "message": refusal.message}
             )
             self._reporter.event(component, say, None)
-            if component is not None:
+            for name in self._touched(component, refusal):
                 with suppress(OSError):  # it was told, and the journal says so itself
-                    self.drivers[component].complain(refusal.code, refusal.message)
+                    self.drivers[name].complain(refusal.code, refusal.message)
+
+    def _touched(self, component: str | None, refusal: Refusal) -> list[str]:
+        """The components whose status shows the refusal: a heartbeat is about the orders of them all."""
+        if component is not None:
+            return [component]
+        return list(self.drivers) if refusal.slot == "heartbeat" else []
 
     def _component_of(self, refusal: Refusal) -> str | None:
         """The component that a refusal is about: the one its slot names, or whose work waits for it."""

@@ -211,7 +211,10 @@ class Staging:
             member_count=artifact.member_count,
             tree_sha256=artifact.tree_sha256,
         )
-        if not self._layout.is_installed(work.name):  # promoted just before a crash: whole by its name
+        if self._layout.is_installed(work.name):
+            # Promoted just before a crash or a failing sync: whole by its name, which may not last yet.
+            durable.fsync_dir(self._layout.versions)
+        else:
             self._layout.empty_staging()
             staged = self._layout.staging / work.name
             durable.make_folder(staged)
