@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from fleetfoot_agent.worker import lifecycle
 from fleetfoot_agent.worker.journal import read_record, record_bytes
-from fleetfoot_agent.worker.lifecycle import (
-    TRANSIENT,
-    TRANSITIONS,
+from fleetfoot_agent.worker.lifecycle import TRANSIENT, TRANSITIONS, IllegalTransition, Step, step
+from fleetfoot_agent.worker.record import Record, Retry, Work
+from fleetfoot_agent.worker.steps import (
     Abandon,
     Activate,
     Begin,
@@ -19,13 +19,9 @@ from fleetfoot_agent.worker.lifecycle import (
     Fail,
     Fetched,
     Healthy,
-    IllegalTransition,
     Permit,
     Recalled,
-    Record,
     Reorder,
-    Retry,
-    Step,
     StepEvent,
     Swapped,
     Told,
@@ -33,8 +29,6 @@ from fleetfoot_agent.worker.lifecycle import (
     Unwell,
     WayBackFailed,
     WayBackProven,
-    Work,
-    step,
 )
 from fleetfoot_protocol.codes import Code
 from fleetfoot_protocol.documents import Goal

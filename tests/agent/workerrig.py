@@ -24,7 +24,7 @@ from fleetfoot_agent.layout import ENTRYPOINT_SUFFIX, Layout
 from fleetfoot_agent.seam import UnitState, guard_path
 from fleetfoot_agent.spool import CourierSide
 from fleetfoot_agent.worker import extract, memory
-from fleetfoot_agent.worker.lifecycle import Record
+from fleetfoot_agent.worker.record import Record
 from fleetfoot_agent.worker.run import Worker
 from fleetfoot_protocol import trust
 from fleetfoot_protocol.errors import FleetfootError

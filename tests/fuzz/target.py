@@ -25,7 +25,7 @@ from tests.protocol import samples
 from fleetfoot_agent.layout import Trial
 from fleetfoot_agent.spool import forms
 from fleetfoot_agent.worker.journal import read_record, record_bytes
-from fleetfoot_agent.worker.lifecycle import Record
+from fleetfoot_agent.worker.record import Record
 from fleetfoot_protocol import dsse, trust
 from fleetfoot_protocol.documents import Document
 from fleetfoot_protocol.dsse import PayloadType

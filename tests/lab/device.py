@@ -17,7 +17,7 @@ from fleetfoot_agent.layout import ENTRYPOINT_SUFFIX, Layout
 from fleetfoot_agent.spool import CourierSide
 from fleetfoot_agent.worker import extract
 from fleetfoot_agent.worker.journal import read_record
-from fleetfoot_agent.worker.lifecycle import Record
+from fleetfoot_agent.worker.record import Record
 from fleetfoot_client.cli import main as fleetfoot
 from fleetfoot_protocol import dsse, times, trust
 from fleetfoot_protocol.documents import Desired, read

@@ -24,7 +24,8 @@ from tests.support.waiting import until
 
 from fleetfoot_agent.layout import Layout, version_name
 from fleetfoot_agent.worker.journal import read_record
-from fleetfoot_agent.worker.lifecycle import IN_FLIGHT, Record
+from fleetfoot_agent.worker.lifecycle import IN_FLIGHT
+from fleetfoot_agent.worker.record import Record
 
 #: Ordered in turn; a device keeps three, so what is ordered must as a rule be unpacked anew.
 GOOD_VERSIONS = ("1.0.0", "1.0.1", "1.0.2", "1.1.0")

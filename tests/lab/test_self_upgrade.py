@@ -14,7 +14,7 @@ from tests.support.waiting import until
 from fleetfoot_agent.layout import Layout
 from fleetfoot_agent.selfupgrade import COMPONENT, UNIT
 from fleetfoot_agent.worker.journal import read_record
-from fleetfoot_agent.worker.lifecycle import Record
+from fleetfoot_agent.worker.record import Record
 from fleetfoot_client import agent_payload
 from fleetfoot_client.cli import main as fleetfoot
 from fleetfoot_manager.artifacts import ArtifactServer

@@ -12,19 +12,13 @@ from contextlib import suppress
 from fleetfoot_agent.config import AgentConfig, Component
 from fleetfoot_agent.layout import Layout, disk_error, version_name
 from fleetfoot_agent.seam import Seam
-from fleetfoot_agent.worker import lifecycle, planning
+from fleetfoot_agent.worker import planning, steps
 from fleetfoot_agent.worker.journal import Journal
-from fleetfoot_agent.worker.lifecycle import (
-    BEFORE_ACTIVATION,
-    RETRY_BASE,
-    TRANSIENT,
-    Record,
-    Say,
-    Work,
-)
+from fleetfoot_agent.worker.lifecycle import BEFORE_ACTIVATION, RETRY_BASE, TRANSIENT, Say
 from fleetfoot_agent.worker.memory import Memory
 from fleetfoot_agent.worker.planning import Planned
 from fleetfoot_agent.worker.proving import Proving
+from fleetfoot_agent.worker.record import Record, Work
 from fleetfoot_agent.worker.staging import Blobs, Staging, Wants
 from fleetfoot_protocol.allow import Permission
 from fleetfoot_protocol.codes import Code
@@ -143,15 +137,15 @@ class Driver:
         if work is not None and state in (_L.ACTIVATING, _L.PROBATION):
             if work.goal.digest in planned.withdrawn:
                 self._proving.look_away()
-                self._journal.step(lifecycle.Recalled())
+                self._journal.step(steps.Recalled())
         elif work is not None and state in BEFORE_ACTIVATION:
             if goal is None or goal.digest != work.goal.digest or not self._enabled():
-                self._journal.step(lifecycle.Abandon())
+                self._journal.step(steps.Abandon())
             else:
                 if (plan.act, goal, plan.rollout) != (work.act, work.goal, work.rollout):
-                    self._journal.step(lifecycle.Reorder(plan.act, goal, plan.rollout))
+                    self._journal.step(steps.Reorder(plan.act, goal, plan.rollout))
                 if state is not _L.WAITING and self._staging.must_stop(self._work(), planned):
-                    self._journal.step(lifecycle.Abandon())
+                    self._journal.step(steps.Abandon())
                     return
         if self.record.state is _L.IDLE and goal is not None and self._enabled():
             self._begin(planned, goal, now)
@@ -173,7 +167,7 @@ class Driver:
             self.wants.at = retry.at
             return
         run = self.record.run
-        begin = lifecycle.Begin(
+        begin = steps.Begin(
             act=plan.act,
             goal=goal,
             rollout=plan.rollout,
@@ -238,11 +232,11 @@ class Driver:
                 failed = Event.UPGRADE_VERIFY_FAILED
             elif state is _L.DOWNLOADING:
                 failed = Event.UPGRADE_DOWNLOAD_FAILED
-            self._journal.step(lifecycle.Fail(failed, problem.upgrade_code, problem.message))
+            self._journal.step(steps.Fail(failed, problem.upgrade_code, problem.message))
         elif state is _L.ROLLING_BACK:
             # The trial stays: should anything start what `current` still leads to, the guard is there.
             self._proving.look_away()
-            self._journal.step(lifecycle.WayBackFailed(problem.message))
+            self._journal.step(steps.WayBackFailed(problem.message))
         else:
             self._proving.look_away()
-            self._journal.step(lifecycle.Unwell(problem.upgrade_code, problem.message))
+            self._journal.step(steps.Unwell(problem.upgrade_code, problem.message))

@@ -15,10 +15,10 @@ from fleetfoot_agent.spool import wake
 from fleetfoot_agent.worker import owner, planning, platform_facts
 from fleetfoot_agent.worker.by_hand import read_bundle
 from fleetfoot_agent.worker.journal import JOURNAL_CAP, read_record
-from fleetfoot_agent.worker.lifecycle import Record
 from fleetfoot_agent.worker.memory import Memory, verified_release
 from fleetfoot_agent.worker.owner import Answer, Consent
 from fleetfoot_agent.worker.planning import Clock, Planned
+from fleetfoot_agent.worker.record import Record
 from fleetfoot_protocol import times
 from fleetfoot_protocol.codes import Code, info
 from fleetfoot_protocol.documents import Goal, Release

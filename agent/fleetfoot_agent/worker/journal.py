@@ -12,8 +12,10 @@ from typing import Any
 from fleetfoot_agent import durable
 from fleetfoot_agent.layout import Layout, target_of, version_name
 from fleetfoot_agent.worker import lifecycle
-from fleetfoot_agent.worker.lifecycle import Record, Say, StepEvent, Work
+from fleetfoot_agent.worker.lifecycle import Say
 from fleetfoot_agent.worker.memory import Memory, verified_release
+from fleetfoot_agent.worker.record import Record, Work
+from fleetfoot_agent.worker.steps import StepEvent
 from fleetfoot_protocol import dsse, strictjson
 from fleetfoot_protocol.codes import Code
 from fleetfoot_protocol.documents import Goal, Release

@@ -6,23 +6,36 @@ raises `IllegalTransition`, and changes nothing, for an event that the table doe
 """
 
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import Any
 
-from pydantic import Field
-
+from fleetfoot_agent.worker.record import Record, Retry, Work
+from fleetfoot_agent.worker.steps import (
+    Abandon,
+    Activate,
+    Begin,
+    Checked,
+    Fail,
+    Fetched,
+    Healthy,
+    Permit,
+    Recalled,
+    Reorder,
+    StepEvent,
+    Swapped,
+    Told,
+    Unpacked,
+    Unwell,
+    WayBackFailed,
+    WayBackProven,
+)
 from fleetfoot_protocol import times
 from fleetfoot_protocol.codes import Code
-from fleetfoot_protocol.documents import Goal, Model
 from fleetfoot_protocol.errors import FleetfootError
 from fleetfoot_protocol.events import Event
-from fleetfoot_protocol.fields import Digest, Id, Positive, Uint
 from fleetfoot_protocol.reports import (
-    MAX_CHECKS,
     MAX_OUTCOMES,
     MAX_REFUSED,
-    CheckResult,
     Installed,
-    LifecycleField,
     OutcomeRecord,
     Problem,
 )
@@ -44,9 +57,6 @@ TRANSIENT = frozenset(
     }
 )
 
-ActField = Annotated[Act, Field(strict=False)]
-CodeField = Annotated[Code, Field(strict=False)]
-
 
 class IllegalTransition(FleetfootError):
     """An event that cannot happen in this state: a defect, never a normal course."""
@@ -54,177 +64,6 @@ class IllegalTransition(FleetfootError):
     def __init__(self, state: Lifecycle, event: object) -> None:
         super().__init__("upgrade_internal", f"{type(event).__name__} cannot happen while {state}")
 
-
-class Work(Model):
-    """What is being done: the goal, on whose order, in which tree, and the tree to go back to.
-
-    `min_counter` is the release's, raised into the floor at commit; `cause` is why it is being undone;
-    `told` marks a stage-only order whose end was reported.
-    """
-
-    act: ActField
-    goal: Goal
-    rollout: Id | None = None
-    name: str
-    old: str | None = None
-    min_counter: Uint = 0
-    cause: CodeField | None = None
-    cause_text: str = ""
-    told: bool = False
-
-
-class Retry(Model):
-    """When work on a digest that failed transiently may begin again: unix seconds."""
-
-    digest: Digest
-    attempt: Positive
-    tries: Positive
-    at: Uint
-
-
-class Record(Model):
-    """All that the agent must not forget about one component; the journal is exactly this."""
-
-    journal: Literal[1] = 1
-    state: LifecycleField = Lifecycle.IDLE
-    run: Installed | None = None
-    prev: Installed | None = None
-    floor: Uint = 0
-    refused: Annotated[dict[Digest, Positive], Field(max_length=MAX_REFUSED)] = {}
-    work: Work | None = None
-    outcomes: Annotated[tuple[OutcomeRecord, ...], Field(max_length=MAX_OUTCOMES)] = ()
-    last_error: Problem | None = None
-    retry: Retry | None = None
-    checks: Annotated[tuple[CheckResult, ...], Field(max_length=MAX_CHECKS)] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Begin:
-    """A plan asks for work; the manifest is needed first."""
-
-    act: Act
-    goal: Goal
-    rollout: str | None
-    name: str
-    old: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class Reorder:
-    """The same release is ordered anew: by another rollout, for another attempt, to be activated now."""
-
-    act: Act
-    goal: Goal
-    rollout: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class Permit:
-    """The manifest is verified and local policy proceeds. `present`: its whole tree lies here already."""
-
-    min_counter: int
-    present: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Fetched:
-    """All blobs are there."""
-
-
-@dataclass(frozen=True, slots=True)
-class Checked:
-    """Index and lengths are right; unpacking begins."""
-
-
-@dataclass(frozen=True, slots=True)
-class Unpacked:
-    """The tree is whole, verified, durable and has its name."""
-
-
-@dataclass(frozen=True, slots=True)
-class Told:
-    """A stage-only order has reached its end."""
-
-
-@dataclass(frozen=True, slots=True)
-class Activate:
-    """The order admits activation; `old` is what `current` leads to now."""
-
-    old: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class Swapped:
-    """`current` leads to the new tree and the component was restarted."""
-
-
-@dataclass(frozen=True, slots=True)
-class Healthy:
-    """Probation passed: commit."""
-
-    checks: tuple[CheckResult, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Unwell:
-    """The new version failed, or the guard went back already: return."""
-
-    code: Code
-    message: str
-    checks: tuple[CheckResult, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Recalled:
-    """What is on trial was withdrawn: return without holding it against the release."""
-
-
-@dataclass(frozen=True, slots=True)
-class WayBackProven:
-    """The previous version runs and is healthy again (or there was none)."""
-
-    checks: tuple[CheckResult, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class WayBackFailed:
-    """The previous version does not prove healthy either."""
-
-    message: str
-
-
-@dataclass(frozen=True, slots=True)
-class Abandon:
-    """The plan changed before activation, or policy does not permit it: what is answered says why."""
-
-
-@dataclass(frozen=True, slots=True)
-class Fail:
-    """The work cannot succeed; what runs is untouched. `stage` names the event of the failure."""
-
-    event: Event
-    code: Code
-    message: str
-
-
-StepEvent = (
-    Begin
-    | Reorder
-    | Permit
-    | Fetched
-    | Checked
-    | Unpacked
-    | Told
-    | Activate
-    | Swapped
-    | Healthy
-    | Unwell
-    | Recalled
-    | WayBackProven
-    | WayBackFailed
-    | Abandon
-    | Fail
-)
 
 _L = Lifecycle
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 from fleetfoot_agent.config import AgentConfig
 from fleetfoot_agent.worker import extract, platform_facts
-from fleetfoot_agent.worker.lifecycle import Record
 from fleetfoot_agent.worker.memory import Memory
 from fleetfoot_agent.worker.owner import Circumstances
+from fleetfoot_agent.worker.record import Record
 from fleetfoot_protocol.allow import Environment, Permission, Rules, allow
 from fleetfoot_protocol.codes import Code
 from fleetfoot_protocol.documents import Desired, Release, expired

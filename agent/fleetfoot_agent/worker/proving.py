@@ -12,9 +12,9 @@ from fleetfoot_agent import durable
 from fleetfoot_agent.config import AgentConfig, Component
 from fleetfoot_agent.layout import Layout, Trial, target_of, version_name
 from fleetfoot_agent.seam import Seam
-from fleetfoot_agent.worker import lifecycle, probation
+from fleetfoot_agent.worker import probation, steps
 from fleetfoot_agent.worker.journal import Journal
-from fleetfoot_agent.worker.lifecycle import Work
+from fleetfoot_agent.worker.record import Work
 from fleetfoot_protocol.codes import Code
 from fleetfoot_protocol.errors import FleetfootError, UpgradeError
 from fleetfoot_protocol.reports import CheckResult
@@ -45,7 +45,7 @@ class Proving:
         """Staged: a stage-only order is done; another is activated as soon as it may be."""
         if work.act is Act.STAGE:
             if not work.told:
-                self._journal.step(lifecycle.Told())
+                self._journal.step(steps.Told())
             return False
         if not may_activate:
             return False
@@ -57,7 +57,7 @@ class Proving:
         # One that an earlier attempt could not remove must not be taken for this one's.
         self._layout.remove_trial()
         run = self._journal.record.run
-        self._journal.step(lifecycle.Activate(version_name(run.version, run.digest) if run else None))
+        self._journal.step(steps.Activate(version_name(run.version, run.digest) if run else None))
         return True
 
     def activate(self, work: Work) -> bool:
@@ -71,7 +71,7 @@ class Proving:
             self._layout.swap_current(new)
         self._restart()
         self._observer = None
-        self._journal.step(lifecycle.Swapped())
+        self._journal.step(steps.Swapped())
         return True
 
     def _grant_trial(self, work: Work) -> None:
@@ -91,7 +91,7 @@ class Proving:
         if self._layout.read_current() != target_of(work.name):
             self._observer = None
             text = f"it did not stay up in {self._component.max_boot_attempts} starts: the guard went back"
-            self._journal.step(lifecycle.Unwell(Code.UPGRADE_BOOT_FAILED, text))
+            self._journal.step(steps.Unwell(Code.UPGRADE_BOOT_FAILED, text))
             return True
         if work.old is not None and self._observer is None and self._layout.read_trial() is None:
             self._grant_trial(work)
@@ -100,11 +100,11 @@ class Proving:
             return False
         self._observer = None
         if judgement.verdict == "unwell":
-            self._journal.step(lifecycle.Unwell(judgement.code, judgement.message, self._checks))
+            self._journal.step(steps.Unwell(judgement.code, judgement.message, self._checks))
             return True
         self._layout.remove_trial()
         if self._layout.read_current() == target_of(work.name):  # the guard may have gone back just before
-            self._journal.step(lifecycle.Healthy(self._checks))
+            self._journal.step(steps.Healthy(self._checks))
             self._collect()
         return True
 
@@ -121,7 +121,7 @@ class Proving:
         if work.old is None:
             self._uninstall(work)
             self.end_trial()
-            self._journal.step(lifecycle.WayBackProven())
+            self._journal.step(steps.WayBackProven())
             return True
         if self._observer is None:
             self._turn_round(work.old)
@@ -132,9 +132,9 @@ class Proving:
         self._observer = None
         self.end_trial()
         if judgement.verdict == "healthy":
-            self._journal.step(lifecycle.WayBackProven(self._checks))
+            self._journal.step(steps.WayBackProven(self._checks))
         else:
-            self._journal.step(lifecycle.WayBackFailed(judgement.message))
+            self._journal.step(steps.WayBackFailed(judgement.message))
         return True
 
     def _turn_round(self, old: str) -> None:

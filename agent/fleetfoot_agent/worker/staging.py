@@ -14,11 +14,11 @@ from fleetfoot_agent import durable
 from fleetfoot_agent.config import AgentConfig
 from fleetfoot_agent.layout import Layout
 from fleetfoot_agent.spool import BlobWant, ManifestWant
-from fleetfoot_agent.worker import extract, lifecycle, owner, planning, platform_facts
+from fleetfoot_agent.worker import extract, owner, planning, platform_facts, steps
 from fleetfoot_agent.worker.journal import Journal
-from fleetfoot_agent.worker.lifecycle import Work
 from fleetfoot_agent.worker.memory import Memory, verified_release
 from fleetfoot_agent.worker.planning import Planned
+from fleetfoot_agent.worker.record import Work
 from fleetfoot_protocol.allow import Permission, find_artifact
 from fleetfoot_protocol.codes import Code, Family, info
 from fleetfoot_protocol.documents import Artifact, Release
@@ -144,10 +144,10 @@ class Staging:
         permitted = self.permitted(work, release)
         self.answer = planning.answer(self._config, planned, permitted)
         if permitted.verdict != "proceed" or permitted.artifact is None:
-            self._journal.step(lifecycle.Abandon())
+            self._journal.step(steps.Abandon())
             return False
         present = self._present(work, found[1], permitted.artifact)
-        self._journal.step(lifecycle.Permit(release.min_counter, present))
+        self._journal.step(steps.Permit(release.min_counter, present))
         return True
 
     def _present(self, work: Work, envelope: bytes, artifact: Artifact) -> bool:
@@ -169,7 +169,7 @@ class Staging:
         wanted = ((artifact.index_sha256, artifact.index_length), (artifact.sha256, artifact.length))
         missing = [(sha, length) for sha, length in wanted if not self._is_there(sha, length)]
         if not missing:
-            self._journal.step(lifecycle.Fetched())
+            self._journal.step(steps.Fetched())
             return True
         bases = [*artifact.sources, *([planned.mirror] if planned.mirror else [])]
         if not bases and not self._by_hand:
@@ -195,7 +195,7 @@ class Staging:
     def verify(self, work: Work) -> bool:
         """Verifying: the chunk index is what was signed. Chunks are verified while they are unpacked."""
         self._index(self._artifact(work)[2])
-        self._journal.step(lifecycle.Checked())
+        self._journal.step(steps.Checked())
         return True
 
     def unpack(self, work: Work) -> bool:
@@ -222,7 +222,7 @@ class Staging:
                 extract.extract(blob, facts, staged)
             self._layout.promote(staged, work.name, envelope, artifact.entrypoint)
         log.info("staged component=%s version=%s", self._component, release.version)
-        self._journal.step(lifecycle.Unpacked())
+        self._journal.step(steps.Unpacked())
         return True
 
     def _artifact(self, work: Work) -> tuple[Release, bytes, Artifact]:
