@@ -26,13 +26,19 @@ log = logging.getLogger(__name__)
 Receiver = Callable[[str, bytes, bool], None]
 
 _KEEPALIVE = 30
+#: Seconds between two attempts to come back, at most.
+_PATIENCE = 10
 _QOS = 1
 
 
 class Link:
-    """One connection. Open it, close it; all methods may be called from any thread but paho's."""
+    """One connection. Open it, close it; all methods may be called from any thread but paho's.
 
-    def __init__(self, profile: Profile, receiver: Receiver) -> None:
+    patience: seconds between two attempts to come back, at most.
+    """
+
+    def __init__(self, profile: Profile, receiver: Receiver, *, patience: int = _PATIENCE) -> None:
+        self._patience = patience
         self._address = profile.address
         self._receiver = receiver
         self._filters: list[str] = []
@@ -105,7 +111,7 @@ class Link:
             clean_session=True,
             protocol=mqtt.MQTTv311,
         )
-        client.reconnect_delay_set(1, 10)
+        client.reconnect_delay_set(1, self._patience)
         if profile.username is not None:
             client.username_pw_set(profile.username, _password(profile))
         if self._address.tls:

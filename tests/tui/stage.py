@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from fleetfoot_protocol import dsse, keys, times, topics
+from fleetfoot_protocol import auditchain, dsse, keys, times, topics
 from fleetfoot_protocol.documents import Artifact, Desired, Goal, Release, Target
 from fleetfoot_protocol.dsse import PayloadType
 from fleetfoot_protocol.errors import FleetfootError
@@ -115,6 +115,32 @@ class Stage:
         return Console(
             self.root, self.inbox, self.asker, source=self.link, now=self.clock, operator="alice", **options
         )
+
+    @property
+    def audit(self) -> list[dict[str, Any]]:
+        """A log of a few entries, chained as the manager does it."""
+        did = (
+            ("alice", "release.publish", {"component": COMPONENT, "version": "1.2.0"}),
+            ("alice", "group.upgrade.schedule", {"rollout": ROLLOUT, "node_count": 30}),
+            ("bob", "request.refused", {"verb": "rollout.decide", "code": "not_allowed"}),
+            ("manager", "group.upgrade.tripped", {"rollout": ROLLOUT, "failure_count": 2}),
+        )
+        entries: list[dict[str, Any]] = []
+        previous = auditchain.GENESIS
+        for n, (actor, action, data) in enumerate(did, 1):
+            row = (n, times.to_text(NOON - 600 + n), actor, action, json.dumps(data), "", previous)
+            previous = auditchain.hash_of(*row)
+            names = ("n", "at", "actor", "action", "data", "request", "previous")
+            entries.append(dict(zip(names, row, strict=True)) | {"hash": previous})
+        return entries
+
+    def audit_head(self) -> None:
+        """The head of that log, signed."""
+        last = self.audit[-1]
+        head = auditchain.AuditHead(
+            fleet=FLEET, count=last["n"], hash=last["hash"], issued=times.to_text(NOON)
+        )
+        self.put(Kind.AUDIT_HEAD, self.signed(PayloadType.AUDIT, head.payload()))
 
     # -- messages
 
@@ -362,3 +388,77 @@ _CIRCUMSTANCES: dict[int, dict[str, Any]] = {
     8: {"alarms": ("upgrade_stale",)},
     9: {"presence": "offline", "ago": 400},
 }
+
+
+def managed(stage: Stage) -> None:
+    """What a manager would answer about the troubled fleet."""
+    ends = {2: ("rolled_back", "upgrade_boot_failed"), 7: ("failed", "upgrade_disk_full")}
+    devices = []
+    for n in range(1, 31):
+        group = "ovens" if n % 3 else "grills"
+        terminal, code = ends.get(n, ("healthy", "") if n in (1, 5) else ("pending", ""))
+        row = {"id": f"{group[:-1]}-{n:02}", "group": group, "wave": 1 if n < 8 else 2, "terminal": terminal}
+        devices.append(row | ({"code": code} if code else {}))
+    rollout = {
+        "rollout": ROLLOUT,
+        "component": COMPONENT,
+        "version": "1.2.0",
+        "groups": ["grills", "ovens"],
+        "state": "tripped",
+        "reason": "1 failure in wave 1",
+        "wave": 1,
+        "waves": [3, 15, 30],
+        "total": 30,
+        "counts": {"pending": 26, "healthy": 2, "rolled_back": 1, "failed": 1},
+        "revision": 7,
+        "started": "2026-11-20T11:52:00Z",
+        "requested_by": "alice",
+    }
+    waits = rollout | {
+        "rollout": "r-waits",
+        "state": "awaiting_approval",
+        "wave": 0,
+        "counts": {"pending": 30},
+    }
+    past = rollout | {
+        "rollout": "r-3c8d1f5g2h",
+        "version": "1.1.0",
+        "state": "completed",
+        "wave": 3,
+        "counts": {"healthy": 30},
+        "started": "2026-11-18T09:00:00Z",
+        "revision": 12,
+    }
+    plan = {
+        "component": COMPONENT,
+        "version": "1.2.0",
+        "digest": stage.releases["1.2.0"][0],
+        "groups": ["grills", "ovens"],
+        "total": 30,
+        "waves": [3, 15, 30],
+        "settle": 300,
+        "breaker": 1,
+        "refusing": [{"device": "grill-09", "code": "upgrade_pinned", "reason": "pinned locally to 1.0.0"}],
+        "refusing_count": 1,
+        "already_count": 1,
+        "approval": True,
+    }
+    releases = [
+        {"component": COMPONENT, "version": version, "digest": stage.releases[version][0],
+         "channel": "stable", "counter": n, "life": life, "created": "2026-11-08T22:13:20Z", "length": 4096,
+         "platforms": ["linux/arm64"], "notes": notes}
+        for n, (version, life, notes) in enumerate(
+            (("1.0.0", "archived", ""), ("1.1.0", "live", "Faster."), ("1.2.0", "blessed", "New ovens.")), 1
+        )
+    ]  # fmt: skip
+    releases[2]["recalled"] = "does not boot"
+    rate = {"rollouts": 4, "completed": 3, "success_percent": 87}
+    stage.asker.answers |= {
+        "rollout.list": {"rollouts": [rollout, waits, past]},
+        "rollout.history": {"components": {COMPONENT: rate}},
+        "rollout.show": lambda asked: rollout | {"devices": devices, "rollout": asked["rollout"]},
+        "rollout.plan": {"plan": plan},
+        "rollout.start": {"rollout": "r-new0000001", "state": "awaiting_approval", "revision": 0},
+        "release.list": {"releases": releases[::-1]},
+        "audit.list": {"entries": stage.audit},
+    }

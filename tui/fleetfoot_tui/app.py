@@ -15,12 +15,14 @@ from fleetfoot_client.rows import DeviceRow, parse_list
 from fleetfoot_protocol.errors import FleetfootError
 from fleetfoot_protocol.trust import TrustRoot
 from fleetfoot_tui import dialogs
-from fleetfoot_tui.asking import Asker
+from fleetfoot_tui.asking import Asker, Nobody
 from fleetfoot_tui.feed import Inbox
 from fleetfoot_tui.head import Head, Health
 from fleetfoot_tui.messages import Answered, Refused
 from fleetfoot_tui.model import Fleet
 from fleetfoot_tui.room import Room
+from fleetfoot_tui.screens import ROOMS
+from fleetfoot_tui.screens.fleet import FleetRoom
 from fleetfoot_tui.table import LineTable
 
 _TICK = 0.1
@@ -80,7 +82,7 @@ class Console(App[None]):
         self.engine = ""
         self._inbox = inbox
         self._source = source
-        self._asker = asker
+        self.asker = asker
         self._asked = float("-inf")
         self._inventory_asked = False
         #: Where pictures and exports are written.
@@ -88,8 +90,6 @@ class Console(App[None]):
 
     def on_mount(self) -> None:
         """The fleet comes first."""
-        from fleetfoot_tui.screens.fleet import FleetRoom
-
         self.push_screen(FleetRoom())
         self.set_interval(_TICK, self.tick)
         self.set_interval(1.0, self.every_second)
@@ -101,13 +101,13 @@ class Console(App[None]):
         for topic, payload, retained in self._inbox.drain(_BUDGET):
             self.fleet.take(topic, payload, retained=retained)
         screen = self.screen
-        if isinstance(screen, Room) and screen.is_current:
+        if isinstance(screen, Room) and screen.prepared:
             screen.notice(self.fleet.take_changes())
 
     def every_second(self) -> None:
         """Ages and countdowns; now and then, whether the manager's engine turns."""
         self.tell_head()
-        if isinstance(self.screen, Room):
+        if isinstance(self.screen, Room) and self.screen.prepared:
             self.screen.second()
         if not self._inventory_asked:
             self._inventory_asked = True
@@ -120,7 +120,7 @@ class Console(App[None]):
 
     def _ask_status(self) -> None:
         try:
-            result = self._asker.request("manager.status", timeout=_STATUS_TIMEOUT)
+            result = self.asker.request("manager.status", timeout=_STATUS_TIMEOUT)
             engine = str(result.get("engine", ""))[:20]
         except FleetfootError as error:
             if error.code == "no_manager":
@@ -137,7 +137,7 @@ class Console(App[None]):
         after: str | None = None
         try:
             while True:
-                page = self._asker.request("device.list", arguments={"after": after} if after else {})
+                page = self.asker.request("device.list", arguments={"after": after} if after else {})
                 rows = parse_list(DeviceRow, page, "devices")
                 keys = {str(d.get("id")): str(d.get("key", "")) for d in page["devices"]}
                 self.call_from_thread(self._enrol, rows, keys)
@@ -150,9 +150,7 @@ class Console(App[None]):
 
     def _asker_is_gone(self) -> bool:
         """Whether asking again would be of no use."""
-        from fleetfoot_tui.asking import Nobody
-
-        return isinstance(self._asker, Nobody)
+        return isinstance(self.asker, Nobody)
 
     def _enrol(self, rows: list[DeviceRow], keys: dict[str, str]) -> None:
         for row in rows:
@@ -175,7 +173,7 @@ class Console(App[None]):
 
         def work() -> None:
             try:
-                result = self._asker.request(verb, arguments=arguments, revision=revision)
+                result = self.asker.request(verb, arguments=arguments, revision=revision)
             except FleetfootError as error:
                 screen.post_message(Refused(tag, error))
             else:
@@ -188,7 +186,7 @@ class Console(App[None]):
     def tell_head(self) -> None:
         """Tell the head of the present screen where it is and how things are."""
         screen = self.screen
-        if not isinstance(screen, Room) or not screen.is_mounted:
+        if not isinstance(screen, Room) or not screen.prepared:
             return
         last = self._inbox.last
         health = Health(
@@ -216,8 +214,6 @@ class Console(App[None]):
 
     def action_room(self, name: str) -> None:
         """Go to one of the rooms; the fleet stays below it."""
-        from fleetfoot_tui.screens import ROOMS
-
         if not isinstance(self.screen, Room):
             return
         while len(self.screen_stack) > 2:
@@ -267,8 +263,6 @@ class Console(App[None]):
 
     def get_system_commands(self, screen: Screen[Any]) -> Iterable[SystemCommand]:
         """The palette: rooms, themes, picture, quit."""
-        from fleetfoot_tui.screens import ROOMS
-
         for name in ("fleet", *ROOMS):
             yield SystemCommand(name.capitalize(), f"go to {name}", lambda n=name: self.action_room(n))
         yield SystemCommand("Theme", "choose the colours", self.action_change_theme)

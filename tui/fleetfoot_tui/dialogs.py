@@ -122,7 +122,7 @@ class Ask(ModalScreen[dict[str, str] | None]):
     CSS = _CSS.format(name="Ask")
     BINDINGS = [Binding("escape", "leave", "Leave")]
 
-    def __init__(self, title: str, fields: Sequence[Field], *, about: str = "") -> None:
+    def __init__(self, title: str, fields: Sequence[Field], *, about: Sequence[str] = ()) -> None:
         super().__init__()
         self._title, self._fields, self._about = title, fields, about
 
@@ -131,7 +131,7 @@ class Ask(ModalScreen[dict[str, str] | None]):
         with Vertical():
             yield Label(Text(self._title, "bold"))
             if self._about:
-                yield Static(Text(safe(self._about)), markup=False)
+                yield Static(Text("\n".join(safe(line) for line in self._about)), markup=False)
             for field in self._fields:
                 yield Label(Text(field.label))
                 yield Input(field.value, placeholder=field.hint, id=field.name, compact=True)

@@ -16,6 +16,8 @@ from fleetfoot_protocol.topics import Topic
 from fleetfoot_tui.model import subscriptions
 
 MAX_BYTES = 256 << 10
+#: Somebody looks at the screen: seconds between two attempts to come back, at most.
+_PATIENCE = 3
 _TOPICS = 500_000
 _EVENTS = 20_000
 #: Topics are parsed once; past this many the memory of them is begun anew.
@@ -90,7 +92,7 @@ class Feed(Inbox):
     def __init__(self, profile: Profile, *, timeout: float = 10.0) -> None:
         super().__init__(profile.topic_root)
         self._timeout = timeout
-        self._link = Link(profile, self.put)
+        self._link = Link(profile, self.put, patience=_PATIENCE)
 
     @property
     def connected(self) -> bool:

@@ -61,7 +61,7 @@ def line(cells: list[Cell], *, dark: bool, gap: str = "  ") -> Text:
 class Head(Static):
     """Breadcrumbs and health. Told by the app once a second, and whenever a screen comes up."""
 
-    DEFAULT_CSS = "Head { dock: top; height: 2; padding: 0 1; background: $surface; }"
+    DEFAULT_CSS = "Head { dock: top; height: 2; background: $surface; }"
 
     def tell(self, crumbs: list[str], health: Health) -> None:
         """Show it."""

@@ -33,6 +33,10 @@ class Room(Screen[None]):
     #: What the screen is for, in a sentence or two; `?` shows it above the keys.
     ABOUT = ""
 
+    #: Whether its widgets are there: until then nothing may be drawn into them.
+    prepared = False
+    _resumed = False
+
     @property
     def console(self) -> "Console":
         """The app."""
@@ -60,8 +64,16 @@ class Room(Screen[None]):
 
     def on_screen_resume(self) -> None:
         """Shown (again): nothing may be stale."""
-        self.console.tell_head()
-        self.renew()
+        self._resumed = True
+        if self.prepared:
+            self.console.tell_head()
+            self.renew()
+
+    def on_mount(self) -> None:
+        """Its widgets are there."""
+        self.prepared = True
+        if self._resumed:
+            self.on_screen_resume()
 
     def renew(self) -> None:
         """Draw everything anew."""
@@ -88,6 +100,10 @@ class Room(Screen[None]):
         self.console.ask(self, tag, verb, arguments, revision=revision)
 
     def on_refused(self, message: Refused) -> None:
+        """The toolkit calls the handler of every base class: so there is this one alone."""
+        self.refused(message)
+
+    def refused(self, message: Refused) -> None:
         """Code, cause and remedy, if the screen has nothing better to do with a refusal."""
         self.console.show_error(message.error)
 
@@ -95,7 +111,7 @@ class Room(Screen[None]):
         """Lines of cells as text; whatever is in them is shown literally."""
         dark = self.app.current_theme.dark
         text = Text()
-        every = [line for cells in lines for line in hanging(list(cells), self.size.width - 2)]
+        every = [line for cells in lines for line in hanging(list(cells), self.size.width)]
         for place, cells in enumerate(every):
             text.append("\n" if place else "")
             for cell in cells:
@@ -119,7 +135,7 @@ def hanging(cells: list[Cell], width: int) -> list[list[Cell]]:
 class Page(Static):
     """Text of a screen that is written anew as a whole."""
 
-    DEFAULT_CSS = "Page { height: auto; padding: 0 1; }"
+    DEFAULT_CSS = "Page { height: auto; }"
 
     def __init__(self, *, id: str | None = None) -> None:
         super().__init__(id=id, markup=False)

@@ -147,7 +147,7 @@ class LineTable(ScrollView, can_focus=True):
         if key in self.marks:
             strip = strip.apply_style(base + Style(bold=True))
         if place == self._cursor:
-            return strip.apply_style(base).apply_style(self._here())
+            return strip.apply_style(base + self._here())
         return strip.apply_style(base)
 
     def _strip(self, cells: Sequence[Cell], width: int) -> Strip:

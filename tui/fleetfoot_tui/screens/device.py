@@ -6,9 +6,14 @@ from textual.binding import Binding
 from textual.containers import VerticalScroll
 from textual.widget import Widget
 
+from fleetfoot_client.rows import ReachableRow, parse_list
 from fleetfoot_protocol.codes import TABLE, Code
+from fleetfoot_protocol.errors import FleetfootError
+from fleetfoot_tui import ordering
+from fleetfoot_tui.device_acts import CAPABILITY
 from fleetfoot_tui.facts import ComponentFacts
 from fleetfoot_tui.look import Cell, ago, badge
+from fleetfoot_tui.messages import Answered
 from fleetfoot_tui.model import Changes, Device
 from fleetfoot_tui.room import Page, Room, facts
 
@@ -23,7 +28,13 @@ class DeviceRoom(Room):
     """A device."""
 
     ABOUT = "What the device says of itself, and what its documents want of it by the rules that it has."
-    BINDINGS = [Binding("y", "copy", "Copy status", show=False, id="copy")]
+    BINDINGS = [
+        Binding("u", "order('upgrade')", "Upgrade", id="device.upgrade"),
+        Binding("d", "order('downgrade')", "Downgrade", id="device.downgrade"),
+        Binding("i", "order('pin')", "Pin", id="device.pin"),
+        Binding("I", "order('unpin')", "Unpin", id="device.unpin"),
+        Binding("y", "copy", "Copy status", show=False, id="copy"),
+    ]
     AUTO_FOCUS = "VerticalScroll"
 
     def __init__(self, device: str) -> None:
@@ -125,12 +136,46 @@ class DeviceRoom(Room):
                 Cell(event.details, "grey"),
             ]
 
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """No upgrade for a device that does not say that it can be upgraded."""
+        if action != "order":
+            return True
+        device = self.fleet.devices.get(self.device)
+        return device is not None and CAPABILITY in device.said.capabilities and bool(device.main.name)
+
+    def action_order(self, kind: str) -> None:
+        """What it could go to is asked first, so that it can be read while one types."""
+        device = self.fleet.devices.get(self.device)
+        if device is None:
+            return
+        if kind in ("upgrade", "downgrade"):
+            arguments = {"device": device.id, "component": device.main.name}
+            self.ask(kind, f"device.{kind}s", arguments)
+        else:
+            ordering.begin(self.console, kind, [device])
+
+    def on_answered(self, message: Answered) -> None:
+        """What it could go to, and why not."""
+        device = self.fleet.devices.get(self.device)
+        try:
+            rows = parse_list(ReachableRow, message.result, "releases")
+        except FleetfootError as error:
+            self.console.show_error(error)
+            return
+        if device is not None:
+            told = [_reachable(row) for row in rows[:8]] or [f"There is nothing to {message.tag} to."]
+            ordering.begin(self.console, message.tag, [device], told)
+
     def action_copy(self) -> None:
         """The status as it came, into the clipboard of the terminal."""
         device = self.fleet.devices.get(self.device)
         if device is not None:
             self.app.copy_to_clipboard(device.status.decode(errors="replace"))
             self.notify("copied the status")
+
+
+def _reachable(row: ReachableRow) -> str:
+    return f"✓ {row.version}  {row.channel}" if row.direct else f"✗ {row.version}  {row.reason or row.code}"
 
 
 def _policy(device: Device) -> str | Cell:

@@ -9,7 +9,7 @@ from textual.binding import Binding
 from textual.widget import Widget
 from textual.widgets import Input
 
-from fleetfoot_tui import filters
+from fleetfoot_tui import filters, ordering
 from fleetfoot_tui.columns import Column
 from fleetfoot_tui.filters import ORDERS, Sight
 from fleetfoot_tui.look import Cell, ago, badge, bar
@@ -17,6 +17,7 @@ from fleetfoot_tui.messages import Chosen
 from fleetfoot_tui.model import Changes, Device
 from fleetfoot_tui.room import Page, Room
 from fleetfoot_tui.screens.device import DeviceRoom
+from fleetfoot_tui.screens.new_rollout import NewRolloutRoom
 from fleetfoot_tui.table import LineTable
 
 COLUMNS = (
@@ -56,7 +57,7 @@ class FleetRoom(Room):
     BINDINGS = [
         Binding("slash", "filter", "Filter", key_display="/", id="fleet.filter"),
         Binding("f,ctrl+z", "faults", "Faults", key_display="f", id="fleet.faults"),
-        Binding("o", "order", "Sort", id="fleet.sort"),
+        Binding("o", "sort", "Sort", id="fleet.sort"),
         Binding("O", "reverse", "Reverse", show=False, id="fleet.reverse"),
         Binding("space", "mark", "Mark", id="fleet.mark"),
         Binding("v", "mark_range", "Mark range", show=False, id="fleet.range"),
@@ -64,6 +65,11 @@ class FleetRoom(Room):
         Binding("right_square_bracket", "group(1)", "Next group", key_display="]", show=False),
         Binding("left_square_bracket", "group(-1)", "Group before", key_display="[", show=False),
         Binding("y", "copy", "Copy id", show=False, id="copy"),
+        Binding("u", "order('upgrade')", "Upgrade", id="device.upgrade"),
+        Binding("d", "order('downgrade')", "Downgrade", show=False, id="device.downgrade"),
+        Binding("i", "order('pin')", "Pin", show=False, id="device.pin"),
+        Binding("I", "order('unpin')", "Unpin", show=False, id="device.unpin"),
+        Binding("n", "new", "New rollout", show=False, id="rollout.new"),
         Binding("2", "app.room('rollouts')", "Rollouts"),
     ]
     DEFAULT_CSS = """
@@ -268,7 +274,7 @@ class FleetRoom(Room):
         """Only devices that a person should look at."""
         self.see(faults=not self.sight.faults)
 
-    def action_order(self) -> None:
+    def action_sort(self) -> None:
         """The next order."""
         self.see(order=(self.sight.order + 1) % len(ORDERS))
 
@@ -305,6 +311,22 @@ class FleetRoom(Room):
         """No marks."""
         self.table.marks.clear()
         self.renew()
+
+    def chosen_devices(self) -> list[Device]:
+        """The marked devices, else the one under the cursor."""
+        keys = [k for k in self.table.keys if k in self.table.marks] or [self.table.cursor or ""]
+        return [self.fleet.devices[key] for key in keys if key in self.fleet.devices]
+
+    def action_order(self, kind: str) -> None:
+        """Something for the marked devices, else for the one under the cursor."""
+        ordering.begin(self.console, kind, self.chosen_devices())
+
+    def action_new(self) -> None:
+        """A rollout to the group that is shown, else to that of the device under the cursor."""
+        found = self.chosen_devices()
+        groups = self.sight.group or " ".join(sorted({device.group for device in found}))
+        component = found[0].main.name if found else ""
+        self.app.push_screen(NewRolloutRoom(component=component, groups=groups))
 
     def action_copy(self) -> None:
         """The device's id, into the clipboard of the terminal."""
