@@ -11,6 +11,7 @@ PYTHON ?= python3
 UV ?= $(shell command -v uv 2>/dev/null)
 TESTS ?=
 ARGS ?=
+TRUST ?=
 # Tests wait more than they work.
 JOBS ?= $(shell echo $$(($$(nproc) + 1)))
 CUTS ?= 5000
@@ -33,7 +34,7 @@ endif
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help demo picture test powercuts cutpoints check fuzz crash format docs security pins venv clean
+.PHONY: help demo picture test powercuts cutpoints deb check fuzz crash format docs security pins venv clean
 .DELETE_ON_ERROR:
 
 help:
@@ -46,6 +47,7 @@ help:
 	@echo 'make check   ruff, mypy --strict, import contracts'
 	@echo 'make picture draw docs/images/demo.svg anew, by running the demo'
 	@echo 'make format  let ruff put the sources in order'
+	@echo 'make deb     the agent as a Debian package that embeds the root of its fleet (TRUST=root.json)'
 	@echo 'make docs    write docs/schemas, topics.md, codes.md, troubleshooting.md from the code'
 	@echo 'make security carry out every attack of the catalogue and write the tables of docs/security.md'
 	@echo 'make venv    set up .venv only; PYTHON=... and UV= choose with what'
@@ -83,6 +85,10 @@ check: $(STAMP)
 format: $(STAMP)
 	$(RUN)ruff check --fix .
 	$(RUN)ruff format .
+
+deb: $(STAMP)
+	@test -n '$(TRUST)' || { echo "Which fleet? make deb TRUST=root.json" >&2; exit 2; }
+	@$(RUN)python -m deb.build --trust '$(TRUST)' $(ARGS)
 
 docs: $(STAMP)
 	$(RUN)python -m docs.generate

@@ -53,6 +53,13 @@ CAPABILITIES: dict[str, Capability] = {
         "run as root where namespaces, loop devices and cgroup2 may be used, with systemd, dbus, iproute2",
     ),
     "block-log": Capability(on_path("qemu-storage-daemon"), "apt-get install qemu-system-common"),
+    "deb": Capability(
+        lambda: (
+            shutil.which("dpkg-deb") is not None
+            and Path(f"/usr/bin/python{sys.version_info[0]}.{sys.version_info[1]}").exists()
+        ),
+        "run on Debian whose own Python is of the version that runs the tests",
+    ),
     "git": Capability(on_path("git"), "apt-get install git"),
     "mosquitto": Capability(on_path("mosquitto"), "apt-get install mosquitto"),
     "dash": Capability(on_path("dash"), "apt-get install dash"),

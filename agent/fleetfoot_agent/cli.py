@@ -186,7 +186,7 @@ def _add_init(init: argparse.ArgumentParser) -> None:
     add("--device", required=True, metavar="ID", help="this device's id in the fleet")
     add("--group", required=True, metavar="ID", help="the group it belongs to")
     add("--broker", required=True, metavar="URL", help="mqtt://HOST[:PORT] or mqtts://HOST[:PORT]")
-    add("--root", required=True, type=Path, metavar="FILE", help="the trust root of the fleet")
+    add("--root", type=Path, metavar="FILE", help="the trust root of the fleet, unless the package has it")
     add("--component", required=True, action="append", metavar="ID", help="what is upgraded; repeatable")
     _add_setup(init)
 

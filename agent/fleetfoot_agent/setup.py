@@ -10,7 +10,7 @@ from pathlib import Path
 from fleetfoot_agent import config as configuration
 from fleetfoot_agent import durable
 from fleetfoot_agent.config import AgentConfig
-from fleetfoot_agent.worker import memory
+from fleetfoot_agent.worker import memory, rooting
 from fleetfoot_protocol import trust
 from fleetfoot_protocol.errors import FleetfootError
 from fleetfoot_protocol.trust import TrustRoot
@@ -73,10 +73,7 @@ def init(args: argparse.Namespace) -> int:
     path: Path = args.config
     if path.exists():
         raise FleetfootError("exists_already", f"there is a configuration at {path}")
-    try:
-        envelope = args.root.read_bytes()
-    except OSError as error:
-        raise FleetfootError("not_found", f"cannot read {args.root}: {error.strerror}") from error
+    envelope = _root_of(args.root)
     root = trust.first_root(envelope)
     enabled = args.enable if args.enable is not None else ask_enabled()
     text = render(args, enabled)
@@ -95,6 +92,27 @@ def init(args: argparse.Namespace) -> int:
         raise FleetfootError("io_error", f"cannot set up {config.state_dir}: {error}") from error
     print(_told(config, root, key.public.hex()))
     return 0
+
+
+def _root_of(path: Path | None) -> bytes:
+    """The root to begin with: the package's, where it embeds one, whatever else is named."""
+    packaged = rooting.embedded()
+    if path is None:
+        if packaged is None:
+            raise FleetfootError("usage", "which fleet?", remedy="name its trust root: --root FILE")
+        return packaged
+    try:
+        named = path.read_bytes()
+    except OSError as error:
+        raise FleetfootError("not_found", f"cannot read {path}: {error.strerror}") from error
+    if packaged is None:
+        return named
+    if packaged != named:
+        print(
+            f"{path} is ignored: the package embeds the root of its fleet, {rooting.EMBEDDED}",
+            file=sys.stderr,
+        )
+    return packaged
 
 
 #: Option -> (where a packaged agent has it, its name below --dir).

@@ -27,6 +27,12 @@ class Lab:
         name = f"ff{os.getpid()}-{self._count}"
         return make_host(name, self.folder / name, self.layers, unsynced=unsynced)
 
+    def bare_host(self) -> Host:
+        """A host that has never seen the agent; whoever asks for it removes it."""
+        self._count += 1
+        name = f"ff{os.getpid()}-{self._count}"
+        return Host(name, self.folder / name, self.layers.bare(), [])
+
     @property
     def golden(self) -> Host:
         """A host without power on whose disk kiosk 1.0.0 was installed by hand; to be cloned."""

@@ -102,6 +102,10 @@ class Layers:
         layers = [self._agent, self._mask, Path("/")]
         return ":".join(str(layer) for layer in ([self._unsynced, *layers] if unsynced else layers))
 
+    def bare(self) -> str:
+        """The `lowerdir` of a host without the agent."""
+        return f"{self._mask}:/"
+
     @property
     def binds(self) -> list[str]:
         """What to mount where in a host, as arguments: the interpreter, if no host has it of its own."""

@@ -12,8 +12,8 @@ from fleetfoot_agent import durable
 from fleetfoot_agent.config import AgentConfig, BrokerConfig
 from fleetfoot_agent.doctor.findings import Area, Finding, advice, ok, problem
 from fleetfoot_agent.spool import folders, forms
-from fleetfoot_agent.worker import platform_facts
-from fleetfoot_agent.worker.memory import load_key, load_root
+from fleetfoot_agent.worker import platform_facts, rooting
+from fleetfoot_agent.worker.memory import load_key
 from fleetfoot_protocol import times
 from fleetfoot_protocol.codes import Code, info
 from fleetfoot_protocol.documents import read
@@ -39,9 +39,13 @@ def trust(config: AgentConfig) -> list[Finding]:
     except FleetfootError as error:
         found.append(problem(Area.TRUST, error.message, error.remedy))
     try:
-        root = load_root(config.worker_dir)
+        kept = rooting.find(config.worker_dir)
+        root = kept.root
     except FleetfootError as error:
         return [*found, problem(Area.TRUST, error.message, error.remedy)]
+    if kept.ignored:
+        remedy = f"see who put it there, then remove {config.worker_dir / 'root.json'}"
+        found.append(problem(Area.TRUST, f"ignored: {kept.ignored}", remedy))
     left = times.from_text(root.expires) - time.time()
     text = f"trust root {root.version} of fleet {root.fleet}, until {root.expires}"
     if left < 0 and platform_facts.clock_trusted():

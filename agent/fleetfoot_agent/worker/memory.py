@@ -20,6 +20,7 @@ from typing import TypeVar
 from pydantic import BaseModel, RootModel
 
 from fleetfoot_agent import durable
+from fleetfoot_agent.worker import rooting
 from fleetfoot_protocol import dsse, keys, times, trust
 from fleetfoot_protocol.codes import Code
 from fleetfoot_protocol.documents import Desired, Heartbeat, Release
@@ -101,15 +102,8 @@ def load_key(path: Path) -> DeviceKey:
 
 
 def load_root(folder: Path) -> TrustRoot:
-    """The trust root in the worker's `folder`. Changes nothing. Raises `FleetfootError`."""
-    data = durable.read_regular(folder, "root.json", _ENVELOPE_CAP)
-    if data is None:
-        raise FleetfootError(
-            "not_found",
-            f"there is no trust root in {folder}",
-            remedy="run 'fleetfoot-agent init --root root.json' with the root of your fleet",
-        )
-    return trust.first_root(data)
+    """The trust root of the worker with this `folder`. Changes nothing. Raises `FleetfootError`."""
+    return rooting.find(folder).root
 
 
 class Memory:
@@ -125,7 +119,12 @@ class Memory:
             durable.make_folder(path, 0o700)
             durable.clear_temporary(path)
         self.key = load_key(folder / "device.key")
-        self.root = load_root(folder)
+        found = rooting.find(folder)
+        self.root = found.root
+        #: Why a root in the folder does not count; empty if it does.
+        self.root_ignored = found.ignored
+        if not found.ignored and not (folder / "root.json").exists():
+            durable.write_file(folder / "root.json", found.data, 0o600)
         state = self._load(_State, "state.json")
         self.incarnation = state.incarnation if state else os.urandom(6).hex()
         self._reserved = self._counter = state.reserved if state else 0
@@ -251,7 +250,9 @@ class Memory:
             self._go_from = self.root.version
         self._go_at, self._refused_roots = now, ()
         self.save()  # before the root, so that a crash in between cannot make the go longer
-        durable.write_file(self.folder / "root.json", data, 0o600)
+        rooting.keep_link(self.folder, root, data)
+        if not self.root_ignored:  # a stranger's stays where it is, and is told, until somebody removes it
+            durable.write_file(self.folder / "root.json", data, 0o600)
         self.root = root
         return root
 

@@ -125,6 +125,8 @@ class Worker:
         memory = Memory(config.worker_dir)
         spool = WorkerSide(config.spool)
         reporter = Reporter(config, memory, spool)
+        if memory.root_ignored:
+            reporter.alarm(Code.UPGRADE_ROOT_REFUSED, memory.root_ignored)
         session = Session(config, memory, spool, reporter, self._seam)
         fruitless = 0
         while not self._stopping:
