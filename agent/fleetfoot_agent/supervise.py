@@ -11,7 +11,6 @@ the next one find and end what was left. Who leaves the group and drops the mark
 """
 
 import atexit
-import errno
 import fcntl
 import logging
 import os
@@ -22,9 +21,8 @@ import time
 from collections import deque
 from pathlib import Path
 
-from fleetfoot_agent import durable
+from fleetfoot_agent import durable, launching
 from fleetfoot_agent.child import (
-    MARK_VARIABLE,
     Child,
     Record,
     boot_id,
@@ -33,7 +31,7 @@ from fleetfoot_agent.child import (
     process_facts,
 )
 from fleetfoot_agent.config import AgentConfig, Component
-from fleetfoot_agent.layout import Layout, name_of
+from fleetfoot_agent.layout import Layout
 from fleetfoot_agent.seam import SOCKET_NAME_MAX, Client, ControlSocket, UnitState, guard_path
 from fleetfoot_agent.settings import ConfigError
 from fleetfoot_protocol.errors import FleetfootError
@@ -48,11 +46,6 @@ _LOG_TICK = 2.0
 _CHILD_TICK = 0.05
 
 _log = logging.getLogger(__name__)
-
-
-def _base_environment() -> dict[str, str]:
-    kept = ("PATH", "HOME", "LANG", "TZ", "TMPDIR")
-    return {"PATH": os.defpath} | {name: os.environ[name] for name in kept if name in os.environ}
 
 
 def pause_before(delay: float, failures: int) -> float:
@@ -248,7 +241,7 @@ class Supervisor:
 
     def _start_child(self) -> None:
         self._start_at = None
-        output = self._open_log()
+        output = launching.open_log(self._log_path, self._component.name)
         try:
             self._run_guard(output)
             if not os.path.lexists(self._layout.current):
@@ -258,8 +251,9 @@ class Supervisor:
                 self._start_later()  # nothing is installed yet: no start, so none is counted
                 return
             self._starts += 1
-            tree, program = self._resolve()
-            self._child = self._launch(program, tree, output)
+            self._target = os.readlink(self._layout.current)
+            program = launching.program_of(self._layout, self._target)
+            self._child = launching.launch(program, self._component, self._mark, output)
         except (OSError, ValueError, FleetfootError) as error:
             _log.warning("%s: cannot start: %s", self._component.name, error)
             self._start_later()
@@ -271,42 +265,11 @@ class Supervisor:
         self._remember(self._child)
         _log.info("%s: started %s as %d", self._component.name, self._target, self._child.pid)
 
-    def _resolve(self) -> tuple[Path, Path]:
-        """(tree, program) that `current` leads to. Raises `FleetfootError` or `OSError`."""
-        self._target = os.readlink(self._layout.current)
-        name = name_of(self._target)
-        if name is None or not self._layout.is_installed(name):
-            raise FleetfootError("not_found", f"current leads to {self._target[:200]!a}, which is no version")
-        entrypoint = self._layout.entrypoint(name)
-        if entrypoint is None:
-            raise FleetfootError("not_found", f"nothing usable says what to start in {self._target}")
-        tree = self._layout.tree(name)
-        program = tree / entrypoint
-        if not program.resolve().is_relative_to(tree.resolve()):
-            raise FleetfootError("not_found", f"{entrypoint} leads out of {self._target}")
-        return tree, program
-
-    def _launch(self, program: Path, tree: Path, output: int) -> Child:
-        environment = _base_environment() | self._component.environment
-        environment["FLEETFOOT_COMPONENT"] = self._component.name
-        environment["FLEETFOOT_VERSION_DIR"] = str(tree)
-        environment[MARK_VARIABLE] = self._mark
-        for _ in range(100):
-            try:
-                return Child([str(program)], tree, environment, output)
-            except OSError as error:
-                if error.errno != errno.ETXTBSY:
-                    raise
-            # Another thread of this process forked while the program was being written: its child holds
-            # the file open for writing until it execs, a few milliseconds.
-            time.sleep(0.02)
-        return Child([str(program)], tree, environment, output)
-
     def _run_guard(self, output: int) -> None:
         """Run the guard to its end. That it cannot run must not keep the component from starting."""
         command = ["/bin/sh", str(self._guard), str(self._layout.folder)]
         try:
-            guard = Child(command, Path("/"), _base_environment(), output)
+            guard = Child(command, Path("/"), launching.base_environment(), output)
         except OSError as error:
             _log.error("%s: the guard cannot run: %s", self._component.name, error)
             return
@@ -324,16 +287,6 @@ class Supervisor:
         except OSError as error:
             # The mark stands in the record since the beginning: it still finds the process.
             _log.warning("%s: cannot record process %d: %s", self._component.name, child.pid, error)
-
-    def _open_log(self) -> int:
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-        try:
-            return os.open(self._log_path, flags, 0o640)
-        except FileNotFoundError:  # before anything is installed there is no folder for it
-            return os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
-        except OSError as error:  # a component must start on a full or read-only disk
-            _log.warning("%s: no log at %s: %s", self._component.name, self._log_path, error.strerror)
-            return os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
 
     def _died(self, child: Child) -> None:
         up = time.monotonic() - child.started

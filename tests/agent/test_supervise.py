@@ -29,7 +29,7 @@ from tests.agent.superviserig import (
 )
 from tests.support.waiting import until
 
-from fleetfoot_agent import supervise
+from fleetfoot_agent import launching, supervise
 from fleetfoot_agent.child import LOG_CAP, Child
 from fleetfoot_agent.layout import Layout, Trial, target_of
 from fleetfoot_agent.seam import SocketSeam, UnitState, guard_path
@@ -109,7 +109,7 @@ def test_a_program_that_is_still_open_for_writing_is_waited_for(
                 refused.append(error.errno)
                 raise
 
-    monkeypatch.setattr(supervise, "Child", Watched)
+    monkeypatch.setattr(launching, "Child", Watched)
     assert active(begin()).restarts == 0
     assert refused[0] == errno.ETXTBSY
 
