@@ -21,6 +21,7 @@ from typing import Any
 
 import pytest
 from tests.lab import host as lab
+from tests.support import stores
 
 from fleetfoot_agent.worker import unzstd
 
@@ -62,6 +63,7 @@ CAPABILITIES: dict[str, Capability] = {
     ),
     "git": Capability(on_path("git"), "apt-get install git"),
     "mosquitto": Capability(on_path("mosquitto"), "apt-get install mosquitto"),
+    "postgresql": Capability(stores.present, "apt-get install postgresql"),
     "dash": Capability(on_path("dash"), "apt-get install dash"),
     "busybox": Capability(on_path("busybox"), "apt-get install busybox"),
     "zstd": Capability(unzstd.available, "apt-get install libzstd1"),

@@ -1,4 +1,4 @@
-"""`fleetfoot manager init|run|status`."""
+"""`fleetfoot manager init|run|status`; what looks after the store stands in `cli_store`."""
 
 import argparse
 import json
@@ -7,8 +7,8 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-import platformdirs
-
+from fleetfoot_manager import cli_store
+from fleetfoot_manager.cli_parts import add_command, add_database
 from fleetfoot_protocol.errors import FleetfootError
 
 _LEVELS = ("debug", "info", "warning", "error")
@@ -42,30 +42,11 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     _add_init(commands)
     _add_run(commands)
     _add_status(commands)
-
-
-def _add(commands: Any, name: str, summary: str, details: str, example: str) -> argparse.ArgumentParser:
-    text = f"{summary[0].upper()}{summary[1:]}."
-    parser: argparse.ArgumentParser = commands.add_parser(
-        name,
-        help=summary,
-        description=f"{text}\n\n{details}",
-        epilog=f"example:\n  fleetfoot manager {name} {example}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    folder = platformdirs.user_data_path("fleetfoot") / "manager"
-    parser.add_argument(
-        "--dir",
-        type=Path,
-        default=folder,
-        metavar="DIR",
-        help="state folder of the manager (default: %(default)s)",
-    )
-    return parser
+    cli_store.add(commands)
 
 
 def _add_init(commands: Any) -> None:
-    parser = _add(
+    parser = add_command(
         commands,
         "init",
         "make the state folder of a new manager",
@@ -84,11 +65,12 @@ def _add_init(commands: Any) -> None:
     parser.add_argument(
         "--fleet", default="fleet", metavar="ID", help="id of the fleet (default: %(default)s)"
     )
+    add_database(parser)
     parser.set_defaults(handler=_init)
 
 
 def _add_run(commands: Any) -> None:
-    parser = _add(
+    parser = add_command(
         commands,
         "run",
         "run the manager until SIGTERM or SIGINT",
@@ -165,7 +147,7 @@ def _add_credentials(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_status(commands: Any) -> None:
-    parser = _add(
+    parser = add_command(
         commands,
         "status",
         "say what the store on this machine holds",
@@ -177,6 +159,7 @@ def _add_status(commands: Any) -> None:
 
 
 def _init(args: argparse.Namespace) -> int:
+    from fleetfoot_manager.database import parse
     from fleetfoot_manager.init import make_state
 
     operators: dict[str, Path] = {}
@@ -188,7 +171,8 @@ def _init(args: argparse.Namespace) -> int:
                 "usage", f"--operator {text[:200]!a}", remedy="give each once, as PUBFILE or NAME=PUBFILE"
             )
         operators[name] = file
-    request = make_state(args.dir, args.fleet, operators)
+    database = None if args.database is None else parse(args.database)
+    request = make_state(args.dir, args.fleet, operators, database)
     folder = shlex.quote(str(args.dir))
     print(f"made the manager of fleet {args.fleet} in {args.dir}")
     print("next, where the root key is (every key comes from 'fleetfoot key new FILE'):")

@@ -40,7 +40,7 @@ from fleetfoot_manager.reassert import Reassertion
 from fleetfoot_manager.registry import Registry
 from fleetfoot_manager.requests.desk import Desk, Examined
 from fleetfoot_manager.rollout import Rollout, Tick
-from fleetfoot_manager.store import Store
+from fleetfoot_manager.store import REQUESTS_SINCE, Store, get_meta
 from fleetfoot_manager.work import Work, load_rollouts
 from fleetfoot_protocol import topics
 from fleetfoot_protocol.errors import FleetfootError
@@ -135,6 +135,7 @@ class Engine:
         self._transport = transport
         with self._store.read() as tx:
             self._live = {of.id: of for of in load_rollouts(tx, live=True)}
+            self.desk.since = float(get_meta(tx, REQUESTS_SINCE) or 0)
         for of in self._live.values():
             log.info("rejoined rollout=%s state=%s wave=%d", of.id, of.state, of.wave)
         with self._transaction() as work:

@@ -2,7 +2,8 @@
 
     DIR/                    0700
       director.key          0600, made here and never elsewhere
-      manager.sqlite3       the store
+      manager.sqlite3       the store; for a PostgreSQL server instead
+      database.url          0600, where it is
       root-request.json     what the trust root must name: fleet, director key, operators' keys
       blobs/                artifacts and indexes, by sha256
 
@@ -14,6 +15,8 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from sqlalchemy.engine import URL
+
 from fleetfoot_manager.director import KEY_NAME, make_key, read_public
 from fleetfoot_manager.store import Store
 from fleetfoot_protocol import topics
@@ -23,11 +26,12 @@ REQUEST_NAME = "root-request.json"
 BLOBS_NAME = "blobs"
 
 
-def make_state(folder: Path, fleet: str, operators: Mapping[str, Path]) -> Path:
+def make_state(folder: Path, fleet: str, operators: Mapping[str, Path], database: URL | None = None) -> Path:
     """Make the state folder; returns the path of the root request.
 
-    operators: name -> public key file. Raises FleetfootError: `exists_already` for a folder with
-    contents, `usage` for names that are no ids, `key_unreadable`, `io_error`.
+    operators: name -> public key file; database: of PostgreSQL, by default a file. Raises FleetfootError:
+    `exists_already` for a folder with contents, `usage` for names that are no ids,
+    `key_unreadable`, `io_error`.
     """
     for what, name in [("fleet", fleet), *(("operator", name) for name in operators)]:
         if not topics.is_id(name):
@@ -36,9 +40,9 @@ def make_state(folder: Path, fleet: str, operators: Mapping[str, Path]) -> Path:
             )
     public = {name: read_public(path).hex() for name, path in operators.items()}
     try:
-        _make_folder(folder)
+        make_folder(folder)
         director = make_key(folder / KEY_NAME)
-        Store.create(folder, fleet)
+        Store.create(folder, fleet, database)
         (folder / BLOBS_NAME).mkdir()
         request = folder / REQUEST_NAME
         text = json.dumps({"fleet": fleet, "director": director.hex(), "operators": public}, indent=2)
@@ -48,7 +52,8 @@ def make_state(folder: Path, fleet: str, operators: Mapping[str, Path]) -> Path:
     return request
 
 
-def _make_folder(folder: Path) -> None:
+def make_folder(folder: Path) -> None:
+    """An empty folder for its owner only. Raises FleetfootError `exists_already` for one with contents."""
     folder.mkdir(parents=True, exist_ok=True)
     if any(folder.iterdir()):
         raise FleetfootError("exists_already", f"{folder} is not empty")

@@ -3,6 +3,8 @@
 Documents, requests and replies are kept as the exact bytes that were signed or came signed. Everything
 that is looked at as a whole (a rollout, labels) is JSON; what is looked for has a column. Times are unix
 seconds. Topics are kept without their configurable root (`groups/g/heartbeat`).
+
+Every change here is a migration too (`migrations/versions/`): a test compares the two.
 """
 
 from sqlalchemy import (
@@ -21,18 +23,22 @@ from sqlalchemy import (
     Text,
 )
 
-#: Raised with every change of a table; a store of another version is refused, never guessed at.
-SCHEMA_VERSION = 3
-#: Older versions that differ from this one by tables that are missing, and by nothing else.
-LACKING_TABLES = ("1", "2")
-
 metadata = MetaData()
 
-#: One row for each single fact: schema version, fleet, lease holder, mirror last published.
+
+def words(length: int) -> String:
+    """Text that is compared and sorted by its bytes, on every database: pages go on where they ended."""
+    return String(length).with_variant(String(length, collation="C"), "postgresql")
+
+
+#: A number that the database gives, larger every time. SQLite has them for plain integers only.
+Serial = BigInteger().with_variant(Integer(), "sqlite")
+
+#: One row for each single fact: fleet, lease holder, mirror last published.
 meta = Table(
     "meta",
     metadata,
-    Column("name", String(64), primary_key=True),
+    Column("name", words(64), primary_key=True),
     Column("value", Text, nullable=False),
 )
 
@@ -47,12 +53,12 @@ roots = Table(
 releases = Table(
     "releases",
     metadata,
-    Column("component", String(63), primary_key=True),
-    Column("version", String(64), primary_key=True),
-    Column("digest", String(64), nullable=False, unique=True),
-    Column("channel", String(16), nullable=False),
+    Column("component", words(63), primary_key=True),
+    Column("version", words(64), primary_key=True),
+    Column("digest", words(64), nullable=False, unique=True),
+    Column("channel", words(16), nullable=False),
     Column("counter", BigInteger, nullable=False),
-    Column("life", String(16), nullable=False),
+    Column("life", words(16), nullable=False),
     Column("envelope", LargeBinary, nullable=False),
     Column("published", Float, nullable=False),
     Index("releases_by_counter", "component", "counter", unique=True),
@@ -62,15 +68,15 @@ releases = Table(
 upload_tokens = Table(
     "upload_tokens",
     metadata,
-    Column("token_sha256", String(64), primary_key=True),
-    Column("operator", String(63), nullable=False),
+    Column("token_sha256", words(64), primary_key=True),
+    Column("operator", words(63), nullable=False),
     Column("expires", Float, nullable=False, index=True),
 )
 upload_blobs = Table(
     "upload_blobs",
     metadata,
-    Column("token_sha256", String(64), primary_key=True),
-    Column("sha256", String(64), primary_key=True),
+    Column("token_sha256", words(64), primary_key=True),
+    Column("sha256", words(64), primary_key=True),
     Column("length", BigInteger, nullable=False),
     ForeignKeyConstraint(["token_sha256"], ["upload_tokens.token_sha256"], ondelete="CASCADE"),
 )
@@ -80,14 +86,14 @@ upload_blobs = Table(
 devices = Table(
     "devices",
     metadata,
-    Column("id", String(63), primary_key=True),
-    Column("group", String(63), nullable=False, index=True),
-    Column("key", String(64), nullable=False),
+    Column("id", words(63), primary_key=True),
+    Column("group", words(63), nullable=False, index=True),
+    Column("key", words(64), nullable=False),
     Column("labels", Text, nullable=False),
     Column("enrolled", Float, nullable=False),
     Column("status", LargeBinary),
-    Column("status_sha256", String(64)),
-    Column("incarnation", String(32)),
+    Column("status_sha256", words(64)),
+    Column("incarnation", words(32)),
     Column("counter", BigInteger),
     Column("past", Text, nullable=False, server_default="{}"),
     Column("online", Boolean, nullable=False, default=False),
@@ -98,18 +104,18 @@ devices = Table(
 intents = Table(
     "intents",
     metadata,
-    Column("group", String(63), primary_key=True),
-    Column("component", String(63), primary_key=True),
+    Column("group", words(63), primary_key=True),
+    Column("component", words(63), primary_key=True),
     Column("intent", Text, nullable=False),
 )
 
 rollouts = Table(
     "rollouts",
     metadata,
-    Column("id", String(63), primary_key=True),
-    Column("component", String(63), nullable=False),
-    Column("digest", String(64), nullable=False),
-    Column("state", String(32), nullable=False),
+    Column("id", words(63), primary_key=True),
+    Column("component", words(63), nullable=False),
+    Column("digest", words(64), nullable=False),
+    Column("state", words(32), nullable=False),
     Column("live", Boolean, nullable=False, index=True),
     Column("revision", Integer, nullable=False),
     Column("created", Float, nullable=False),
@@ -118,23 +124,23 @@ rollouts = Table(
 rollout_groups = Table(
     "rollout_groups",
     metadata,
-    Column("rollout", String(63), ForeignKey("rollouts.id", ondelete="CASCADE"), primary_key=True),
-    Column("group", String(63), primary_key=True, index=True),
+    Column("rollout", words(63), ForeignKey("rollouts.id", ondelete="CASCADE"), primary_key=True),
+    Column("group", words(63), primary_key=True, index=True),
 )
 
 #: What the broker should hold, retained: the newest document of each topic, byte for byte.
 documents = Table(
     "documents",
     metadata,
-    Column("topic", String(255), primary_key=True),
-    Column("kind", String(32), nullable=False, index=True),
-    Column("group", String(63), nullable=False, server_default=""),
-    Column("device", String(63), nullable=False, server_default=""),
-    Column("component", String(63), nullable=False, server_default=""),
+    Column("topic", words(255), primary_key=True),
+    Column("kind", words(32), nullable=False, index=True),
+    Column("group", words(63), nullable=False, server_default=""),
+    Column("device", words(63), nullable=False, server_default=""),
+    Column("component", words(63), nullable=False, server_default=""),
     Column("epoch", BigInteger),
     Column("sequence", BigInteger),
     Column("payload", LargeBinary, nullable=False),
-    Column("sha256", String(64), nullable=False),
+    Column("sha256", words(64), nullable=False),
     Column("issued", Float, nullable=False),
     Column("renew", Float, index=True),
 )
@@ -143,8 +149,8 @@ documents = Table(
 outbox = Table(
     "outbox",
     metadata,
-    Column("id", Integer, primary_key=True, autoincrement=True),
-    Column("topic", String(255), nullable=False, index=True),
+    Column("id", Serial, primary_key=True, autoincrement=True),
+    Column("topic", words(255), nullable=False, index=True),
     Column("payload", LargeBinary, nullable=False),
     Column("retained", Boolean, nullable=False),
     Column("qos", Integer, nullable=False),
@@ -155,9 +161,9 @@ outbox = Table(
 requests = Table(
     "requests",
     metadata,
-    Column("operator", String(63), primary_key=True),
-    Column("id", String(63), primary_key=True),
-    Column("digest", String(64), nullable=False),
+    Column("operator", words(63), primary_key=True),
+    Column("id", words(63), primary_key=True),
+    Column("digest", words(64), nullable=False),
     Column("reply", LargeBinary, nullable=False),
     Column("at", Float, nullable=False, index=True),
 )
@@ -167,23 +173,23 @@ audit = Table(
     "audit",
     metadata,
     Column("n", Integer, primary_key=True, autoincrement=False),
-    Column("at", String(32), nullable=False),
-    Column("actor", String(80), nullable=False),
-    Column("action", String(64), nullable=False),
+    Column("at", words(32), nullable=False),
+    Column("actor", words(80), nullable=False),
+    Column("action", words(64), nullable=False),
     Column("data", Text, nullable=False),
-    Column("request", String(64), nullable=False, server_default=""),
-    Column("previous", String(64), nullable=False),
-    Column("hash", String(64), nullable=False),
+    Column("request", words(64), nullable=False, server_default=""),
+    Column("previous", words(64), nullable=False),
+    Column("hash", words(64), nullable=False),
 )
 
 #: Releases that were recalled. `before`: groups (JSON) in which the release was withdrawn already.
 recalls = Table(
     "recalls",
     metadata,
-    Column("digest", String(64), primary_key=True),
-    Column("component", String(63), nullable=False),
+    Column("digest", words(64), primary_key=True),
+    Column("component", words(63), nullable=False),
     Column("reason", Text, nullable=False),
-    Column("operator", String(63), nullable=False),
+    Column("operator", words(63), nullable=False),
     Column("at", Float, nullable=False),
     Column("before", Text, nullable=False),
 )
@@ -192,16 +198,16 @@ recalls = Table(
 acts = Table(
     "acts",
     metadata,
-    Column("device", String(63), primary_key=True),
-    Column("component", String(63), primary_key=True),
-    Column("act", String(63), nullable=False),
-    Column("kind", String(16), nullable=False),
+    Column("device", words(63), primary_key=True),
+    Column("component", words(63), primary_key=True),
+    Column("act", words(63), nullable=False),
+    Column("kind", words(16), nullable=False),
     Column("goal", Text, nullable=False),
     Column("pins", Boolean, nullable=False),
-    Column("state", String(16), nullable=False, index=True),
-    Column("outcome", String(16), nullable=False),
-    Column("code", String(64), nullable=False),
-    Column("operator", String(63), nullable=False),
+    Column("state", words(16), nullable=False, index=True),
+    Column("outcome", words(16), nullable=False),
+    Column("code", words(64), nullable=False),
+    Column("operator", words(63), nullable=False),
     Column("created", Float, nullable=False),
     Column("expires", Float, nullable=False, index=True),
 )
@@ -210,7 +216,7 @@ acts = Table(
 policies = Table(
     "policies",
     metadata,
-    Column("group", String(63), primary_key=True),
+    Column("group", words(63), primary_key=True),
     Column("policy", Text, nullable=False),
 )
 
@@ -218,11 +224,11 @@ policies = Table(
 orders = Table(
     "orders",
     metadata,
-    Column("rollout", String(63), primary_key=True),
-    Column("requester", String(63), nullable=False),
+    Column("rollout", words(63), primary_key=True),
+    Column("requester", words(63), nullable=False),
     Column("asked", Text, nullable=False),
-    Column("decided_by", String(63), nullable=False, server_default=""),
-    Column("decision", String(16), nullable=False, server_default=""),
+    Column("decided_by", words(63), nullable=False, server_default=""),
+    Column("decision", words(16), nullable=False, server_default=""),
     Column("edited", Text, nullable=False, server_default=""),
     Column("at", Float),
 )
@@ -231,13 +237,13 @@ orders = Table(
 notes = Table(
     "notes",
     metadata,
-    Column("id", Integer, primary_key=True, autoincrement=True),
-    Column("rollout", String(63), nullable=False, index=True),
-    Column("component", String(63), nullable=False, index=True),
-    Column("author", String(63), nullable=False),
+    Column("id", Serial, primary_key=True, autoincrement=True),
+    Column("rollout", words(63), nullable=False, index=True),
+    Column("component", words(63), nullable=False, index=True),
+    Column("author", words(63), nullable=False),
     Column("at", Float, nullable=False),
-    Column("title", String(160), nullable=False),
-    Column("category", String(32), nullable=False),
+    Column("title", words(160), nullable=False),
+    Column("category", words(32), nullable=False),
     Column("tags", Text, nullable=False),
     Column("text", Text, nullable=False),
 )
@@ -246,13 +252,13 @@ notes = Table(
 enrolment_tokens = Table(
     "enrolment_tokens",
     metadata,
-    Column("secret_sha256", String(64), primary_key=True),
-    Column("group", String(63), nullable=False),
-    Column("device", String(63)),
-    Column("root", String(64), nullable=False),
-    Column("operator", String(63), nullable=False),
+    Column("secret_sha256", words(64), primary_key=True),
+    Column("group", words(63), nullable=False),
+    Column("device", words(63)),
+    Column("root", words(64), nullable=False),
+    Column("operator", words(63), nullable=False),
     Column("expires", Float, nullable=False, index=True),
-    Column("used_by", String(200)),
+    Column("used_by", words(200)),
     Column("used_at", Float),
 )
 
@@ -260,7 +266,16 @@ enrolment_tokens = Table(
 revoked_devices = Table(
     "revoked_devices",
     metadata,
-    Column("id", String(63), primary_key=True),
-    Column("group", String(63), nullable=False),
+    Column("id", words(63), primary_key=True),
+    Column("group", words(63), nullable=False),
     Column("at", Float, nullable=False),
+)
+
+#: Groups that were made before they had a device; others come to be with their first one.
+groups = Table(
+    "groups",
+    metadata,
+    Column("id", words(63), primary_key=True),
+    Column("title", words(160), nullable=False, server_default=""),
+    Column("created", Float, nullable=False),
 )

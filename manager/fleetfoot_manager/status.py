@@ -6,8 +6,9 @@ from typing import Any
 import sqlalchemy as sa
 
 from fleetfoot_manager import inventory, roots, schema
+from fleetfoot_manager.locks import holder_of
 from fleetfoot_manager.requests.rollouts import row_of
-from fleetfoot_manager.store import Store, holder_of
+from fleetfoot_manager.store import Store
 from fleetfoot_manager.work import load_rollouts
 
 _SHOWN_ENDED = 5

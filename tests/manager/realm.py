@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tests.support.stores import database_url
+
 from fleetfoot_manager.init import make_state
 from fleetfoot_protocol import dsse, keys, times
 from fleetfoot_protocol.documents import Artifact, Release
@@ -98,7 +100,7 @@ class Realm:
             hexed = keys.public_of(self.secrets[name]).hex()
             path.write_text(json.dumps({"kind": "fleetfoot-public-key", "public": hexed}))
             public[name] = path
-        request = json.loads(make_state(self.state, FLEET, public).read_text())
+        request = json.loads(make_state(self.state, FLEET, public, database_url()).read_text())
         self.director_public = bytes.fromhex(request["director"])
         self.root = self.make_root(roles)
         self.root_path = folder / "root.json"

@@ -1,7 +1,6 @@
 """The engine: what it takes in, what it publishes when, and what it does not let happen to it."""
 
 import json
-import sqlite3
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,11 +9,11 @@ from typing import Any
 import pytest
 from tests.manager.enginerig import MIRROR, Rig
 from tests.manager.realm import COMPONENT, PLATFORM, Device, Realm, ended, runs
+from tests.support.stores import tamper
 from tests.support.waiting import until
 
 from fleetfoot_manager.ingest import Ingest
 from fleetfoot_manager.rollout import Rollout, RolloutEvent, Tick
-from fleetfoot_manager.store import STORE_NAME
 from fleetfoot_manager.work import Work
 from fleetfoot_protocol import admission, dsse, keys, topics, trust
 from fleetfoot_protocol.documents import Desired
@@ -538,9 +537,7 @@ def test_an_input_that_fails_is_dropped_alone(
 
 def test_a_store_that_fails_ends_the_manager(rig: Rig) -> None:
     settled(rig)
-    with sqlite3.connect(rig.realm.state / STORE_NAME) as thief:
-        thief.execute("UPDATE meta SET value = 'somebody else' WHERE name = 'lease'")
-    thief.close()
+    tamper(rig.realm.state, "UPDATE meta SET value = 'somebody else' WHERE name = 'lease'")
     rig.arrive("ff/v1/groups/hall/devices/dev-1/presence", b"online")
     assert rig.ended.wait(10)
     assert "taken over" in str(rig.engine.failure)
@@ -549,9 +546,7 @@ def test_a_store_that_fails_ends_the_manager(rig: Rig) -> None:
 def test_a_manager_that_fails_says_that_it_is_gone(rig: Rig) -> None:
     settled(rig)
     rig.acknowledge()
-    with sqlite3.connect(rig.realm.state / STORE_NAME) as thief:
-        thief.execute("UPDATE meta SET value = 'somebody else' WHERE name = 'lease'")
-    thief.close()
+    tamper(rig.realm.state, "UPDATE meta SET value = 'somebody else' WHERE name = 'lease'")
     rig.arrive("ff/v1/groups/hall/devices/dev-1/presence", b"online")
     until(lambda: rig.broker.on(PRESENCE)[-1:] == [b"offline"], "offline")
 

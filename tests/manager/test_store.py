@@ -1,7 +1,6 @@
 """The store: one writer, all or nothing, an outbox in order, an audit log that cannot be bent."""
 
 import os
-import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -9,10 +8,13 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from tests.support.stores import database_url, tamper
 
 from fleetfoot_manager import audit, documents, inventory, schema
+from fleetfoot_manager.database import STORE_NAME, URL_NAME
 from fleetfoot_manager.init import make_state
-from fleetfoot_manager.store import STORE_NAME, Store, get_meta, holder_of, set_meta
+from fleetfoot_manager.locks import holder_of
+from fleetfoot_manager.store import Store, get_meta, set_meta
 from fleetfoot_protocol.errors import FleetfootError
 from fleetfoot_protocol.topics import Kind
 
@@ -22,7 +24,7 @@ HALL = {"group": "hall"}
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    make_state(tmp_path / "state", "testfleet", {})
+    make_state(tmp_path / "state", "testfleet", {}, database_url())
     return tmp_path / "state"
 
 
@@ -33,10 +35,11 @@ def store(folder: Path) -> Iterator[Store]:
         yield store
 
 
-def test_the_state_folder_is_its_owners_alone(folder: Path) -> None:
+def test_the_state_folder_is_its_owners_alone(folder: Path, backend: str) -> None:
     assert folder.stat().st_mode & 0o777 == 0o700
     assert (folder / "director.key").stat().st_mode & 0o777 == 0o600
-    assert (folder / STORE_NAME).stat().st_mode & 0o777 == 0o600
+    store = folder / (STORE_NAME if backend == "sqlite" else URL_NAME)
+    assert store.stat().st_mode & 0o777 == 0o600
 
 
 def test_a_folder_with_contents_is_not_made_a_state_folder(tmp_path: Path) -> None:
@@ -46,8 +49,11 @@ def test_a_folder_with_contents_is_not_made_a_state_folder(tmp_path: Path) -> No
     assert caught.value.code == "exists_already"
 
 
-def test_every_commit_is_synced_to_the_disk(store: Store) -> None:
+def test_every_commit_is_synced_to_the_disk(store: Store, backend: str) -> None:
     with store.read() as tx:
+        if backend == "postgresql":
+            assert tx.exec_driver_sql("SHOW synchronous_commit").scalar() == "on"
+            return
         assert tx.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
         assert tx.exec_driver_sql("PRAGMA synchronous").scalar() == 2
         assert tx.exec_driver_sql("PRAGMA foreign_keys").scalar() == 1
@@ -106,29 +112,33 @@ def test_a_killed_writer_leaves_no_lock(folder: Path) -> None:
 
 
 def test_a_writer_whose_lease_was_taken_writes_no_more(store: Store) -> None:
-    with sqlite3.connect(store.path) as thief:
-        thief.execute("UPDATE meta SET value = 'somebody else' WHERE name = 'lease'")
-    thief.close()
+    tamper(store.folder, "UPDATE meta SET value = 'somebody else' WHERE name = 'lease'")
     with pytest.raises(FleetfootError, match="taken over") as caught, store.write():
         pass
     assert caught.value.code == "store_unusable"
 
 
 @pytest.mark.parametrize(
-    "statement", ["UPDATE meta SET value = '99' WHERE name = 'schema'", "DROP TABLE meta"]
+    ("statement", "remedy"),
+    [
+        ("UPDATE alembic_version SET version_num = '99'", "the program that wrote it"),
+        ("UPDATE alembic_version SET version_num = '2'", "fleetfoot manager migrate --dir"),
+        ("DROP TABLE alembic_version", "restore it from a backup"),
+    ],
 )
-def test_a_store_of_another_kind_is_refused(folder: Path, statement: str) -> None:
-    with sqlite3.connect(folder / STORE_NAME) as connection:
-        connection.execute(statement)
-    connection.close()
+def test_a_store_of_another_version_is_refused_with_what_to_do(
+    folder: Path, statement: str, remedy: str
+) -> None:
+    tamper(folder, statement)
     with pytest.raises(FleetfootError) as caught:
         Store(folder)
-    assert caught.value.code == "store_unusable"
+    assert (caught.value.code, remedy in caught.value.remedy) == ("store_unusable", True)
 
 
 def test_a_folder_without_a_store_says_how_to_make_one(tmp_path: Path) -> None:
-    with pytest.raises(FleetfootError, match="manager init"):
+    with pytest.raises(FleetfootError) as caught:
         Store(tmp_path)
+    assert "fleetfoot manager init" in caught.value.remedy
 
 
 @pytest.mark.parametrize(
@@ -213,9 +223,7 @@ def test_a_whole_audit_chain_verifies(store: Store) -> None:
 )
 def test_a_bent_audit_chain_is_found(store: Store, statement: str, broken: int) -> None:
     fill_audit(store)
-    with sqlite3.connect(store.path) as connection:
-        connection.execute(statement)
-    connection.close()
+    tamper(store.folder, statement)
     with store.read() as tx:
         assert audit.first_broken(audit.entries(tx)) == broken
 

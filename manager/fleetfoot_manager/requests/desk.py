@@ -118,6 +118,8 @@ class Desk:
 
     def __init__(self, on_examined: Callable[[Examined], None]) -> None:
         self.ignored: Counter[str] = Counter()
+        #: Unix seconds: what was signed before may have been decided by a store that was lost.
+        self.since = 0.0
         self._on_examined = on_examined
         self._examiner = ThreadPoolExecutor(1, "examiner")
         self._in_examination: set[tuple[str, str]] = set()
@@ -165,7 +167,7 @@ class Desk:
 
     def _decide(self, work: Work, request: Request, digest: str) -> None:
         def act() -> dict[str, Any]:
-            _check_times(request, work.now)
+            _check_times(request, work.now, self.since)
             handler = HANDLERS.get(request.verb)
             if handler is None:
                 raise FleetfootError("request_invalid", f"no verb {request.verb}")
@@ -179,7 +181,7 @@ class Desk:
     def _examine(self, work: Work, request: Request, digest: str) -> None:
         blobs, root = work.house.blobs, work.house.root
         try:
-            _check_times(request, work.now)
+            _check_times(request, work.now, self.since)
             wanted = releases.wanted(work, request)
         except FleetfootError as error:
             self._answer(work, request, digest, _raiser(error))
@@ -269,10 +271,16 @@ class Desk:
         work.send(documents.place(Kind.REPLIES, operator=operator), reply)
 
 
-def _check_times(request: Request, now: float) -> None:
+def _check_times(request: Request, now: float, since: float) -> None:
     issued, expires = times.from_text(request.issued), times.from_text(request.expires)
     if not 0 < expires - issued <= LIFE_SECONDS:
         raise FleetfootError("request_invalid", f"a request lives at most {LIFE_SECONDS} s")
+    if issued < int(since):
+        raise FleetfootError(
+            "request_expired",
+            "signed before the manager was restored",
+            remedy="look at what is, and ask again",
+        )
     if now > expires + TOLERANCE_SECONDS or now < issued - TOLERANCE_SECONDS:
         raise FleetfootError(
             "request_expired", f"issued {request.issued}, expires {request.expires}, now {times.to_text(now)}"

@@ -1,0 +1,133 @@
+"""`fleetfoot manager migrate|backup|restore|prune`: looking after what a manager knows."""
+
+import argparse
+import json
+import shlex
+from pathlib import Path
+from typing import Any
+
+from fleetfoot_manager.cli_parts import add_command, add_database
+
+#: Tables whose rows a backup is told by.
+_TOLD = ("devices", "releases", "rollouts", "audit")
+
+
+def add(commands: Any) -> None:
+    """Add the subcommands."""
+    _add_migrate(commands)
+    _add_backup(commands)
+    _add_restore(commands)
+    _add_prune(commands)
+
+
+def _add_migrate(commands: Any) -> None:
+    parser = add_command(
+        commands,
+        "migrate",
+        "bring the store to the version of this program, or to another",
+        "While no manager runs. All or nothing, but make a backup first: going down drops what older\n"
+        "versions do not know.",
+        "--dir manager",
+    )
+    parser.add_argument("--to", metavar="VERSION", help="another version, for an older program")
+    parser.set_defaults(handler=_migrate)
+
+
+def _add_backup(commands: Any) -> None:
+    parser = add_command(
+        commands,
+        "backup",
+        "write everything the manager knows into one file",
+        "Whether or not it runs, from either kind of database. The file holds the director key: keep it as\n"
+        "carefully as that.",
+        "--dir manager --out manager.backup",
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="a new file")
+    parser.add_argument(
+        "--without-blobs",
+        action="store_true",
+        help="leave the artifacts out: bundles are published again if they are needed",
+    )
+    parser.add_argument("--json", action="store_true", help="say what is in it as one JSON object")
+    parser.set_defaults(handler=_backup)
+
+
+def _add_restore(commands: Any) -> None:
+    parser = add_command(
+        commands,
+        "restore",
+        "make the manager of a backup in a new folder",
+        "Stop the old manager first, for good. What was decided since the backup is not known; what is\n"
+        "published next is newer than everything before, and differences are told as alarms.",
+        "--dir restored manager.backup",
+    )
+    parser.add_argument("file", type=Path, metavar="FILE", help="what 'fleetfoot manager backup' wrote")
+    add_database(parser)
+    parser.set_defaults(handler=_restore)
+
+
+def _add_prune(commands: Any) -> None:
+    parser = add_command(
+        commands,
+        "prune",
+        "delete artifacts that no release needs any more",
+        "Blobs of archived releases, and those that were uploaded more than a day ago and never published.\n"
+        "Whether or not the manager runs.",
+        "--dir manager --dry-run",
+    )
+    parser.add_argument("--dry-run", action="store_true", help="say what would go, and delete nothing")
+    parser.add_argument("--json", action="store_true", help="as one JSON object")
+    parser.set_defaults(handler=_prune)
+
+
+def _migrate(args: argparse.Namespace) -> int:
+    from fleetfoot_manager import migrate
+
+    before, after = migrate.run(args.dir, args.to or migrate.CURRENT)
+    print(
+        f"the store had version {before} and has version {after} now"
+        if before != after
+        else f"the store has version {after} already"
+    )
+    return 0
+
+
+def _backup(args: argparse.Namespace) -> int:
+    from fleetfoot_manager import backup
+
+    about = backup.write(args.dir, args.out, blobs=not args.without_blobs)
+    if args.json:
+        print(json.dumps(about))
+        return 0
+    tables = about["tables"]
+    counts = ", ".join(
+        f"{tables.get(name, 0)} {name}" for name in ("devices", "releases", "rollouts", "audit")
+    )
+    print(f"wrote {args.out}: fleet {about['fleet']}, {counts}")
+    print("it holds the director key: keep it where you would keep that")
+    return 0
+
+
+def _restore(args: argparse.Namespace) -> int:
+    from fleetfoot_manager import backup
+    from fleetfoot_manager.database import parse
+
+    url = None if args.database is None else parse(args.database)
+    about = backup.restore(args.file, args.dir, url)
+    print(f"restored fleet {about['fleet']} in {args.dir}, as it was at {about['written']}")
+    print("what was decided since is not known; next, once the old manager is stopped for good:")
+    print(f"  fleetfoot manager run --dir {shlex.quote(str(args.dir))}")
+    return 0
+
+
+def _prune(args: argparse.Namespace) -> int:
+    from fleetfoot_manager import pruning
+
+    gone = pruning.blobs(args.dir, delete=not args.dry_run)
+    if args.json:
+        print(json.dumps({"deleted": not args.dry_run, "blobs": gone}))
+        return 0
+    size = sum(one["length"] for one in gone)
+    what = f"{len(gone)} blob{'' if len(gone) == 1 else 's'}, {size} bytes"
+    print(f"would delete {what}" if args.dry_run else f"deleted {what}")
+    return 0
