@@ -20,6 +20,7 @@ import hashlib
 import io
 import json
 import os
+import shutil
 import tarfile
 import tempfile
 import time
@@ -98,6 +99,11 @@ def _in(value: Any) -> Any:
 
 
 def _pack(folder: Path, out: Path, about: dict[str, Any], rows: IO[bytes], *, blobs: bool) -> None:
+    names = list(_FILES)
+    if blobs:
+        found = (folder / BLOBS_NAME).glob("[0-9a-f]" * 64)
+        names += sorted(f"{BLOBS_NAME}/{path.name}" for path in found)
+    about["files"] = names
     unfinished = out.with_name(f".{out.name}.unfinished")
     descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     with os.fdopen(descriptor, "wb") as file:
@@ -107,11 +113,8 @@ def _pack(folder: Path, out: Path, about: dict[str, Any], rows: IO[bytes], *, bl
             length = rows.tell()
             rows.seek(0)
             _add(tar, _ROWS, rows, length)
-            every = [folder / name for name in _FILES]
-            every += sorted((folder / BLOBS_NAME).glob("[0-9a-f]" * 64)) if blobs else []
-            for path in every:
-                name = path.name if path.parent == folder else f"{BLOBS_NAME}/{path.name}"
-                with path.open("rb") as content:
+            for name in names:
+                with (folder / name).open("rb") as content:
                     _add(tar, name, content, os.fstat(content.fileno()).st_size)
         file.flush()
         os.fsync(file.fileno())
@@ -134,19 +137,31 @@ def restore(file: Path, folder: Path, url: URL | None = None) -> dict[str, Any]:
         with tarfile.open(file) as tar, tempfile.TemporaryFile() as rows:
             about = _examine(tar, rows, file)
             make_folder(folder)
-            (folder / BLOBS_NAME).mkdir()
-            _unpack(tar, folder)
-            if url is None:
-                flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-                os.close(os.open(folder / database.STORE_NAME, flags, 0o600))
-            else:
-                database.remember(folder, url)
-            _load(Database(folder, url), about, rows)
+            try:
+                _fill(tar, folder, url, about, rows)
+            except BaseException:
+                shutil.rmtree(folder)
+                raise
     except (tarfile.TarError, OSError, KeyError, ValueError) as error:
         raise FleetfootError(
             "usage", f"{file} cannot be restored: {error}", remedy="name a file of 'fleetfoot manager backup'"
         ) from error
     return about
+
+
+def _fill(
+    tar: tarfile.TarFile, folder: Path, url: URL | None, about: dict[str, Any], rows: IO[bytes]
+) -> None:
+    (folder / BLOBS_NAME).mkdir()
+    missing = set(about["files"]) - _unpack(tar, folder)
+    if missing:
+        raise ValueError(f"it is cut off: {min(missing)} is missing")
+    if url is None:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        os.close(os.open(folder / database.STORE_NAME, flags, 0o600))
+    else:
+        database.remember(folder, url)
+    _load(Database(folder, url), about, rows)
 
 
 def _examine(tar: tarfile.TarFile, rows: IO[bytes], file: Path) -> dict[str, Any]:
@@ -175,8 +190,9 @@ def _member(tar: tarfile.TarFile, name: str) -> IO[bytes]:
     return content
 
 
-def _unpack(tar: tarfile.TarFile, folder: Path) -> None:
-    """The files beside the store, by their names: a backup may come from anywhere."""
+def _unpack(tar: tarfile.TarFile, folder: Path) -> set[str]:
+    """The files beside the store, by their names: a backup may come from anywhere. Returns their names."""
+    done: set[str] = set()
     for info in tar:
         place, _, name = info.name.rpartition("/")
         blob = place == BLOBS_NAME and len(name) == 64 and set(name) <= set("0123456789abcdef")
@@ -192,6 +208,8 @@ def _unpack(tar: tarfile.TarFile, folder: Path) -> None:
             os.fsync(file.fileno())
         if blob and seen.hexdigest() != name:
             raise ValueError(f"blob {name} in it has other bytes")
+        done.add(info.name)
+    return done
 
 
 def _load(made: Database, about: dict[str, Any], rows: IO[bytes]) -> None:

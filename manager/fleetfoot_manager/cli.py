@@ -4,6 +4,7 @@ import argparse
 import json
 import logging
 import shlex
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +122,12 @@ def _add_run(commands: Any) -> None:
         help="how long devices' certificates live; renewed by themselves after two thirds"
         " (default: %(default)g)",
     )
+    parser.add_argument(
+        "--status",
+        default="127.0.0.1:0",
+        metavar="HOST:PORT",
+        help="where /healthz, /readyz and /metrics are served; loopback only (default: any free port)",
+    )
     parser.add_argument("--mirror", metavar="URL", help="base URL that devices fetch from, instead of that")
     parser.add_argument(
         "--topic-root", default="ff", metavar="TOPIC", help="what topics begin with (default: %(default)s)"
@@ -212,6 +219,7 @@ def _run(args: argparse.Namespace) -> int:
         broker=args.broker,
         listen=parse_address(args.listen, "--listen"),
         artifacts=parse_address(args.artifacts, "--artifacts"),
+        status=parse_address(args.status, "--status"),
         mirror=args.mirror,
         topic_root=topic_root,
         pki=args.pki,
@@ -228,9 +236,11 @@ def _run(args: argparse.Namespace) -> int:
 
     def say(ready: Ready) -> None:
         if args.json:
-            print(json.dumps({"broker": ready.broker, "artifacts": ready.artifacts}), flush=True)
+            print(json.dumps(asdict(ready)), flush=True)
         else:
-            print(f"ready broker={ready.broker} artifacts={ready.artifacts}", flush=True)
+            print(
+                f"ready broker={ready.broker} artifacts={ready.artifacts} status={ready.status}", flush=True
+            )
 
     run(options, say)
     return 0

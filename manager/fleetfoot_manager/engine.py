@@ -94,6 +94,8 @@ class Engine:
     ) -> None:
         self.failure: BaseException | None = None
         self.listening = threading.Event()
+        #: When the engine last looked up, by the monotonic clock: at rest every second.
+        self.pulse = time.monotonic()
         self.ingest = Ingest()
         self.desk = Desk(self.put)
         self.dropped: Counter[str] = Counter()
@@ -130,6 +132,20 @@ class Engine:
             except queue.Full:
                 continue
 
+    @property
+    def queued(self) -> int:
+        """How many inputs wait."""
+        return self._queue.qsize()
+
+    @property
+    def connected(self) -> bool:
+        """Whether there is a connection to the broker."""
+        return self._session is not None
+
+    def passed_over(self) -> Counter[str]:
+        """What counted for nothing since the start, by why."""
+        return self.dropped + self.ingest.ignored + self.desk.ignored + self.reassertion.counts
+
     def start(self, transport: Transport) -> None:
         """Load what was going on and go on with it; raises FleetfootError if the store cannot be used."""
         self._transport = transport
@@ -154,6 +170,7 @@ class Engine:
     def _run(self) -> None:
         try:
             while not self._ending:
+                self.pulse = time.monotonic()
                 batch = self._collect()
                 self._process(batch)
                 self._pump()
@@ -220,7 +237,7 @@ class Engine:
         """Say in the log, once a minute at most, what was passed over since."""
         if now < self._tell_next:
             return
-        counts = self.dropped + self.ingest.ignored + self.desk.ignored + self.reassertion.counts
+        counts = self.passed_over()
         if counts != self._told:
             text = (f"{what.replace(' ', '_')}={count}" for what, count in sorted(counts.items()))
             log.info("passed over %s", " ".join(text))

@@ -1,17 +1,19 @@
 """`fleetfoot manager run`: the process. Everything is opened in order, and closed in the reverse one."""
 
+import json
 import logging
+import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-from fleetfoot_manager import catalogue, roots
+from fleetfoot_manager import catalogue, health, notify, roots
 from fleetfoot_manager.artifacts import ArtifactServer, Tls
 from fleetfoot_manager.broker import EmbeddedBroker
 from fleetfoot_manager.catalogue import Blobs
@@ -34,6 +36,10 @@ from fleetfoot_protocol.fields import Url
 log = logging.getLogger(__name__)
 
 _LOOK_SECONDS = 0.2
+#: How often systemd hears that the engine turns.
+_WATCHDOG_SECONDS = 5.0
+#: Where a running manager serves, for whoever has its folder.
+WHERE_NAME = "run.json"
 
 
 @dataclass(frozen=True)
@@ -49,6 +55,7 @@ class Options:
     broker: str | None = None
     listen: Address = field(default_factory=lambda: Address("127.0.0.1", 1883))
     artifacts: Address = field(default_factory=lambda: Address("127.0.0.1", 8090))
+    status: Address = field(default_factory=lambda: Address("127.0.0.1", 0))
     mirror: str | None = None
     topic_root: str = topics.DEFAULT_ROOT
     credentials: Credentials = field(default_factory=Credentials)
@@ -59,10 +66,11 @@ class Options:
 
 @dataclass(frozen=True)
 class Ready:
-    """Where the manager serves: the broker as host:port, the base URL of the blobs."""
+    """Where the manager serves: the broker as host:port, the base URLs of the blobs and of its health."""
 
     broker: str
     artifacts: str
+    status: str
 
 
 def run(options: Options, on_ready: Callable[[Ready], None]) -> None:
@@ -76,7 +84,11 @@ def run(options: Options, on_ready: Callable[[Ready], None]) -> None:
             continue
         if not over.is_set():
             on_ready(ready)
-        over.wait()
+            notify.tell("READY=1")
+        while not over.wait(_WATCHDOG_SECONDS):
+            if not health.trouble(engine):
+                notify.tell("WATCHDOG=1")
+        notify.tell("STOPPING=1")
         log.info("stopping")
     if engine.failure is not None:
         raise engine.failure
@@ -125,7 +137,22 @@ def _open(options: Options, stack: ExitStack, over: threading.Event) -> tuple[En
     stack.callback(transport.stop)
     stack.callback(engine.stop)
     transport.start()
-    return engine, Ready(house.broker, server.url)
+    asked = stack.enter_context(
+        health.HealthServer(engine, store, house.fleet, options.status.host, options.status.port)
+    )
+    ready = Ready(house.broker, server.url, asked.url)
+    stack.enter_context(_told(options.folder / WHERE_NAME, ready))
+    return engine, ready
+
+
+@contextmanager
+def _told(path: Path, ready: Ready) -> Iterator[None]:
+    """Write down where the manager serves while it does."""
+    path.write_text(json.dumps({"pid": os.getpid(), **asdict(ready)}) + "\n")
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
 
 
 def _identities(options: Options, store: Store, address: Address) -> tuple[Pki | None, Tls | None, Gate]:

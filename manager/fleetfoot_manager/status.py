@@ -1,17 +1,34 @@
 """`fleetfoot manager status`: what the store of this machine says, whether or not the manager runs."""
 
+import http.client
+import json
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 
-from fleetfoot_manager import inventory, roots, schema
+from fleetfoot_manager import acts, inventory, roots, schema
 from fleetfoot_manager.locks import holder_of
+from fleetfoot_manager.requests.overview import waits
 from fleetfoot_manager.requests.rollouts import row_of
+from fleetfoot_manager.rollout import Rollout
+from fleetfoot_manager.run import WHERE_NAME
 from fleetfoot_manager.store import Store
 from fleetfoot_manager.work import load_rollouts
+from fleetfoot_protocol.states import Right
+from fleetfoot_protocol.trust import TrustRoot
 
 _SHOWN_ENDED = 5
+#: Long enough for a busy machine, short enough for a person who looks because something is wrong.
+_PATIENCE_SECONDS = 2.0
+_MAX_ANSWER = 2000
+#: What a rollout waits for -> the right of those who can give it.
+_GIVES: dict[str, Right] = {
+    "approval": Right.APPROVE,
+    "resume": Right.STEER,
+    "decision": Right.STEER,
+    "blessing": Right.RELEASE,
+}
 
 
 def look(folder: Path) -> dict[str, Any]:
@@ -25,9 +42,12 @@ def look(folder: Path) -> dict[str, Any]:
         waiting = tx.scalar(sa.select(sa.func.count()).select_from(schema.outbox)) or 0
         releases = tx.scalar(sa.select(sa.func.count()).select_from(schema.releases)) or 0
         pid = holder_of(folder)
+        orders = tx.scalar(
+            sa.select(sa.func.count()).select_from(schema.acts).where(schema.acts.c.state == acts.OPEN)
+        )
         return {
             "running": pid is not None,
-            **({} if pid is None else {"pid": pid}),
+            **({} if pid is None else {"pid": pid, "engine": engine(folder)}),
             "fleet": store.fleet,
             "root": root.version if root else 0,
             "groups": groups,
@@ -35,19 +55,58 @@ def look(folder: Path) -> dict[str, Any]:
             "online": online,
             "releases": releases,
             "waiting": waiting,
+            "waits": [row for of in live if (row := _waits(of, root))],
+            "orders_open": orders or 0,
             "rollouts": [row_of(of) for of in [*live, *ended]],
         }
+
+
+def engine(folder: Path) -> str:
+    """How the running manager says it is: `running`, or why it does not turn."""
+    try:
+        where = json.loads((folder / WHERE_NAME).read_text())["status"]
+        host, _, port = where.removeprefix("http://").rpartition(":")
+        line = http.client.HTTPConnection(host, int(port), timeout=_PATIENCE_SECONDS)
+        try:
+            line.request("GET", "/readyz")
+            answer = line.getresponse()
+            text = answer.read(_MAX_ANSWER).decode("utf-8", "replace").strip()
+        finally:
+            line.close()
+    except FileNotFoundError:
+        return "starting, or of a version that does not say how it is"
+    except (OSError, ValueError, KeyError, http.client.HTTPException):
+        return "it does not answer: stuck, or its process is stopped"
+    return "running" if answer.status == 200 else text
+
+
+def _waits(of: Rollout, root: TrustRoot | None) -> dict[str, Any] | None:
+    """What a rollout waits for and who can give it, if it is a person's act."""
+    row = waits(of)
+    if row is None:
+        return None
+    right = _GIVES[row["for"]]
+    operators = sorted(root.roles.operators) if root else []
+    who = [name for name in operators if root and all(root.may(name, right, group) for group in of.groups)]
+    return {**row, "who": who}
 
 
 def lines(seen: dict[str, Any]) -> list[str]:
     """The same for people."""
     process = f"running (process {seen['pid']})" if seen["running"] else "not running"
+    if seen.get("engine", "running") != "running":
+        process = f"process {seen['pid']}, BUT {seen['engine']}"
     text = [
         f"manager of fleet {seen['fleet']}: {process}, trust root {seen['root'] or 'not installed'}",
         f"{_count(seen['devices'], 'device')} in {_count(len(seen['groups']), 'group')},"
         f" {seen['online']} online; {_count(seen['releases'], 'release')};"
         f" waiting for the broker: {_count(seen['waiting'], 'message')}",
     ]
+    if seen["orders_open"]:
+        text.append(f"{_count(seen['orders_open'], 'order')} to single devices wait for the device")
+    for row in seen["waits"]:
+        who = ", ".join(row["who"]) or "nobody whom the trust root names"
+        text.append(f"rollout {row['rollout']} waits for {row['for']}, which can come from: {who}")
     for row in seen["rollouts"]:
         counts = ", ".join(f"{count} {name}" for name, count in row["counts"].items())
         text.append(

@@ -30,7 +30,7 @@ def status(work: Work, request: Request) -> dict[str, Any]:
     groups = rights.readable(house.root, request, inventory.groups(work.tx))
     devices, online = inventory.counts(work.tx, groups)
     readable = [of for of in work.rollouts.values() if rights.reads_all(house.root, request, of.groups)]
-    waiting, _ = fitted([row for of in readable if (row := _waits(of))], _BUDGET)
+    waiting, _ = fitted([row for of in readable if (row := waits(of))], _BUDGET)
     components, _ = fitted(list(summary(work.devices.members(work.tx, groups)).items()), _BUDGET)
     return {
         "version": version("fleetfoot"),
@@ -48,7 +48,7 @@ def status(work: Work, request: Request) -> dict[str, Any]:
     }
 
 
-def _waits(of: Rollout) -> dict[str, str] | None:
+def waits(of: Rollout) -> dict[str, str] | None:
     """What a rollout waits for, if it is a person's act."""
     what = "blessing" if of.reason == AWAITS_BLESSING else _WAITS.get(of.state)
     if what is None:
