@@ -29,7 +29,7 @@ UNIT = Path(__file__).parents[2] / "systemd" / "manager" / "fleetfoot-manager.se
 
 @pytest.fixture
 def rig(tmp_path: Path) -> Iterator[Rig]:
-    roles = {
+    roles: dict[str, dict[str, tuple[Role, ...]]] = {
         "alice": {"*": (Role.ADMIN,)},
         "gina": {"hall": (Role.GROUP_ADMIN,)},
         "vera": {"*": (Role.VIEWER,)},
