@@ -1,6 +1,6 @@
 """Versions of the store's tables, by alembic: looked at before anything is read, changed when asked.
 
-A store says its version in alembic's own table. Stores of the versions 1 and 2 were written before it was
+A store says its version in alembic's own table. Stores of the versions 1 to 3 were written before it was
 used here, and say theirs in `meta`.
 """
 
@@ -20,8 +20,8 @@ from fleetfoot_manager.locks import FolderLock
 from fleetfoot_protocol.errors import FleetfootError
 
 #: The version that this program reads and writes; a test compares it with the newest migration.
-CURRENT = "3"
-_BEFORE_ALEMBIC = ("1", "2")
+CURRENT = "4"
+_BEFORE_ALEMBIC = ("1", "2", "3")
 _SCRIPTS = Path(__file__).parent / "migrations"
 
 

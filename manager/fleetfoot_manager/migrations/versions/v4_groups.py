@@ -5,14 +5,14 @@ from alembic import op
 
 from fleetfoot_manager.schema import words
 
-revision = "3"
-down_revision = "2"
+revision = "4"
+down_revision = "3"
 
 _META = sa.table("meta", sa.column("name"), sa.column("value"))
 
 
 def upgrade() -> None:
-    """From version 2."""
+    """From version 3."""
     op.create_table(
         "groups",
         sa.Column("id", words(63), primary_key=True),
@@ -23,6 +23,6 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """To version 2, whose programs look for their version in `meta`."""
+    """To version 3, whose programs look for their version in `meta`."""
     op.drop_table("groups")
-    op.execute(sa.insert(_META).values(name="schema", value="2"))
+    op.execute(sa.insert(_META).values(name="schema", value="3"))
