@@ -64,11 +64,11 @@ def test_every_older_version_is_refused_until_it_is_migrated(folder: Path) -> No
 
 def test_a_store_from_before_alembic_is_known_by_its_own_word(tmp_path: Path) -> None:
     make_state(tmp_path / "state", "testfleet", {})
-    migrate.run(tmp_path / "state", "2")
+    migrate.run(tmp_path / "state", "3")
     with sqlite3.connect(tmp_path / "state" / STORE_NAME) as connection:
         connection.execute("DROP TABLE alembic_version")
     connection.close()
-    assert migrate.run(tmp_path / "state", migrate.CURRENT) == ("2", migrate.CURRENT)
+    assert migrate.run(tmp_path / "state", migrate.CURRENT) == ("3", migrate.CURRENT)
     with Store(tmp_path / "state") as store:
         assert store.fleet == "testfleet"
 
