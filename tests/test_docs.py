@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from fleetfoot_agent import cli as agent_cli
+from fleetfoot_agent import arguments as agent_arguments
 from fleetfoot_agent import config, settings
 from fleetfoot_client.exits import Exit
 from fleetfoot_protocol.states import RIGHTS, Lifecycle, Outcome, Role, RolloutState
@@ -68,7 +68,7 @@ def _parsers() -> dict[str, argparse.ArgumentParser]:
     subparsers = client.add_subparsers()
     for entry in entry_points(group="fleetfoot.commands"):
         entry.load()(subparsers)
-    return {"fleetfoot": client, "fleetfoot-agent": agent_cli._parser()}
+    return {"fleetfoot": client, "fleetfoot-agent": agent_arguments.parser()}
 
 
 PARSERS = _parsers()
