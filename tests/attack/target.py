@@ -253,6 +253,11 @@ class Target:
         told = [*self.events("upgrade_rejected"), *self.events("alarm")]
         return sum(event["errorcode"] == code for event in told)
 
+    def alarmed(self, code: str) -> bool:
+        """Whether an alarm with this code stands."""
+        status = self.status()
+        return status is not None and code in status.alarms
+
     def answered(self, document: Desired) -> str | None:
         """The code of the answer to this document, empty if it was accepted; None if there is none yet."""
         status = self.status()

@@ -42,25 +42,20 @@ def heartbeat(aim: Target, issued: int, expires: int, document: Desired | None =
     until(lambda: any((aim.config.spool / "in" / "msg" / "heartbeat").glob("*")), "the heartbeat arrives")
 
 
-def alarmed(aim: Target, code: str) -> bool:
-    status = aim.status()
-    return status is not None and code in status.alarms
-
-
 @row(11, "no heartbeat past the expiry of the last one",
      "an alarm on the device, over with the next; orders go on",
      holds=[("broker", "harm"), ("courier", "harm")])  # fmt: skip
 def test_row_11_withheld_heartbeats_are_an_alarm_and_block_nothing(aim: Target) -> None:
     heartbeat(aim, soon(-3600), soon(-10))
     aim.settle()
-    until(lambda: alarmed(aim, STALE), "the loss of freshness is told")
+    until(lambda: aim.alarmed(STALE), "the loss of freshness is told")
     assert aim.told(STALE) == 1
     aim.obey()
-    assert alarmed(aim, STALE)
+    assert aim.alarmed(STALE)
     assert aim.told(STALE) == 1
     heartbeat(aim, soon(-5), soon(3600))
     aim.settle()
-    until(lambda: not alarmed(aim, STALE), "the alarm is over")
+    until(lambda: not aim.alarmed(STALE), "the alarm is over")
 
 
 @row(11, "heartbeats come, and the order that they name does not",
@@ -77,23 +72,23 @@ def test_row_11_an_order_that_a_heartbeat_names_and_that_does_not_come_is_an_ala
     monkeypatch.setattr(freshness, "FOLLOWS_SECONDS", 60)
     heartbeat(aim, soon(0), soon(3600), named)
     aim.settle()
-    assert not alarmed(aim, STALE)  # it may be on its way
+    assert not aim.alarmed(STALE)  # it may be on its way
     monkeypatch.setattr(freshness, "FOLLOWS_SECONDS", 0)  # as if the minute were over
     aim.settle()
-    until(lambda: alarmed(aim, STALE), "the withheld order is told")
+    until(lambda: aim.alarmed(STALE), "the withheld order is told")
     aim.obey()
     aim.send(aim.signed(named))
-    until(lambda: not alarmed(aim, STALE), "the alarm is over once it came")
+    until(lambda: not aim.alarmed(STALE), "the alarm is over once it came")
 
 
 @row(11, "a device that never heard a heartbeat", "an alarm after a day")
 def test_row_11_a_device_that_never_heard_a_heartbeat_says_so(aim: Target) -> None:
     aim.settle()
-    assert not alarmed(aim, STALE)
+    assert not aim.alarmed(STALE)
     yesterday = time.time() - 25 * 3600
     os.utime(aim.config.worker_dir / "root.json", (yesterday, yesterday))
     aim.settle()
-    until(lambda: alarmed(aim, STALE), "the loss of freshness is told")
+    until(lambda: aim.alarmed(STALE), "the loss of freshness is told")
     aim.obey()
 
 
@@ -103,10 +98,10 @@ def test_a_device_that_has_just_woken_up_waits_for_the_heartbeat_that_the_broker
     heartbeat(aim, soon(-3600), soon(-10))
     monkeypatch.setattr(freshness, "FOLLOWS_SECONDS", 3600)
     aim.settle()
-    assert not alarmed(aim, STALE)
+    assert not aim.alarmed(STALE)
     heartbeat(aim, soon(-5), soon(3600))
     aim.settle()
-    assert not alarmed(aim, STALE)
+    assert not aim.alarmed(STALE)
     assert aim.told(STALE) == 0
 
 
@@ -159,11 +154,11 @@ def test_row_06_of_two_orders_with_one_sequence_the_first_is_kept(aim: Target) -
     first = aim.settle()
     before = aim.untouched()
     aim.send(aim.signed(aim.document(bundle, sequence=first.sequence)))
-    until(lambda: alarmed(aim, Code.UPGRADE_EQUIVOCATION), "the equivocation is told")
+    until(lambda: aim.alarmed(Code.UPGRADE_EQUIVOCATION), "the equivocation is told")
     assert aim.untouched() == before
     assert aim.answered(first) == ""
     aim.obey(bundle)
-    until(lambda: not alarmed(aim, Code.UPGRADE_EQUIVOCATION), "the alarm is over")
+    until(lambda: not aim.alarmed(Code.UPGRADE_EQUIVOCATION), "the alarm is over")
 
 
 @row(7, "a new order for a release below the floor, after a restart and a lost journal too",
@@ -185,7 +180,7 @@ def test_row_07_a_release_below_the_floor_is_refused(aim: Target) -> None:
     aim.device.disconnect()
     aim.layout.journal.write_bytes(b"")
     aim.device.connect()
-    until(lambda: alarmed(aim, Code.UPGRADE_JOURNAL_REBUILT), "the journal is rebuilt")
+    until(lambda: aim.alarmed(Code.UPGRADE_JOURNAL_REBUILT), "the journal is rebuilt")
     aim.answer(aim.document(old, goal={"mode": "exactly"}), Code.UPGRADE_BELOW_FLOOR)
     aim.obey()
 
@@ -213,7 +208,7 @@ def test_row_20_with_the_managers_key_alone_nothing_below_the_floor_is_installed
     # To recall what runs does not help: there is no way back above the floor.
     recall = aim.document(withdrawn=(new.digest,))
     aim.send(aim.signed(recall))
-    until(lambda: alarmed(aim, Code.UPGRADE_NO_WAY_BACK), "there is no way back, and it says so")
+    until(lambda: aim.alarmed(Code.UPGRADE_NO_WAY_BACK), "there is no way back, and it says so")
     after = aim.untouched()
     assert (after.current, after.pid, after.floor) == (before.current, before.pid, before.floor)
     assert after.installed == before.installed

@@ -136,7 +136,7 @@ def test_row_05_garbage_beside_enough_signatures_does_no_harm(aim: Target) -> No
     aim.obey(bundle)
 
 
-@row(6, "order 6 again after 7, also after a restart with an emptied spool", "ignored and told; 7 stands",
+@row(6, "order 6 again after 7, also after a restart with an emptied spool", "ignored, an alarm; 7 stands",
      holds=[("broker", "old"), ("courier", "old")])  # fmt: skip
 def test_row_06_an_older_order_is_ignored_and_told(aim: Target) -> None:
     bundle = aim.serve(aim.release())
@@ -145,17 +145,20 @@ def test_row_06_an_older_order_is_ignored_and_told(aim: Target) -> None:
     before = aim.untouched()
     replayed = aim.told(Code.UPGRADE_SEQUENCE_REPLAYED)
     aim.send(older)
-    until(lambda: aim.told(Code.UPGRADE_SEQUENCE_REPLAYED) == replayed + 1, "the replay is told")
+    # By an event and an alarm, once while it stands.
+    until(lambda: aim.told(Code.UPGRADE_SEQUENCE_REPLAYED) == replayed + 2, "the replay is told")
     assert aim.untouched() == before
     aim.device.disconnect()
     for file in (aim.config.spool / "in" / "msg").rglob("*"):
         if file.is_file():
             file.unlink()
     aim.device.connect()
-    until(lambda: aim.told(Code.UPGRADE_SEQUENCE_REPLAYED) == replayed + 2, "and again after the restart")
+    until(lambda: aim.told(Code.UPGRADE_SEQUENCE_REPLAYED) == replayed + 3, "and again after the restart")
     assert aim.untouched() == before
     assert aim.answered(newer) == ""
+    assert aim.alarmed(Code.UPGRADE_SEQUENCE_REPLAYED)
     aim.obey(bundle)
+    until(lambda: not aim.alarmed(Code.UPGRADE_SEQUENCE_REPLAYED), "a newer order ends the alarm")
 
 
 @row(9, "the manifest of one release under the digest of another", "refused, told, not fetched",

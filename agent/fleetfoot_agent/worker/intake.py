@@ -49,8 +49,8 @@ class Intake:
 _ORDER = ("root", "manifest", "group", "own", "heartbeat", "probe")
 
 
-#: Alarms about documents, which stand until the next one that is taken.
-_HEALED = (Code.UPGRADE_EQUIVOCATION, Code.UPGRADE_INTERNAL)
+#: Alarms about documents: they stand until the next one that is taken, a replay also until a fresh heartbeat.
+_HEALED = (Code.UPGRADE_EQUIVOCATION, Code.UPGRADE_INTERNAL, Code.UPGRADE_SEQUENCE_REPLAYED)
 
 
 def _rank(slot: str) -> tuple[int, str]:
@@ -159,9 +159,9 @@ class Reader:
         if have is not None:
             newest, kept = have
             if document.order < newest.order:
-                raise TrustError(
-                    Code.UPGRADE_SEQUENCE_REPLAYED, f"sequence {document.sequence} after {newest.sequence}"
-                )
+                text = f"sequence {document.sequence} after {newest.sequence}"
+                intake.alarms.append((Code.UPGRADE_SEQUENCE_REPLAYED, text))
+                raise TrustError(Code.UPGRADE_SEQUENCE_REPLAYED, text)
             if document.order == newest.order:
                 if digest != kept:
                     text = f"two documents with sequence {document.sequence}: the first is kept"
@@ -181,6 +181,7 @@ class Reader:
         have = self._memory.heartbeat()
         if have is None or heartbeat.issued > have.issued:
             self._memory.store("heartbeat", message.payload)
+            self._memory.set_alarm(Code.UPGRADE_SEQUENCE_REPLAYED, False)
 
     def _probe(self, message: SpooledMessage, intake: Intake) -> None:
         """Probes are verified, so that a bad one is told; nothing here changes by one."""
