@@ -76,7 +76,6 @@ def test_init_overwrites_nothing(house: House, tmp_path: Path) -> None:
         ("broker", ["--enable", "--broker", "127.0.0.1"]),
         ("device", ["--enable", "--device", "Dev 1"]),
         ("label", ["--enable", "--label", "site"]),
-        ("long path", ["--enable", "--run-dir", "/tmp/" + "r" * 120]),
     ],
 )
 def test_init_makes_nothing_of_a_wrong_option(
