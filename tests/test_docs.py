@@ -145,7 +145,8 @@ def settings_of_the_code(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         broker = {url = "mqtt://h"}
         upgrade = {windows = [{start = "0 2 * * *"}]}
         [components.x]
-        checks = [{kind = "http", url = "http://h"}, {kind = "exec", argv = ["true"]}]
+        checks = [{kind = "http", url = "http://h"}, {kind = "exec", argv = ["true"]},
+                  {kind = "tcp", address = "h:1"}, {kind = "file", path = "/x"}]
         """,
         Path("/etc/fleetfoot/agent.toml"),
     )
@@ -167,6 +168,8 @@ _IN_WORDS = {
     "components.ID.socket": "`<run_dir>/ID.sock`",
     "components.ID.checks.url": "required for `http`",
     "components.ID.checks.argv": "required for `exec`",
+    "components.ID.checks.address": "required for `tcp`",
+    "components.ID.checks.path": "required for `file`",
 }
 
 

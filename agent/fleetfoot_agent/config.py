@@ -25,6 +25,8 @@ DEFAULT_WINDOW = 120.0
 DEFAULT_BOOT_ATTEMPTS = 3
 
 
+#: When programs of the owner run: before a download, before the switch, after it, and on the way back.
+HOOKS = ("pre-download", "pre-activate", "post-activate", "on-rollback")
 #: The channels there are (contract section 4: listing dev admits beta and stable).
 CHANNELS = ("stable", "beta", "dev")
 
@@ -87,15 +89,17 @@ class Policy:
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One health check of a component. kind: `http` (url, status 200-299) or `exec` (argv, exit 0).
+    """One health check of a component.
 
-    `timeout` in seconds for one try.
+    kind: `http` (url, status 200-299), `exec` (argv, exit 0), `tcp` (url is HOST:PORT, it accepts) or `file`
+    (url is a path, a file at most max_age seconds old, 0 for any age). `timeout` in seconds for one try.
     """
 
     kind: str
     url: str = ""
     argv: tuple[str, ...] = ()
     timeout: float = 5.0
+    max_age: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +110,11 @@ class Component:
     without a break. `socket`: unix socket of its supervisor (contract section 6,
     rule 20). `environment`: for the supervised process. `restart_delay`: seconds between its starts.
     `floor`: the built-in security floor, a release counter that a device without any memory keeps too.
-    `unit`: the systemd unit that runs it, where systemd does; then `socket`, `environment` and
-    `restart_delay` mean nothing.
+    `unit`: the systemd unit that runs it, where systemd does; then `socket`, `environment`, `restart_delay`,
+    `stop_timeout` and `notify` mean nothing. `notify`: it says READY=1 itself, as sd_notify(3) does.
+    `hooks`: programs of the owner by the moment at which they run, each for at most `hook_timeout` seconds.
+    `preserve`: what it keeps elsewhere, set aside before another version and put back with this one.
+    `watch`: seconds between two looks at its checks after it was committed.
     """
 
     name: str
@@ -120,6 +127,12 @@ class Component:
     restart_delay: float
     floor: int = 0
     unit: str | None = None
+    notify: bool = False
+    stop_timeout: float = 10.0
+    hooks: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    hook_timeout: float = 60.0
+    preserve: tuple[Path, ...] = ()
+    watch: float = 300.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,8 +298,19 @@ def _check(table: Table) -> Check:
         if not argv:
             raise ConfigError(f"{table.where}.argv must name a command")
         check = Check(kind, argv=argv, timeout=timeout)
+    elif kind == "tcp":
+        address: str = table.take("address", str)
+        host, _, port = address.rpartition(":")
+        if not host or not port.isdigit() or not 0 < int(port) < 65536:
+            raise ConfigError(f"{table.where}.address must be HOST:PORT, not {address[:80]!a}")
+        check = Check(kind, url=address, timeout=timeout)
+    elif kind == "file":
+        path: str = table.take("path", str)
+        if not Path(path).is_absolute():
+            raise ConfigError(f"{table.where}.path must be absolute, not {path[:80]!a}")
+        check = Check(kind, url=path, timeout=timeout, max_age=table.number("max_age", 0, 0, 604_800))
     else:
-        raise ConfigError(f"{table.where}.kind must be http or exec, not {kind[:40]!a}")
+        raise ConfigError(f"{table.where}.kind must be http, exec, tcp or file, not {kind[:40]!a}")
     table.done()
     return check
 
@@ -312,9 +336,29 @@ def _component(name: str, table: Table, run_dir: Path) -> Component:
         restart_delay=table.number("restart_delay", 1.0, 0.05, 600),
         floor=int(table.number("floor", 0, 0, 2**53 - 1)),
         unit=unit,
+        notify=table.take("notify", bool, False),
+        stop_timeout=table.number("stop_timeout", 10.0, 0, 600),
+        hooks=_hooks(table.table("hooks")),
+        hook_timeout=table.number("hook_timeout", 60.0, 0.1, 3600),
+        preserve=_preserved(table),
+        watch=table.number("watch", 300.0, 10, 86400),
     )
     table.done()
     return component
+
+
+def _hooks(table: Table) -> dict[str, tuple[str, ...]]:
+    found = {name: table.string_list(name, []) for name in HOOKS}
+    table.done()
+    return {name: argv for name, argv in found.items() if argv}
+
+
+def _preserved(table: Table) -> tuple[Path, ...]:
+    found = tuple(Path(text) for text in table.string_list("preserve", []))
+    for path in found:
+        if not path.is_absolute() or len(path.parts) < 3:
+            raise ConfigError(f"{table.where}.preserve takes absolute paths, not {str(path)!a}")
+    return found
 
 
 def parse(

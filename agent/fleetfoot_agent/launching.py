@@ -44,12 +44,17 @@ def program_of(layout: Layout, target: str) -> Program:
     return Program(tree, path)
 
 
-def launch(program: Program, component: Component, mark: str, output: int) -> Child:
-    """Start the program; `mark` in its environment tells whose it is. Raises `OSError`."""
+def launch(program: Program, component: Component, mark: str, output: int, ready: str | None = None) -> Child:
+    """Start the program; `mark` in its environment tells whose it is. Raises `OSError`.
+
+    ready: the address at which it shall say that it is ready, if it shall.
+    """
     environment = base_environment() | component.environment
     environment["FLEETFOOT_COMPONENT"] = component.name
     environment["FLEETFOOT_VERSION_DIR"] = str(program.tree)
     environment[MARK_VARIABLE] = mark
+    if ready is not None:
+        environment["NOTIFY_SOCKET"] = ready
     for _ in range(100):
         try:
             return Child([str(program.path)], program.tree, environment, output)

@@ -9,9 +9,11 @@ JSON or by ``{"error": "..."}``. Standard library only.
 import json
 import os
 import selectors
+import signal
 import socket
+import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -59,6 +61,48 @@ class Seam(Protocol):
     def state(self) -> UnitState:
         """How the component is now."""
 
+    def quiesce(self) -> None:
+        """Stop it until `restart`, if this seam can: what it keeps elsewhere is about to be set aside."""
+
+
+class Hook(Protocol):
+    """Something of the owner's that is run to its end at a moment of an upgrade."""
+
+    def run(self, environment: Mapping[str, str], timeout: float) -> str | None:
+        """Run it, for at most `timeout` seconds. None if it went well, else why not, in words."""
+
+
+class ProgramHook:
+    """A hook that is a program: well if it exits with 0. All that it started in its session ends with it."""
+
+    def __init__(self, argv: Sequence[str]) -> None:
+        self._argv = tuple(argv)
+
+    def run(self, environment: Mapping[str, str], timeout: float) -> str | None:
+        """Run it; what it writes goes where the worker's log goes."""
+        import subprocess  # whoever has no hooks does not pay for it
+
+        name = self._argv[0]
+        try:
+            process = subprocess.Popen(
+                self._argv,
+                env={**os.environ, **environment},
+                stdin=subprocess.DEVNULL,
+                stdout=sys.__stderr__,
+                start_new_session=True,
+            )
+        except OSError as error:
+            return f"{name} cannot be run: {error.strerror}"
+        try:
+            status = process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            return f"{name} did not end within {timeout:g} s"
+        finally:
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        return None if status == 0 else f"{name} exits with {status}"
+
 
 @contextmanager
 def _address(path: Path) -> Iterator[str]:
@@ -100,6 +144,10 @@ class SocketSeam:
     def stop(self) -> None:
         """Stop it, until `start` or `restart`."""
         self._ask("stop", self._act_timeout)
+
+    def quiesce(self) -> None:
+        """Stop it, so that what it has written is whole."""
+        self.stop()
 
     def _ask(self, verb: str, timeout: float) -> UnitState:
         try:
@@ -263,6 +311,31 @@ class ControlSocket:
     def _release(self, client: Client) -> None:
         self._clients.discard(client)
         self._selector.unregister(client.connection)
+
+
+class ReadySocket:
+    """Where a component says that it is ready, as sd_notify(3) does: a datagram with the line READY=1.
+
+    Its address is an abstract one that nobody can guess. Driven by `selector` as `ControlSocket` is.
+    """
+
+    def __init__(self, selector: selectors.BaseSelector) -> None:
+        self.said = False
+        name = f"fleetfoot-{os.urandom(16).hex()}"
+        self.address = f"@{name}"
+        self._selector = selector
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+        self._socket.bind(f"\0{name}")
+        selector.register(self._socket, selectors.EVENT_READ, self._receive)
+
+    def close(self) -> None:
+        """Stop listening."""
+        self._selector.unregister(self._socket)
+        self._socket.close()
+
+    def _receive(self) -> None:
+        with suppress(OSError):
+            self.said = self.said or b"READY=1" in self._socket.recv(_LINE_CAP).splitlines()
 
 
 def guard_path() -> Path:

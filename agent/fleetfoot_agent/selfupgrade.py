@@ -61,6 +61,9 @@ class AgentSeam:
         ready = found.ready and (self._connected() or not self._mark.exists())
         return UnitState(found.active, ready, found.pid, found.restarts, found.since, found.target)
 
+    def quiesce(self) -> None:
+        """Nothing: it would stop who asks for it."""
+
     def restart(self) -> None:
         """Restart the courier, and remember whether the one before had contact."""
         if self._connected():

@@ -21,7 +21,7 @@ import time
 from collections import deque
 from pathlib import Path
 
-from fleetfoot_agent import durable, launching
+from fleetfoot_agent import durable, launching, saved
 from fleetfoot_agent.child import (
     Child,
     Record,
@@ -32,12 +32,11 @@ from fleetfoot_agent.child import (
 )
 from fleetfoot_agent.config import AgentConfig, Component
 from fleetfoot_agent.layout import Layout
-from fleetfoot_agent.seam import SOCKET_NAME_MAX, Client, ControlSocket, UnitState, guard_path
+from fleetfoot_agent.seam import SOCKET_NAME_MAX, Client, ControlSocket, ReadySocket, UnitState, guard_path
 from fleetfoot_agent.settings import ConfigError
 from fleetfoot_protocol.errors import FleetfootError
 
-#: Seconds: between SIGTERM and SIGKILL; for the guard, whose time is that of the disk.
-GRACE = 10.0
+#: Seconds for the guard, whose time is that of the disk.
 GUARD_SECONDS = 60.0
 #: Seconds: the longest pause between starts, and the time up after which pauses begin small again.
 BACKOFF_MAX = 60.0
@@ -57,8 +56,8 @@ class Supervisor:
     """Keeps the component in `folder` running from `start` to `stop`.
 
     guard: the guard script. log: where the output of component and guard goes, by default `<folder>/log`.
-    grace: seconds between SIGTERM and SIGKILL. run_dir: for lock and record, by default the folder of the
-    socket. wake_dir: if given, the worker is woken when a version on trial dies.
+    grace: seconds between SIGTERM and SIGKILL, by default the component's. run_dir: for lock and record, by
+    default the folder of the socket. wake_dir: if given, the worker is woken when the component dies.
     """
 
     def __init__(
@@ -68,7 +67,7 @@ class Supervisor:
         guard: Path,
         *,
         log: Path | None = None,
-        grace: float = GRACE,
+        grace: float | None = None,
         run_dir: Path | None = None,
         wake_dir: Path | None = None,
     ) -> None:
@@ -77,7 +76,7 @@ class Supervisor:
         self._component = component
         self._guard = guard
         self._log_path = log or folder / "log"
-        self._grace = grace
+        self._grace = component.stop_timeout if grace is None else grace
         self._run_dir = run_dir or component.socket.parent
         self._wake_dir = wake_dir
         self._record_path = self._run_dir / f"{component.name}.pid"
@@ -92,6 +91,7 @@ class Supervisor:
         self._failures = 0  # deaths in a row, which lengthen the pause
         self._wanted = True  # until somebody asks to stop
         self._start_at: float | None = None
+        self._ready: ReadySocket | None = None
 
     # -- for the host
 
@@ -115,6 +115,7 @@ class Supervisor:
         try:
             self._clear_left_over()
             self._control = ControlSocket(path, self._selector, self._request)
+            self._ready = ReadySocket(self._selector) if self._component.notify else None
         except BaseException:
             self._selector.close()
             os.close(self._lock)
@@ -183,6 +184,8 @@ class Supervisor:
             client.refuse("the supervisor is stopping")
         self._queue.clear()
         self._control.close()
+        if self._ready is not None:
+            self._ready.close()
         self._selector.close()
         self._record_path.unlink(missing_ok=True)
         os.close(self._lock)
@@ -220,7 +223,8 @@ class Supervisor:
     def _state(self) -> UnitState:
         active = self._child is not None
         pid = self._child.pid if self._child else None
-        return UnitState(active, active, pid, max(0, self._starts - 1), self._since, self._target)
+        ready = active and (self._ready is None or self._ready.said)
+        return UnitState(active, ready, pid, max(0, self._starts - 1), self._since, self._target)
 
     def _act(self, verb: str, client: Client) -> None:
         self._wanted = verb != "stop"
@@ -252,8 +256,10 @@ class Supervisor:
                 return
             self._starts += 1
             self._target = os.readlink(self._layout.current)
+            if saved.put_back(self._layout.folder, self._target):  # it starts with its own state again
+                _log.info("%s: put back what was set aside for %s", self._component.name, self._target)
             program = launching.program_of(self._layout, self._target)
-            self._child = launching.launch(program, self._component, self._mark, output)
+            self._child = launching.launch(program, self._component, self._mark, output, self._expect())
         except (OSError, ValueError, FleetfootError) as error:
             _log.warning("%s: cannot start: %s", self._component.name, error)
             self._start_later()
@@ -264,6 +270,13 @@ class Supervisor:
         self._watch(self._child)
         self._remember(self._child)
         _log.info("%s: started %s as %d", self._component.name, self._target, self._child.pid)
+
+    def _expect(self) -> str | None:
+        """Where the process about to be started shall say that it is ready; None if it need not."""
+        if self._ready is None:
+            return None
+        self._ready.said = False
+        return self._ready.address
 
     def _run_guard(self, output: int) -> None:
         """Run the guard to its end. That it cannot run must not keep the component from starting."""
@@ -295,7 +308,8 @@ class Supervisor:
         if up >= BACKOFF_MAX:
             self._failures = 0
         self._start_later()
-        if self._wake_dir is not None and self._on_trial():
+        # On trial that it is judged, else that it is reported: then the pauses grow, and wakes are rare.
+        if self._wake_dir is not None:
             try:
                 now = self._wake_dir / "now"
                 os.close(os.open(now, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644))

@@ -99,6 +99,9 @@ class SystemdSeam:
                 raise self._failed(f"{self._unit} was not restarted within {self._act_timeout:g} s")
             time.sleep(_POLL)
 
+    def quiesce(self) -> None:
+        """Nothing: the worker may restart this unit and no more. A drain hook of the owner can stop it."""
+
     def _granted(self, wish: Path, service: str, before: str) -> bool:
         if wish.exists():
             return False

@@ -141,7 +141,12 @@ class HostedDevice:
         self._worker: Worker | None = None
         self._courier: Courier | None = None
         component = device.config.components[kiosk.COMPONENT]
-        self._supervisor = Supervisor(device.config.install_root / kiosk.COMPONENT, component, guard_path())
+        self._supervisor = Supervisor(
+            device.config.install_root / kiosk.COMPONENT,
+            component,
+            guard_path(),
+            wake_dir=device.config.wake_dir,
+        )
 
     def power_on(self) -> None:
         """Start the supervisor; the courier comes with `connect`."""

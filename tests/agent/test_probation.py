@@ -86,6 +86,9 @@ class Unit:
     def restart(self) -> None:
         raise AssertionError("a look changes nothing")
 
+    def quiesce(self) -> None:
+        raise AssertionError("a look changes nothing")
+
 
 class Nobody(Unit):
     def state(self) -> UnitState:

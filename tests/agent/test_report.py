@@ -254,4 +254,5 @@ def test_a_cause_that_would_play_with_terminals_is_shown_literally(
     assert found.last_error.message == shown
     causes = [e["data"]["message"] for e in rig.events() if "message" in e["data"]]
     assert len(causes) > 2
-    assert set(causes) == {shown}
+    assert all(cause.endswith(shown) for cause in causes)
+    assert all(cause.isprintable() for cause in causes)

@@ -95,6 +95,9 @@ class Machine:
         self.restarts += 1
         self.boot()
 
+    def quiesce(self) -> None:
+        self._up, self._target = False, None
+
     def state(self) -> UnitState:
         if self.unreachable:
             raise FleetfootError("supervisor_failed", "nobody answers")

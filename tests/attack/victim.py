@@ -78,10 +78,12 @@ def signed_hostile(house: House, version: str, blob: bytes, facts: ArtifactFacts
 class Victim:
     """One device that runs kiosk 1.0.0, obeys its director, and fetches what it is served.
 
-    ca_file: who vouches for its sources by https.
+    ca_file: who vouches for its sources by https. component: settings of its component.
     """
 
-    def __init__(self, folder: Path, *, tuning: Tuning = QUICK, ca_file: Path | None = None) -> None:
+    def __init__(
+        self, folder: Path, *, tuning: Tuning = QUICK, ca_file: Path | None = None, **component: Any
+    ) -> None:
         self.folder = folder
         self.house = House(folder)
         self.broker = EmbeddedBroker()
@@ -96,7 +98,8 @@ class Victim:
             folder / DEVICE, DEVICE, GROUP, url, self.house.root_envelope, free_ports(1)[0], pace=pace
         )
         broker = replace(device.config.broker, ca_file=ca_file)
-        device = Device(replace(device.config, broker=broker), device.public)
+        components = {n: replace(c, **component) for n, c in device.config.components.items()}
+        device = Device(replace(device.config, broker=broker, components=components), device.public)
         self.device = HostedDevice(device, tuning=tuning)
         self.layout = Layout(device.config.install_root, kiosk.COMPONENT)
         self._seam = SocketSeam(device.config.components[kiosk.COMPONENT].socket)

@@ -1,7 +1,12 @@
-"""Health checks of a component: an HTTP status, or a command's exit."""
+"""Health checks of a component: an HTTP status, a command's exit, a port that accepts, a file."""
 
 import http.client
+import os
+import socket
+import stat
 import subprocess
+import time
+from collections.abc import Callable
 from urllib.parse import urlsplit
 
 from fleetfoot_agent.config import Check
@@ -11,7 +16,7 @@ from fleetfoot_protocol.reports import MAX_CHECKS, CheckResult
 
 def failure(check: Check) -> str | None:
     """Try the check once. None if it passed, else why not, in words."""
-    return _http(check) if check.kind == "http" else _exec(check)
+    return _TRIES[check.kind](check)
 
 
 def try_all(checks: tuple[Check, ...]) -> tuple[CheckResult, ...]:
@@ -40,6 +45,28 @@ def _http(check: Check) -> str | None:
     return None if 200 <= status < 300 else f"{check.url} answers {status}"
 
 
+def _tcp(check: Check) -> str | None:
+    host, _, port = check.url.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), check.timeout).close()
+    except OSError as error:
+        return f"{check.url} does not accept: {error}"
+    return None
+
+
+def _file(check: Check) -> str | None:
+    try:
+        found = os.stat(check.url)
+    except OSError as error:
+        return f"{check.url}: {error.strerror}"
+    if not stat.S_ISREG(found.st_mode):
+        return f"{check.url} is no file"
+    age = time.time() - found.st_mtime
+    if check.max_age and age > check.max_age:
+        return f"{check.url} is {age:.0f} s old, at most {check.max_age:g} s are allowed"
+    return None
+
+
 def _exec(check: Check) -> str | None:
     try:
         done = subprocess.run(
@@ -55,3 +82,11 @@ def _exec(check: Check) -> str | None:
     except OSError as error:
         return f"{check.argv[0]} cannot be run: {error}"
     return None if done.returncode == 0 else f"{check.argv[0]} exits with {done.returncode}"
+
+
+_TRIES: dict[str, Callable[[Check], str | None]] = {
+    "http": _http,
+    "exec": _exec,
+    "tcp": _tcp,
+    "file": _file,
+}

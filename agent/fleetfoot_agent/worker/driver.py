@@ -14,9 +14,10 @@ from fleetfoot_agent.layout import Layout, disk_error, version_name
 from fleetfoot_agent.seam import Seam
 from fleetfoot_agent.worker import planning, steps
 from fleetfoot_agent.worker.journal import Journal
-from fleetfoot_agent.worker.lifecycle import BEFORE_ACTIVATION, RETRY_BASE, TRANSIENT, Say
+from fleetfoot_agent.worker.lifecycle import BEFORE_ACTIVATION, IN_FLIGHT, RETRY_BASE, TRANSIENT, Say
 from fleetfoot_agent.worker.memory import Memory
 from fleetfoot_agent.worker.planning import Planned
+from fleetfoot_agent.worker.probation import Look
 from fleetfoot_agent.worker.proving import Proving
 from fleetfoot_agent.worker.record import Record, Work
 from fleetfoot_agent.worker.staging import Blobs, Staging, Wants
@@ -53,6 +54,7 @@ class Driver:
         self.layout = Layout(config.install_root, component.name)
         self.plan: Plan | None = None
         self.broken: UpgradeError | None = None
+        self.watched: Look | None = None
         self._config = config
         self._by_hand = by_hand
         self._journal = Journal(component.name, self.layout, memory, say, changed)
@@ -64,6 +66,8 @@ class Driver:
             self.layout.create()
             self.layout.clean()
             self._journal.open()
+            if self.record.state not in IN_FLIGHT:
+                self._proving.forget_saved()
         except UpgradeError as error:
             self.broken = error
         except OSError as error:
@@ -98,6 +102,11 @@ class Driver:
     def refusal(self) -> Permission | None:
         """What local policy said to the last plan, unless it let it proceed."""
         return self._staging.refusal
+
+    def look(self) -> Look:
+        """How what is committed is now; remembered in `watched`, for the status."""
+        self.watched = self._proving.look()
+        return self.watched
 
     def complain(self, code: Code, message: str) -> None:
         """Remember an error that is not about the work in hand. Raises `OSError`."""

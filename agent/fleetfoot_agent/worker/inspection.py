@@ -130,14 +130,15 @@ def _component_trees(config: AgentConfig, root: TrustRoot, component: str) -> li
     reports = []
     for name in layout.installed():
         try:
-            problem = _tree_problem(config, root, layout, name)
+            problem = tree_problem(config, root, layout, name)
         except FleetfootError as error:
             problem = str(error)
         reports.append(TreeReport(component, name, current == f"versions/{name}", problem))
     return reports
 
 
-def _tree_problem(config: AgentConfig, root: TrustRoot, layout: Layout, name: str) -> str:
+def tree_problem(config: AgentConfig, root: TrustRoot, layout: Layout, name: str) -> str:
+    """Why the tree is not what was signed; empty if it is. Raises `FleetfootError`, which says why not."""
     data = layout.envelope(name)
     if data is None:
         return "its release envelope is missing"

@@ -54,6 +54,7 @@ TRANSIENT = frozenset(
         Code.UPGRADE_DISK_FULL,
         Code.UPGRADE_READ_ONLY,
         Code.UPGRADE_IO_ERROR,
+        Code.UPGRADE_HOOK_FAILED,
     }
 )
 

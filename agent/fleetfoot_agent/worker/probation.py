@@ -19,12 +19,14 @@ class Look:
     """One observation. `problem` is None when all is well.
 
     `up`: whether the process runs at all; None if nobody could say, because the supervisor does not answer.
+    `restarts`: starts that nobody asked for.
     """
 
     pid: int | None
     up: bool | None
     problem: str | None
     checks: tuple[CheckResult, ...] = ()
+    restarts: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +47,12 @@ def look(component: Component, seam: Seam, target: str) -> Look:
     if state.target != target:
         return Look(state.pid, False, f"{state.target or 'nothing'} was started last, not {target}")
     if not state.active:
-        return Look(state.pid, False, "the process does not run")
+        return Look(state.pid, False, "the process does not run", restarts=state.restarts)
     if not state.ready:
-        return Look(state.pid, True, "the process is not ready")
+        return Look(state.pid, True, "the process is not ready", restarts=state.restarts)
     tried = checks.try_all(component.checks)
     problem = next((result.message for result in tried if not result.healthy), None)
-    return Look(state.pid, True, problem, tried)
+    return Look(state.pid, True, problem, tried, state.restarts)
 
 
 class Observer:

@@ -8,11 +8,11 @@ import logging
 import time
 from contextlib import suppress
 
-from fleetfoot_agent import durable
+from fleetfoot_agent import durable, saved
 from fleetfoot_agent.config import AgentConfig, Component
 from fleetfoot_agent.layout import Layout, Trial, target_of, version_name
 from fleetfoot_agent.seam import Seam
-from fleetfoot_agent.worker import probation, steps
+from fleetfoot_agent.worker import hooks, platform_facts, probation, steps
 from fleetfoot_agent.worker.journal import Journal
 from fleetfoot_agent.worker.record import Work
 from fleetfoot_protocol.codes import Code
@@ -54,6 +54,8 @@ class Proving:
         except FleetfootError as error:
             # Nothing was touched yet, and without a supervisor nothing could be proved.
             raise UpgradeError(Code.UPGRADE_IO_ERROR, error.message, remedy=error.remedy) from error
+        self._demand_room()
+        hooks.run(self._component, self._layout, "pre-activate", work)
         # One that an earlier attempt could not remove must not be taken for this one's.
         self._layout.remove_trial()
         run = self._journal.record.run
@@ -67,12 +69,35 @@ class Proving:
         if current != new:
             if trial and trial.new == new and trial.exhausted:
                 raise UpgradeError(Code.UPGRADE_BOOT_FAILED, "the guard went back before the worker looked")
+            self._set_aside(work)
             self._grant_trial(work)
             self._layout.swap_current(new)
         self._restart()
+        hooks.run(self._component, self._layout, "post-activate", work)
         self._observer = None
         self._journal.step(steps.Swapped())
         return True
+
+    def _demand_room(self) -> None:
+        """What is to be set aside must fit, beside what the owner wants to stay free."""
+        if not self._component.preserve:
+            return
+        needed = saved.size_of(self._component.preserve) + self._config.policy.disk_reserve
+        if (free := platform_facts.free_bytes(self._layout.folder)) < needed:
+            text = f"setting aside what it keeps needs {needed} bytes free, there are {free}"
+            raise UpgradeError(Code.UPGRADE_DISK_FULL, text)
+
+    def _set_aside(self, work: Work) -> None:
+        """Keep what the old version keeps outside its folder, as it is when that has ended."""
+        if not self._component.preserve or work.old is None:
+            return
+        try:
+            self._seam.quiesce()
+        except FleetfootError as error:
+            log.warning("component=%s was not stopped cause=%a", self._component.name, error.message)
+        saved.set_aside(
+            self._layout.folder, target_of(work.old), target_of(work.name), self._component.preserve
+        )
 
     def _grant_trial(self, work: Work) -> None:
         if work.old is not None:
@@ -105,6 +130,7 @@ class Proving:
         self._layout.remove_trial()
         if self._layout.read_current() == target_of(work.name):  # the guard may have gone back just before
             self._journal.step(steps.Healthy(self._checks))
+            self.forget_saved()
             self._collect()
         return True
 
@@ -142,11 +168,35 @@ class Proving:
         target = target_of(old)
         if self._layout.read_current() != target:
             self._layout.swap_current(target)
+        self._run_rollback_hook()
+        # A supervisor puts back by itself before each start; an init system does not know of it.
+        put_back = self._component.unit is not None and saved.put_back(self._layout.folder, target)
         started = None
         with suppress(FleetfootError):
             started = self._seam.state().target
-        if started != target:
+        if started != target or put_back:
             self._restart()
+
+    def _run_rollback_hook(self) -> None:
+        work = self._journal.record.work
+        try:
+            if work is not None:
+                hooks.run(self._component, self._layout, "on-rollback", work)
+        except UpgradeError as error:  # going back always finishes
+            log.error("component=%s code=%s cause=%a", self._component.name, error.code, error.message)
+
+    def look(self) -> probation.Look:
+        """How what is committed is now."""
+        run = self._journal.record.run
+        target = target_of(version_name(run.version, run.digest)) if run else ""
+        return probation.look(self._component, self._seam, target)
+
+    def forget_saved(self) -> None:
+        """What was set aside for a version that proved itself, or was left, is of no use any more."""
+        try:
+            saved.forget(self._layout.folder)
+        except OSError as error:
+            log.warning("component=%s saved state stays cause=%a", self._component.name, str(error))
 
     def _back_look(self, old: str) -> probation.Judgement:
         now = time.monotonic()

@@ -30,6 +30,8 @@ CAPABILITIES = ("upgrade", "stage", "rollback")
 
 #: Alarms about what runs, which stand until an upgrade has proved itself.
 HEALED = (Code.UPGRADE_BOTH_BAD, Code.UPGRADE_JOURNAL_REBUILT)
+#: Alarms about what is committed, which stand as long as a look finds it so.
+WATCHED = (Code.UPGRADE_BOOT_FAILED, Code.UPGRADE_HEALTH_FAILED, Code.UPGRADE_TREE_MISMATCH)
 
 
 def _essence(status: dict[str, Any]) -> dict[str, Any]:
@@ -68,7 +70,7 @@ def component_status(driver: Driver) -> ComponentStatus:
         refused=record.refused,
         last_error=problem,
         outcomes=record.outcomes,
-        checks=record.checks,
+        checks=driver.watched.checks if driver.watched and driver.watched.checks else record.checks,
     )
 
 

@@ -25,7 +25,8 @@ from fleetfoot_agent.worker.intake import Intake, Reader, Refusal
 from fleetfoot_agent.worker.lifecycle import Say
 from fleetfoot_agent.worker.memory import Memory
 from fleetfoot_agent.worker.planning import Clock, Planned
-from fleetfoot_agent.worker.report import Reporter
+from fleetfoot_agent.worker.report import WATCHED, Reporter
+from fleetfoot_agent.worker.watching import Watch
 from fleetfoot_protocol.codes import Code, Family, info
 from fleetfoot_protocol.documents import read
 from fleetfoot_protocol.errors import FormError
@@ -38,6 +39,8 @@ log = logging.getLogger(__name__)
 
 #: Seconds between two looks while something is in flight.
 LOOK_SECONDS = 0.25
+#: Seconds between two looks at what is committed, in one run.
+WATCH_SECONDS = 60.0
 #: Most seconds of rest after a wake that brought nothing.
 REST_CAP = 60
 
@@ -176,6 +179,8 @@ class Session:
         self._time_floor = memory.time_floor()
         self._answers: dict[str, Answer | None] = {}
         self._settled_at: int | None = None
+        self._watch = Watch(config, memory)
+        self._watch_again = float("-inf")
         self.drivers = {
             name: Driver(
                 config,
@@ -231,6 +236,7 @@ class Session:
             if driver.may_go_on and self._may_activate(driver):
                 # It had to wait for one that came later in this turn and is done now.
                 self._carry(name, driver, clock)
+        self._watch_over()
         self._freshness(clock)
         self._way_back()
         self._forget_manifests()
@@ -298,6 +304,8 @@ class Session:
         times = [d.wants.at for d in self.drivers.values() if d.wants.at is not None]
         now = int(time.time())
         times.append(self._settled_at or freshness.next_look(self._memory, self.drivers, now))
+        if self._watch.next_look is not None:
+            times.append(self._watch.next_look)
         if (more_roots := self._memory.go_ends(now)) is not None:
             times.append(more_roots)
         wall = min(times)
@@ -359,6 +367,26 @@ class Session:
             self._reporter.alarm(Code.UPGRADE_STALE, why)
         elif not why:
             self._memory.set_alarm(Code.UPGRADE_STALE, False)
+
+    def _watch_over(self) -> None:
+        """Alarm while what is committed is not well, or is not what was signed. Once in a run is enough."""
+        if self.in_flight or time.monotonic() < self._watch_again:
+            return
+        self._watch_again = time.monotonic() + WATCH_SECONDS
+        try:
+            troubles = self._watch.look(self.drivers.items())
+        except OSError as error:
+            log.warning("not watched cause=%a", str(error))
+            return
+        if Code.UPGRADE_BOTH_BAD in self._memory.alarms:  # which says it already, and better
+            troubles = [t for t in troubles if t.code is Code.UPGRADE_TREE_MISMATCH]
+        for trouble in troubles:
+            log.warning("component=%s code=%s cause=%a", trouble.component, trouble.code, trouble.message)
+            self._reporter.alarm(trouble.code, trouble.message, trouble.component)
+        found = {trouble.code for trouble in troubles}
+        for code in WATCHED:
+            if code not in found:
+                self._memory.set_alarm(code, False)
 
     def _way_back(self) -> None:
         """Alarm while anything runs a withdrawn release and cannot leave it."""

@@ -14,7 +14,7 @@ from fleetfoot_agent import durable
 from fleetfoot_agent.config import AgentConfig
 from fleetfoot_agent.layout import Layout
 from fleetfoot_agent.spool import BlobWant, ManifestWant
-from fleetfoot_agent.worker import extract, owner, planning, platform_facts, steps
+from fleetfoot_agent.worker import extract, hooks, owner, planning, platform_facts, steps
 from fleetfoot_agent.worker.journal import Journal
 from fleetfoot_agent.worker.memory import Memory, verified_release
 from fleetfoot_agent.worker.planning import Planned
@@ -147,6 +147,8 @@ class Staging:
             self._journal.step(steps.Abandon())
             return False
         present = self._present(work, found[1], permitted.artifact)
+        if not present:
+            hooks.run(self._config.components[self._component], self._layout, "pre-download", work)
         self._journal.step(steps.Permit(release.min_counter, present))
         return True
 

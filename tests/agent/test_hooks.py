@@ -1,0 +1,173 @@
+"""The owner's programs at the moments of an upgrade, and what a version keeps elsewhere."""
+
+import os
+from pathlib import Path
+
+import pytest
+from tests.agent.stock import Stock, name_of
+from tests.agent.workerrig import Rig, hurry, running
+
+from fleetfoot_agent import saved
+from fleetfoot_agent.seam import ProgramHook
+from fleetfoot_agent.settings import ConfigError
+from fleetfoot_protocol.codes import Code
+from fleetfoot_protocol.states import Lifecycle, Outcome
+
+
+@pytest.fixture(scope="module")
+def stock(tmp_path_factory: pytest.TempPathFactory) -> Stock:
+    return Stock(tmp_path_factory.mktemp("house"))
+
+
+@pytest.fixture
+def rig(stock: Stock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Rig:
+    hurry(monkeypatch)
+    return running(tmp_path, stock)
+
+
+ALL = ("pre-download", "pre-activate", "post-activate", "on-rollback")
+
+
+def hooks(folder: Path, **scripts: str) -> str:
+    """Settings for hooks that note what they were told; a script of a moment says how it ends."""
+    program = folder / "hook"
+    cases = "\n".join(f"{m.replace('_', '-')}) {s} ;;" for m, s in scripts.items())
+    program.write_text(
+        f"#!/bin/sh\necho $FLEETFOOT_HOOK $FLEETFOOT_COMPONENT $FLEETFOOT_VERSION "
+        f"$(readlink {folder}/opt/kiosk/current) >>{folder}/noted\ncase $FLEETFOOT_HOOK in\n{cases}\nesac\n"
+    )
+    program.chmod(0o755)
+    return "hooks = {" + ", ".join(f'{moment} = ["{program}"]' for moment in ALL) + "}"
+
+
+def noted(rig: Rig) -> list[list[str]]:
+    return [line.split() for line in (rig.folder / "noted").read_text().splitlines()]
+
+
+def test_hooks_run_at_their_moments_and_are_told_what_is_done(rig: Rig, stock: Stock) -> None:
+    rig.obey(more=hooks(rig.folder))
+    rig.deliver(2, stock["1.1.0"])
+    assert rig.runs(stock["1.1.0"])
+    old, new = (f"versions/{name_of(stock[v])}" for v in ("1.0.0", "1.1.0"))
+    assert noted(rig) == [
+        ["pre-download", "kiosk", "1.1.0", old],
+        ["pre-activate", "kiosk", "1.1.0", old],
+        ["post-activate", "kiosk", "1.1.0", new],
+    ]
+    rig.behaviour["1.2.0"] = "unready"
+    rig.deliver(3, stock["1.2.0"])
+    assert noted(rig)[-1] == ["on-rollback", "kiosk", "1.2.0", new]
+    assert rig.runs(stock["1.1.0"])
+
+
+@pytest.mark.parametrize("moment", ["pre_download", "pre_activate"])
+def test_a_hook_that_fails_before_the_switch_stops_the_work_and_is_tried_again_later(
+    rig: Rig, stock: Stock, moment: str
+) -> None:
+    rig.obey(more=hooks(rig.folder, **{moment: "exit 7"}))
+    restarts = rig.machine.restarts
+    rig.deliver(2, stock["1.1.0"])
+    record = rig.record()
+    assert (record.state, record.refused) == (Lifecycle.IDLE, {})
+    assert record.last_error is not None
+    assert record.last_error.code == Code.UPGRADE_HOOK_FAILED
+    assert "exits with 7" in record.last_error.message
+    assert rig.machine.restarts == restarts
+    assert record.retry is not None  # it says nothing about the release
+    assert (moment == "pre_download") == (rig.asked_for == set())
+
+
+def test_a_hook_that_fails_after_the_switch_is_a_version_that_failed(rig: Rig, stock: Stock) -> None:
+    rig.obey(more=hooks(rig.folder, post_activate="exit 1", on_rollback="exit 1"))
+    rig.deliver(2, stock["1.1.0"])
+    assert rig.runs(stock["1.0.0"])
+    outcome = rig.record().outcomes[-1]
+    assert (outcome.outcome, outcome.code) == (Outcome.ROLLED_BACK, Code.UPGRADE_HOOK_FAILED)
+    # Going back always finishes, whatever the owner's program thinks of it.
+
+
+def test_a_hook_that_does_not_end_is_ended_with_all_it_started(tmp_path: Path) -> None:
+    program = tmp_path / "hook"
+    program.write_text(f"#!/bin/sh\nsleep 1000 &\necho $! >{tmp_path}/pid\nwait\n")
+    program.chmod(0o755)
+    why = ProgramHook([str(program)]).run({}, 1.0)
+    assert why is not None
+    assert "did not end within 1 s" in why
+    pid = int((tmp_path / "pid").read_text())
+    stat = Path(f"/proc/{pid}/stat")
+    assert not stat.exists() or stat.read_text().split()[2] in "ZX"
+    assert "cannot be run" in (ProgramHook([str(tmp_path / "nothing")]).run({}, 1.0) or "")
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        'hooks = {pre-party = ["x"]}',
+        'hooks = {pre-activate = "x"}',
+        'preserve = ["data"]',
+        'preserve = ["/"]',
+    ],
+)
+def test_an_impossible_hook_or_path_is_refused_by_name(rig: Rig, more: str) -> None:
+    with pytest.raises(ConfigError, match=r"hooks|preserve"):
+        rig.obey(more=more)
+
+
+# -- what is set aside
+
+
+OLD, NEW = "versions/1-aaaaaaaa", "versions/2-bbbbbbbb"
+
+
+def test_everything_is_put_back_as_it_was_and_only_once(tmp_path: Path) -> None:
+    data, conf, none = tmp_path / "x" / "data", tmp_path / "x" / "conf", tmp_path / "x" / "none"
+    (data / "sub").mkdir(parents=True)
+    (data / "sub" / "file").write_text("old")
+    (data / "link").symlink_to("sub/file")
+    conf.write_text("old")
+    conf.chmod(0o640)
+    component = tmp_path / "kiosk"
+    component.mkdir()
+    saved.set_aside(component, OLD, NEW, (data, conf, none))
+    (data / "sub" / "file").write_text("new")
+    (data / "more").write_text("new")
+    (data / "link").unlink()
+    conf.unlink()
+    none.write_text("new")
+    assert not saved.put_back(component, NEW)  # the new one starts: nothing is touched
+    assert none.read_text() == "new"
+    saved.set_aside(
+        component, OLD, NEW, (data, conf, none)
+    )  # again after a crash: not of the new one's state
+    assert saved.put_back(component, OLD)
+    assert sorted(os.listdir(data)) == ["link", "sub"]
+    assert ((data / "sub" / "file").read_text(), os.readlink(data / "link")) == ("old", "sub/file")
+    assert (conf.read_text(), conf.stat().st_mode & 0o777) == ("old", 0o640)
+    assert not none.exists()
+    assert sorted(os.listdir(tmp_path / "x")) == ["conf", "data"]
+    conf.write_text("later")
+    assert not saved.put_back(component, OLD)
+    assert conf.read_text() == "later"
+
+
+def test_half_a_copy_is_never_put_back(tmp_path: Path) -> None:
+    component, conf = tmp_path / "kiosk", tmp_path / "conf"
+    conf.write_text("old")
+    component.mkdir()
+    saved.set_aside(component, OLD, NEW, (conf,))
+    (component / saved.FOLDER / saved.TAKEN).unlink()
+    conf.write_text("new")
+    assert not saved.put_back(component, OLD)
+    assert conf.read_text() == "new"
+
+
+def test_what_does_not_fit_stops_the_work_before_the_switch(
+    rig: Rig, stock: Stock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(saved, "size_of", lambda paths: 2**52)
+    rig.obey(more=f'preserve = ["{tmp_path}/data"]')
+    rig.deliver(2, stock["1.1.0"])
+    error = rig.record().last_error
+    assert error is not None
+    assert error.code == Code.UPGRADE_DISK_FULL
+    assert rig.machine.restarts == 1
