@@ -34,7 +34,7 @@ endif
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help demo picture test powercuts cutpoints deb check fuzz crash format docs security pins venv clean
+.PHONY: bench soak help demo picture test powercuts cutpoints deb check fuzz crash format docs security pins venv clean
 .DELETE_ON_ERROR:
 
 help:
@@ -44,6 +44,7 @@ help:
 	@echo 'make cutpoints  replay every block that an upgrade writes, cut at each; as root'
 	@echo 'make fuzz    mutate documents and see that none is accepted (N=1000000 cases, FROM=0)'
 	@echo 'make crash   kill and fail every step of an upgrade; takes long (ARGS="--sample 10 --times 5")'
+	@echo 'make bench   run the benchmarks and write docs/benchmarks.md (BENCH="ingest wave")'
 	@echo 'make check   ruff, mypy --strict, import contracts'
 	@echo 'make picture draw docs/images/demo.svg anew, by running the demo'
 	@echo 'make format  let ruff put the sources in order'
@@ -75,6 +76,9 @@ fuzz: $(STAMP)
 
 crash: $(STAMP)
 	@$(RUN)python -m tests.crash $(ARGS)
+
+bench: $(STAMP)
+	@$(RUN)python -m bench --write $(BENCH)
 
 check: $(STAMP)
 	$(RUN)ruff check .

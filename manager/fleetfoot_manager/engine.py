@@ -216,8 +216,12 @@ class Engine:
             return
         with self._transaction() as work:
             documents.acknowledged(work.tx, self._acknowledged)
-            for item in decisive:
-                topic = self._house.parse(item.topic) if isinstance(item, Arrived) else None
+            parsed = [
+                self._house.parse(item.topic) if isinstance(item, Arrived) else None for item in decisive
+            ]
+            speakers = (t.device for t in parsed if t is not None and t.kind in _OF_DEVICES)
+            self._registry.expect(work.tx, speakers)
+            for item, topic in zip(decisive, parsed, strict=True):
                 writes = topic is None or topic.kind not in _OF_DEVICES
                 self._guarded(work, type(item).__name__, partial(self._take, work, item, topic), writes)
             for name in overdue:

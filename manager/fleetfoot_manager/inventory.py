@@ -73,6 +73,12 @@ def find(tx: Connection, device: str) -> DeviceEntry | None:
     return _entry(row) if row else None
 
 
+def named(tx: Connection, devices: Sequence[str]) -> list[DeviceEntry]:
+    """Those of these devices that are enrolled."""
+    query = sa.select(schema.devices).where(schema.devices.c.id.in_(devices))
+    return [_entry(row) for row in tx.execute(query).mappings()]
+
+
 def demand(tx: Connection, device: str) -> DeviceEntry:
     """The device, or FleetfootError `not_found`."""
     entry = find(tx, device)

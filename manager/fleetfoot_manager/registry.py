@@ -16,6 +16,7 @@ from fleetfoot_manager.revocation import Bouncer
 from fleetfoot_protocol.reports import Status
 
 MAX_DEVICES = 50_000
+_READ_AT_ONCE = 500
 
 
 class Registry:
@@ -51,6 +52,14 @@ class Registry:
         else:
             self._entries.move_to_end(device)
         return entry
+
+    def expect(self, tx: Connection, names: Iterable[str]) -> None:
+        """Read all of these that are not known yet in one go; who is not enrolled stays unknown."""
+        missing = sorted({name for name in names if name not in self._entries})
+        for start in range(0, len(missing), _READ_AT_ONCE):
+            for entry in inventory.named(tx, missing[start : start + _READ_AT_ONCE]):
+                self._entries[entry.id] = entry
+        self._shrink()
 
     def members(self, tx: Connection, groups: Iterable[str]) -> list[DeviceEntry]:
         """All devices of these groups as they are by now, by id."""

@@ -17,7 +17,10 @@ def from_text(text: str) -> int:
     """Wire time as unix seconds. Raises ValueError for any other form, and for years before 1970."""
     if not _FORM.fullmatch(text):
         raise ValueError("not a time of the form 2026-01-31T12:00:00Z")
-    seconds = int(datetime.strptime(text, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC).timestamp())
+    # By its places: strptime would be a tenth of what a manager spends on a status.
+    year, month, day = int(text[:4]), int(text[5:7]), int(text[8:10])
+    hour, minute, second = int(text[11:13]), int(text[14:16]), int(text[17:19])
+    seconds = int(datetime(year, month, day, hour, minute, second, tzinfo=UTC).timestamp())
     if seconds < 0:
         raise ValueError("a time before 1970")
     return seconds

@@ -1,0 +1,18 @@
+"""100 000 simulated devices through one manager, fifty to a connection: more than a machine has sockets for.
+
+The same as `staged`, ten times as large; devices that share a connection are told once by the broker.
+"""
+
+import tempfile
+from pathlib import Path
+
+from bench import staged
+from bench.common import Figure, more_files
+
+
+def figures(quick: bool) -> list[Figure]:
+    """Everything of one large fleet."""
+    devices = 1_000 if quick else 100_000
+    more_files()
+    with tempfile.TemporaryDirectory() as text:
+        return staged.whole(Path(text), devices, devices // 50)

@@ -1,0 +1,169 @@
+"""A staged rollout of a whole simulated fleet end to end, through a real manager and a real broker: what it
+costs in messages, bytes, processor and memory, for each device, and how it survives a broken broker.
+
+Waves of 1, 10 and 100 %, nothing to wait for in between, no device fails. Then the broker is killed and
+starts empty with everybody connected: how long until the manager knows all devices again, and whether any of
+them installs again. Then the manager is restarted.
+"""
+
+import json
+import signal
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from bench.common import Cost, Figure, cost_of, more_files, mosquitto, until
+from bench.house import FLEETFOOT, ManagerHouse
+
+#: The broker writes its counts once a second (bench.common.mosquitto).
+_SYS_SECONDS = 2.5
+
+
+class _Fleet:
+    """`fleetfoot sim` as a process."""
+
+    def __init__(self, house: ManagerHouse, port: int, devices: int, connections: int) -> None:
+        self.log = house.folder / "sim.log"
+        command = [FLEETFOOT, "sim", "--devices", str(devices), "--group", house.group, "--component"]
+        command += [house.component, "--broker", f"mqtt://127.0.0.1:{port}", "--root", str(house.root)]
+        command += ["--running", str(house.bundle("1.0.0")), "--json", "--work", "0.2"]
+        command += ["--connections", str(connections)]
+        with self.log.open("w") as log:
+            self.process = subprocess.Popen(command, stdout=log, stderr=log)
+
+    def now(self) -> dict[str, Any]:
+        """What it said last."""
+        lines = [
+            line for line in self.log.read_text().splitlines() if line.startswith("{") and line.endswith("}")
+        ]
+        found: dict[str, Any] = json.loads(lines[-1]) if lines else {}
+        if self.process.poll() is not None:
+            raise RuntimeError(self.log.read_text()[-2000:])
+        return found
+
+    def stop(self) -> None:
+        self.process.send_signal(signal.SIGTERM)
+        self.process.wait(60)
+
+
+def _broker_counts(port: int) -> dict[str, int]:
+    """Messages and bytes that Mosquitto has seen."""
+    names = {
+        "in": "$SYS/broker/publish/messages/received",
+        "out": "$SYS/broker/publish/messages/sent",
+        "bytes_in": "$SYS/broker/publish/bytes/received",
+        "bytes_out": "$SYS/broker/publish/bytes/sent",
+    }
+    found = {}
+    for key, topic in names.items():
+        done = subprocess.run(
+            ["mosquitto_sub", "-p", str(port), "-t", topic, "-C", "1", "-W", "15"],
+            capture_output=True,
+            text=True,
+        )
+        found[key] = int(done.stdout.strip() or 0)
+    return found
+
+
+def figures(quick: bool) -> list[Figure]:
+    """Everything of one fleet."""
+    devices = 300 if quick else 10_000
+    more_files()
+    with tempfile.TemporaryDirectory() as text:
+        return whole(Path(text), devices)
+
+
+def whole(folder: Path, devices: int, connections: int = 0) -> list[Figure]:
+    """A fleet of so many devices, over so many connections (0: one each)."""
+    found: list[Figure] = []
+    with mosquitto(folder / "broker") as (port, broker), ManagerHouse(folder, port) as house:
+        enrolling = house.enroll(devices)
+        found.append(Figure("enrolling", devices / enrolling, "devices/s"))
+        house.tool("group", "policy", house.group, "--approval", "never")
+        fleet = _Fleet(house, port, devices, connections)
+        try:
+            until(
+                lambda: fleet.now().get("connected") == (connections or devices),
+                "the fleet is connected",
+                600,
+            )
+            house.wait_online(devices, 600)
+            found += _rollout(house, fleet, port, broker, devices)
+            found += _broken(folder, house, fleet, port, broker, devices)
+        finally:
+            fleet.stop()
+    return found
+
+
+def _rollout(
+    house: ManagerHouse, fleet: _Fleet, port: int, broker: "subprocess.Popen[bytes]", devices: int
+) -> list[Figure]:
+    time.sleep(_SYS_SECONDS)
+    counts, at_manager, at_broker = _broker_counts(port), cost_of(house.pid), cost_of(broker.pid)
+    stored = house.store_bytes()
+    began = time.monotonic()
+    words = ["--component", house.component, "--version", "1.1.0", "--group", house.group, "--settle", "0s"]
+    name = house.tool("rollout", "start", "--quiet", *words, "--waves", "1%,10%,100%").strip()
+    until(lambda: house.ask("rollout", "show", name)["state"] == "completed", "the rollout is complete", 1800)
+    seconds = time.monotonic() - began
+    time.sleep(_SYS_SECONDS)
+    after, manager, server = _broker_counts(port), cost_of(house.pid), cost_of(broker.pid)
+    grown = house.store_bytes() - stored
+    shown = fleet.now()
+    if shown["completed"] != devices or shown["repeated"]:
+        raise RuntimeError(f"not every device has installed once: {shown}")
+
+    def used(now: Cost, before: Cost) -> float:
+        return (now.cpu - before.cpu) / devices * 1000
+
+    per = {key: (after[key] - counts[key]) / devices for key in counts}
+    return [
+        Figure("rollout in three waves, start to complete", seconds, "s", note=f"{devices} devices"),
+        Figure(
+            "messages to the broker",
+            per["in"],
+            "a device",
+            note="statuses and attestations, for the most part",
+        ),
+        Figure("messages from the broker", per["out"], "a device"),
+        Figure("bytes to the broker", per["bytes_in"] / 1024, "KiB a device"),
+        Figure("bytes from the broker", per["bytes_out"] / 1024, "KiB a device"),
+        Figure("processor of the manager", used(manager, at_manager), "ms a device"),
+        Figure("processor of the broker", used(server, at_broker), "ms a device"),
+        Figure("memory of the manager", manager.rss, "MiB"),
+        Figure("memory of the broker", server.rss, "MiB"),
+        Figure("the store grows by", grown / devices, "B a device and rollout"),
+    ]
+
+
+def _broken(
+    folder: Path,
+    house: ManagerHouse,
+    fleet: _Fleet,
+    port: int,
+    broker: "subprocess.Popen[bytes]",
+    devices: int,
+) -> list[Figure]:
+    before = fleet.now()
+    broker.kill()
+    broker.wait(30)
+    mark = time.time()
+    began = time.monotonic()
+    with mosquitto(folder / "again", port):
+        until(lambda: house.seen_since(mark) >= devices, "everybody was heard again", 600)
+        house.wait_online(devices, 600)
+        again = time.monotonic() - began
+        shown = fleet.now()
+        repeated = shown["begun"] - before["begun"]
+        house.stop()
+        start = house.start()
+        house.wait_online(devices, 600)
+    note = f"{devices} devices connected; repeated installs: {repeated}"
+    aim = "five minutes (row 81)"
+    what = "broker killed and emptied: until all are known again"
+    return [
+        Figure(what, again, "s", 300.0, aim, at_most=1.0, note=note),
+        Figure("manager restarted: until it is ready", start, "s", note=f"{devices} known devices"),
+    ]
