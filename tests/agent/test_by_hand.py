@@ -12,7 +12,7 @@ from tests.support.fleet import Bundle, everybody
 
 from fleetfoot_agent.worker import by_hand
 from fleetfoot_agent.worker.by_hand import install
-from fleetfoot_agent.worker.run import Lock
+from fleetfoot_agent.worker.lock import Lock
 from fleetfoot_protocol.codes import Code
 from fleetfoot_protocol.errors import FleetfootError
 from fleetfoot_protocol.states import Lifecycle, Outcome
@@ -273,7 +273,7 @@ def test_a_worker_at_work_is_waited_for_and_then_told(
     rig: Rig, stock: Stock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(by_hand, "LOCK_SECONDS", 0.0)
-    lock = Lock(rig.config.worker_dir / "worker.lock")
+    lock = Lock(rig.config)
     assert lock.take()
     assert refused(rig, stock["1.0.0"].path) == Code.UPGRADE_LOCKED
     lock.close()

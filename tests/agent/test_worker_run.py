@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,9 @@ from fleetfoot_agent.layout import version_name
 from fleetfoot_agent.spool import WorkerSide, wake, wake_pending
 from fleetfoot_agent.spool.events import EventFolder
 from fleetfoot_agent.worker.lifecycle import IN_FLIGHT
+from fleetfoot_agent.worker.lock import Lock
 from fleetfoot_agent.worker.memory import Memory
-from fleetfoot_agent.worker.run import Lock, Worker
+from fleetfoot_agent.worker.run import Worker
 from fleetfoot_protocol import dsse
 from fleetfoot_protocol.codes import Code, info
 from fleetfoot_protocol.states import Lifecycle, Outcome, Verdict
@@ -95,7 +97,7 @@ def traces(folder: Path) -> dict[str, tuple[int, int]]:
 def test_a_second_worker_leaves_at_once_and_leaves_everything_as_it_is(rig: Rig, stock: Stock) -> None:
     rig.send(stock.order(2, everybody("r-1", stock["1.1.0"].goal())))
     wake(rig.config.wake_dir)
-    first = Lock(rig.config.worker_dir / "worker.lock")
+    first = Lock(rig.config)
     assert first.take()
     before = traces(rig.folder)
     assert rig.worker().run() == 0
@@ -107,12 +109,26 @@ def test_a_second_worker_leaves_at_once_and_leaves_everything_as_it_is(rig: Rig,
     assert not wake_pending(rig.config.wake_dir)
 
 
+def test_another_agent_on_the_same_install_root_leaves_and_writes_nothing(rig: Rig, stock: Stock) -> None:
+    """Two agents with a state of their own, given the same root by mistake."""
+    rig.send(stock.order(2, everybody("r-1", stock["1.1.0"].goal())))
+    other = replace(rig.config, state_dir=rig.folder / "other")
+    first = Lock(other)
+    assert first.take()
+    before = traces(rig.folder)
+    assert rig.worker().run() == 0
+    assert traces(rig.folder) == before
+    first.close()
+    rig.run()
+    assert rig.runs(stock["1.1.0"])
+
+
 def test_the_lock_is_free_again_after_a_run_that_died(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(Memory, "time_floor", raiser(RuntimeError("a defect")))
         with pytest.raises(RuntimeError, match="a defect"):
             rig.worker().run()
-    lock = Lock(rig.config.worker_dir / "worker.lock")
+    lock = Lock(rig.config)
     assert lock.take()
     lock.close()
 

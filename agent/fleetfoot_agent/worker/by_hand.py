@@ -11,10 +11,11 @@ from fleetfoot_agent.seam import Seam
 from fleetfoot_agent.spool import WorkerSide
 from fleetfoot_agent.worker import lifecycle, planning, platform_facts
 from fleetfoot_agent.worker.driver import Driver
+from fleetfoot_agent.worker.lock import Lock
 from fleetfoot_agent.worker.memory import Memory
 from fleetfoot_agent.worker.planning import Clock, Planned
 from fleetfoot_agent.worker.report import Reporter
-from fleetfoot_agent.worker.run import LOOK_SECONDS, Lock, Worker, seam_of
+from fleetfoot_agent.worker.run import LOOK_SECONDS, Worker, seam_of
 from fleetfoot_protocol import trust
 from fleetfoot_protocol.codes import Code
 from fleetfoot_protocol.documents import Goal, Release
@@ -76,7 +77,7 @@ def install(config: AgentConfig, bundle: Path) -> int:
 
     Raises `FleetfootError`: not signed as it must be, not for this device, no supervisor, and so on.
     """
-    lock = Lock(config.worker_dir / "worker.lock")
+    lock = Lock(config)
     try:
         deadline = time.monotonic() + LOCK_SECONDS
         while not lock.take():

@@ -4,14 +4,11 @@ The worker is not resident. It exits when it can only wait; whoever has news wak
 is being activated, proves itself or goes back, it stays and looks again every moment.
 """
 
-import fcntl
 import logging
-import os
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from pathlib import Path
 from typing import BinaryIO
 
 from fleetfoot_agent import durable, selfupgrade
@@ -23,6 +20,7 @@ from fleetfoot_agent.worker import freshness, lifecycle, planning, platform_fact
 from fleetfoot_agent.worker.driver import Driver
 from fleetfoot_agent.worker.intake import Intake, Reader, Refusal
 from fleetfoot_agent.worker.lifecycle import Say
+from fleetfoot_agent.worker.lock import Lock
 from fleetfoot_agent.worker.memory import Memory
 from fleetfoot_agent.worker.planning import Clock, Planned
 from fleetfoot_agent.worker.report import WATCHED, Reporter
@@ -69,26 +67,6 @@ class SpoolBlobs:
         return code, f"{state.source or 'no source'} gave {state.have} bytes of {sha256[:16]}"
 
 
-class Lock:
-    """The worker's lock: whoever does not get it must not write anything."""
-
-    def __init__(self, path: Path) -> None:
-        durable.make_folder(path.parent, 0o700)
-        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-
-    def take(self) -> bool:
-        """Take it without waiting. False if somebody else has it."""
-        try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        return True
-
-    def close(self) -> None:
-        """Give it back."""
-        os.close(self._fd)
-
-
 def seam_of(config: AgentConfig, component: Component) -> Seam:
     """What keeps a component running: its systemd unit, else the supervisor at its socket."""
     inner = unit_seam(component) or SocketSeam(component.socket)
@@ -112,7 +90,7 @@ class Worker:
 
     def run(self) -> int:
         """Run until there is nothing left to do but wait. Returns the exit status: 0."""
-        lock = Lock(self._config.worker_dir / "worker.lock")
+        lock = Lock(self._config)
         try:
             if not lock.take():
                 log.info("another worker runs: leaving")
