@@ -261,7 +261,7 @@ class Demo:
 
     def _set_up(self, scene: Scene, broker: str) -> list[Device]:
         count, speed = self.options.devices, self.options.speed
-        pace = Pace(window=max(0.5, 3.0 / speed), settle=0.5 / speed, restart_delay=0.1)
+        pace = Pace(window=max(0.5, 2.0 / speed), settle=0.5 / speed, restart_delay=0.1)
         root = scene.root.read_bytes()
         devices = []
         for number, port in enumerate(free_ports(count), start=1):

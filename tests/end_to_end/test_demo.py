@@ -102,7 +102,7 @@ def test_thirty_devices_upgrade_themselves_and_a_bad_release_comes_back(short: P
 @pytest.mark.timeout(200)
 @pytest.mark.parametrize("safety", ["probation", "breaker"])
 def test_without_a_safety_the_figures_are_not_true_and_it_says_so(short: Path, safety: str) -> None:
-    with demo(short, "--json", "--devices", "6", "--speed", "3", "--sabotage", safety) as process:
+    with demo(short, "--json", "--devices", "6", "--speed", "2", "--sabotage", safety) as process:
         _, err = process.communicate(timeout=180)
         assert process.returncode == 1, err
     assert "not true: the rollout tripped" in err
@@ -121,7 +121,7 @@ def test_without_a_safety_the_figures_are_not_true_and_it_says_so(short: Path, s
 def test_interrupted_it_leaves_no_process_and_no_file(
     short: Path, moment: str, numbers: list[signal.Signals]
 ) -> None:
-    with demo(short, "--headless", "--devices", "6", "--speed", "3") as process:
+    with demo(short, "--headless", "--devices", "6", "--speed", "2") as process:
         assert process.stdout is not None
         lines = iter(process.stdout.readline, "")
         assert any(moment in line for line in lines)
