@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fleetfoot_manager import cli_store
-from fleetfoot_manager.cli_parts import add_command, add_database
+from fleetfoot_manager.cli_parts import add_command, add_credentials, add_database, credentials_of
 from fleetfoot_protocol.errors import FleetfootError
 
 _LEVELS = ("debug", "info", "warning", "error")
@@ -97,7 +97,7 @@ def _add_run(commands: Any) -> None:
         metavar="HOST:PORT",
         help="where the embedded broker listens, port 0 for any (default: %(default)s)",
     )
-    _add_credentials(parser)
+    add_credentials(parser)
     parser.add_argument(
         "--artifacts",
         default="127.0.0.1:8090",
@@ -137,20 +137,6 @@ def _add_run(commands: Any) -> None:
     )
     parser.add_argument("--json", action="store_true", help="say where it serves as one JSON object")
     parser.set_defaults(handler=_run)
-
-
-def _add_credentials(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add("--broker-ca", type=Path, metavar="FILE", help="certificates that vouch for the external broker")
-    add("--broker-cert", type=Path, metavar="FILE", help="the manager's certificate at the broker")
-    add("--broker-key", type=Path, metavar="FILE", help="the key of that certificate")
-    add("--broker-username", metavar="NAME", help="the manager's name at the broker, if it wants one")
-    add(
-        "--broker-password-file",
-        type=Path,
-        metavar="FILE",
-        help="a file whose first line is the password",
-    )
 
 
 def _add_status(commands: Any) -> None:
@@ -200,7 +186,6 @@ def _init(args: argparse.Namespace) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
-    from fleetfoot_manager.mqtt import Credentials
     from fleetfoot_manager.run import Options, Ready, parse_address, run
     from fleetfoot_protocol import topics
 
@@ -225,13 +210,7 @@ def _run(args: argparse.Namespace) -> int:
         pki=args.pki,
         device_broker=args.device_broker,
         certificate_days=args.certificate_days,
-        credentials=Credentials(
-            ca=args.broker_ca,
-            cert=args.broker_cert,
-            key=args.broker_key,
-            username=args.broker_username,
-            password_file=args.broker_password_file,
-        ),
+        credentials=credentials_of(args),
     )
 
     def say(ready: Ready) -> None:

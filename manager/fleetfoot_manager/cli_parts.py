@@ -2,9 +2,12 @@
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import platformdirs
+
+if TYPE_CHECKING:
+    from fleetfoot_manager.mqtt import Credentials
 
 
 def add_command(
@@ -36,4 +39,32 @@ def add_database(parser: argparse.ArgumentParser) -> None:
         "--database",
         metavar="URL",
         help="keep the store in PostgreSQL, postgresql://USER@HOST/DATABASE, instead of a file in the folder",
+    )
+
+
+def add_credentials(parser: argparse.ArgumentParser) -> None:
+    """What an external broker wants to see."""
+    add = parser.add_argument
+    add("--broker-ca", type=Path, metavar="FILE", help="certificates that vouch for the external broker")
+    add("--broker-cert", type=Path, metavar="FILE", help="the manager's certificate at the broker")
+    add("--broker-key", type=Path, metavar="FILE", help="the key of that certificate")
+    add("--broker-username", metavar="NAME", help="the manager's name at the broker, if it wants one")
+    add(
+        "--broker-password-file",
+        type=Path,
+        metavar="FILE",
+        help="a file whose first line is the password",
+    )
+
+
+def credentials_of(args: argparse.Namespace) -> "Credentials":
+    """What those options said."""
+    from fleetfoot_manager.mqtt import Credentials
+
+    return Credentials(
+        ca=args.broker_ca,
+        cert=args.broker_cert,
+        key=args.broker_key,
+        username=args.broker_username,
+        password_file=args.broker_password_file,
     )

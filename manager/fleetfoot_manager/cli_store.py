@@ -1,4 +1,4 @@
-"""`fleetfoot manager migrate|backup|restore|prune`: looking after what a manager knows."""
+"""`fleetfoot manager migrate|backup|restore|recover|prune`: looking after what a manager knows."""
 
 import argparse
 import json
@@ -6,10 +6,13 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from fleetfoot_manager.cli_parts import add_command, add_database
+from fleetfoot_manager.cli_parts import add_command, add_credentials, add_database, credentials_of
 
 #: Tables whose rows a backup is told by.
 _TOLD = ("devices", "releases", "rollouts", "audit")
+
+#: How long a broker that does not answer is waited for.
+_PATIENCE_SECONDS = 20.0
 
 
 def add(commands: Any) -> None:
@@ -17,6 +20,7 @@ def add(commands: Any) -> None:
     _add_migrate(commands)
     _add_backup(commands)
     _add_restore(commands)
+    _add_recover(commands)
     _add_prune(commands)
 
 
@@ -64,6 +68,41 @@ def _add_restore(commands: Any) -> None:
     parser.add_argument("file", type=Path, metavar="FILE", help="what 'fleetfoot manager backup' wrote")
     add_database(parser)
     parser.set_defaults(handler=_restore)
+
+
+def _add_recover(commands: Any) -> None:
+    parser = add_command(
+        commands,
+        "recover",
+        "make the store anew from what the broker retains, when no backup is left",
+        "For a folder that has its director key and no store any more. Takes what is signed: releases,\n"
+        "orders of groups and devices, reports; and the devices' public keys beside the store. Says what\n"
+        "it could not recover. Changes nothing on the broker.",
+        "--dir manager --root root.json --broker mqtts://broker.example.org",
+    )
+    parser.add_argument(
+        "--root",
+        action="append",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="the trust root that devices have; later ones of the chain too (may be given several times)",
+    )
+    parser.add_argument("--broker", required=True, metavar="URL", help="mqtt://host:port or mqtts://...")
+    add_credentials(parser)
+    add_database(parser)
+    parser.add_argument(
+        "--topic-root", default="ff", metavar="TOPIC", help="what topics begin with (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--quiet-seconds",
+        type=float,
+        default=3.0,
+        metavar="N",
+        help="the broker has told everything when it was quiet for so long (default: %(default)g)",
+    )
+    parser.add_argument("--json", action="store_true", help="as one JSON object")
+    parser.set_defaults(handler=_recover)
 
 
 def _add_prune(commands: Any) -> None:
@@ -117,6 +156,29 @@ def _restore(args: argparse.Namespace) -> int:
     print(f"restored fleet {about['fleet']} in {args.dir}, as it was at {about['written']}")
     print("what was decided since is not known; next, once the old manager is stopped for good:")
     print(f"  fleetfoot manager run --dir {shlex.quote(str(args.dir))}")
+    return 0
+
+
+def _recover(args: argparse.Namespace) -> int:
+    from fleetfoot_manager import recollect, recover
+    from fleetfoot_manager.database import parse
+    from fleetfoot_manager.mqtt import parse_broker
+
+    address, credentials = parse_broker(args.broker), credentials_of(args)
+    credentials.check(address)
+    url = None if args.database is None else parse(args.database)
+    heard = recollect.collect(
+        address, credentials, args.topic_root, quiet=args.quiet_seconds, limit=_PATIENCE_SECONDS
+    )
+    report = recover.run(args.dir, args.root, heard, url)
+    if args.json:
+        print(json.dumps(report.to_json()))
+        return 0
+    print("recovered: " + (", ".join(f"{n} {what}" for what, n in report.recovered.items()) or "nothing"))
+    print("not recovered:")
+    for line in report.lost:
+        print("  " + "".join(char if char.isprintable() else "?" for char in line))
+    print(f"next: fleetfoot manager run --dir {shlex.quote(str(args.dir))} --broker {args.broker} ...")
     return 0
 
 

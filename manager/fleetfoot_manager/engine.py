@@ -21,7 +21,7 @@ from typing import Any
 
 from sqlalchemy.exc import OperationalError
 
-from fleetfoot_manager import agenda, documents, reassert, revocation, rollout
+from fleetfoot_manager import agenda, documents, keyring, reassert, revocation, rollout
 from fleetfoot_manager.documents import Publication
 from fleetfoot_manager.errands import Errand
 from fleetfoot_manager.faults import Stage
@@ -277,11 +277,21 @@ class Engine:
         self._live = work.rollouts
         self._plan_ticks()
         self._hear(work.newcomers)
+        self._remember(work.enrolments)
         self._turn_away(work.evictions)
         if work.effects:
             self._house.faults.hit(Stage.AFTER_COMMIT, work.effects)
             self._pump()
             self._house.faults.hit(Stage.AFTER_PUBLISH, work.effects)
+
+    def _remember(self, enrolments: list[dict[str, Any]]) -> None:
+        if not enrolments:
+            return
+        try:
+            keyring.append(self._house.folder, enrolments)
+        except OSError as error:
+            # Made good at the next start; nothing is decided by it while the store is there.
+            log.warning("keys of devices are not kept beside the store: %s", error)
 
     def _hear(self, newcomers: list[tuple[str, str]]) -> None:
         """Ask for what devices had said, and the broker keeps, before they were enrolled."""

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-from fleetfoot_manager import catalogue, health, notify, roots
+from fleetfoot_manager import catalogue, health, keyring, notify, roots
 from fleetfoot_manager.artifacts import ArtifactServer, Tls
 from fleetfoot_manager.broker import EmbeddedBroker
 from fleetfoot_manager.catalogue import Blobs
@@ -98,6 +98,8 @@ def _open(options: Options, stack: ExitStack, over: threading.Event) -> tuple[En
     faults = Faults.from_environment()
     store = stack.enter_context(Store(options.folder))
     store.acquire()
+    with store.read() as tx:
+        keyring.write(options.folder, tx)
     root = roots.install(store, options.roots)
     if expired(root.expires, int(time.time())):
         log.warning(

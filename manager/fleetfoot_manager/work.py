@@ -15,7 +15,18 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from fleetfoot_manager import acts, audit, catalogue, compose, documents, effects, publisher, rollout, schema
+from fleetfoot_manager import (
+    acts,
+    audit,
+    catalogue,
+    compose,
+    documents,
+    effects,
+    keyring,
+    publisher,
+    rollout,
+    schema,
+)
 from fleetfoot_manager.catalogue import Life
 from fleetfoot_manager.effects import Effect
 from fleetfoot_manager.faults import Stage
@@ -36,6 +47,9 @@ _AUDITED: dict[Event, str] = {
     Event.ROLLOUT_COMPLETED: "group.upgrade.complete",
     Event.ROLLOUT_EXPIRED: "group.upgrade.expire",
 }
+
+#: Actions after which another device, or none, is known by a name.
+_ENROLS = frozenset({"device.enroll", "device.move", "device.relabel", "device.forget", "device.revoke"})
 
 #: What a step of a transaction must leave as it was, when it fails.
 _MEMORY = (
@@ -95,6 +109,8 @@ class Work:
         self.newcomers: list[tuple[str, str]] = []
         #: (group, device) to be turned away from the broker once this is committed.
         self.evictions: list[tuple[str, str]] = []
+        #: What changed in the enrolment of devices, to be remembered beside the store after the commit.
+        self.enrolments: list[dict[str, Any]] = []
         #: Digest of the signed request that is being decided, empty while the manager acts by itself.
         self.request_digest = ""
         self._store = store
@@ -320,6 +336,8 @@ class Work:
         for (group, component), intent in self._intents.items():
             text = strictjson.dumps(intent.to_json()).decode()
             upsert(self.tx, schema.intents, {"group": group, "component": component}, {"intent": text})
+        enrolled = {data["device"]: None for _, action, data, _ in self._audits if action in _ENROLS}
+        self.enrolments = keyring.lines(self.tx, enrolled)
         for actor, action, data, request in self._audits:
             audit.append(self.tx, self.now, actor, action, data, request)
         if self._audits or self._audit_head:
