@@ -155,6 +155,22 @@ def _add_looking(add: Add) -> None:
 
 
 def _add_owner(add: Add) -> None:
+    rollback = add(
+        "rollback",
+        "go back to the version before, by hand",
+        "Needs no network. The version that is left is refused from then on, as if it had failed here:\n"
+        "until another attempt is ordered, or it is installed by hand.",
+        example="rollback kiosk",
+    )
+    rollback.add_argument("component", metavar="COMPONENT")
+    remove = add(
+        "remove",
+        "take a component off this device: its process, its versions, its journal",
+        "What it keeps outside its folder stays, and so does the security floor.",
+        example="remove kiosk --yes",
+    )
+    remove.add_argument("component", metavar="COMPONENT")
+    remove.add_argument("--yes", action="store_true", help="really")
     check = add(
         "check",
         "tell what would happen to a release, and why, without doing anything",

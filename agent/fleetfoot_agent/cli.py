@@ -89,6 +89,24 @@ def _install(config: AgentConfig, args: argparse.Namespace) -> int:
     return install(config, args.bundle)
 
 
+def _rollback(config: AgentConfig, args: argparse.Namespace) -> int:
+    from fleetfoot_agent.worker.undoing import rollback
+
+    return rollback(config, args.component)
+
+
+def _remove(config: AgentConfig, args: argparse.Namespace) -> int:
+    from fleetfoot_agent.worker.undoing import remove
+
+    if not args.yes:
+        raise FleetfootError(
+            "usage",
+            f"this takes every version of {args.component} off the device",
+            remedy="say so with --yes",
+        )
+    return remove(config, args.component)
+
+
 def _check(config: AgentConfig, args: argparse.Namespace) -> int:
     from fleetfoot_agent.worker.foresight import check
 
@@ -116,7 +134,7 @@ def _verify(config: AgentConfig, args: argparse.Namespace) -> int:
 #: Commands that make the configuration.
 _WITHOUT_CONFIG: dict[str, Callable[[argparse.Namespace], int]] = {"init": _init, "enroll": _enroll}
 #: Commands that act for the worker, as its user.
-_AS_WORKER = frozenset({"worker", "install", "check", "consent"})
+_AS_WORKER = frozenset({"worker", "install", "rollback", "remove", "check", "consent"})
 _HANDLERS: dict[str, Callable[[AgentConfig, argparse.Namespace], int]] = {
     "config": _config,
     "run": _courier,
@@ -126,6 +144,8 @@ _HANDLERS: dict[str, Callable[[AgentConfig, argparse.Namespace], int]] = {
     "adopt": _adopt,
     "doctor": _doctor,
     "install": _install,
+    "rollback": _rollback,
+    "remove": _remove,
     "check": _check,
     "consent": _consent,
     "status": _status,

@@ -153,6 +153,8 @@ class AgentConfig:
     #: Every setting with its origin, and the options that were given: for `config show`, and for children.
     settings: Mapping[str, Setting] = field(default_factory=dict, compare=False, repr=False)
     options: tuple[str, ...] = ()
+    #: Where to write metrics for node_exporter.
+    metrics_file: Path | None = None
 
     @property
     def spool(self) -> Path:
@@ -395,6 +397,7 @@ def parse(
             name: _component(name, _component_table(name, value, ledger, str(path)), run_dir)
             for name, value in components.items()
         },
+        metrics_file=agent.optional_path("metrics_file", base),
         settings=ledger,
         options=options,
     )

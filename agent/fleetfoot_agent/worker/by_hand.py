@@ -3,6 +3,8 @@
 import logging
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -77,6 +79,13 @@ def install(config: AgentConfig, bundle: Path) -> int:
 
     Raises `FleetfootError`: not signed as it must be, not for this device, no supervisor, and so on.
     """
+    with alone(config):
+        return _install(config, bundle)
+
+
+@contextmanager
+def alone(config: AgentConfig) -> Iterator[None]:
+    """While no worker is at work; afterwards one tells what was done, and obeys what arrived meanwhile."""
     lock = Lock(config)
     try:
         deadline = time.monotonic() + LOCK_SECONDS
@@ -84,10 +93,10 @@ def install(config: AgentConfig, bundle: Path) -> int:
             if time.monotonic() > deadline:
                 raise UpgradeError(Code.UPGRADE_LOCKED, "the worker is busy with another upgrade")
             time.sleep(0.1)
-        return _install(config, bundle)
+        yield
     finally:
         lock.close()
-        Worker(config).run()  # tells the result, and obeys what arrived meanwhile
+        Worker(config).run()
 
 
 def _install(config: AgentConfig, bundle: Path) -> int:
@@ -101,7 +110,7 @@ def _install(config: AgentConfig, bundle: Path) -> int:
             remedy=f"add a table [components.{release.component}] to {config.path}",
         )
     seam = seam_of(config, component)
-    _demand_supervisor(seam, component, config)
+    demand_supervisor(seam, component, config)
     spool = WorkerSide(config.spool)
     reporter = Reporter(config, memory, spool)
     memory.store(f"manifest.{digest}", data)
@@ -131,7 +140,7 @@ def _tell_standing_order(config: AgentConfig, memory: Memory, component: Compone
         )
 
 
-def _demand_supervisor(seam: Seam, component: Component, config: AgentConfig) -> None:
+def demand_supervisor(seam: Seam, component: Component, config: AgentConfig) -> None:
     """Without one nothing could be proved: say so before anything is unpacked. It may be about to start."""
     deadline = time.monotonic() + SUPERVISOR_SECONDS
     while True:
@@ -169,7 +178,13 @@ def _drive(driver: Driver, component: Component, release: Release, digest: str) 
         raise UpgradeError(
             Code.UPGRADE_BELOW_FLOOR, f"counter {goal.counter} is below the floor {driver.floor}"
         )
-    planned = Planned(Plan(Act.INSTALL, Why.ORDERED, goal))
+    carry_through(driver, component, Planned(Plan(Act.INSTALL, Why.ORDERED, goal)))
+    return conclude(driver, component, goal)
+
+
+def carry_through(driver: Driver, component: Component, planned: Planned) -> None:
+    """Do what is planned to its end, and say what is being done."""
+    version = planned.plan.goal.version if planned.plan.goal else ""
     told = ""
     driver.follow(planned, int(time.time()))
     while driver.record.work is not None:
@@ -177,19 +192,19 @@ def _drive(driver: Driver, component: Component, release: Release, digest: str) 
         state = str(driver.record.state)
         if state not in (told, Lifecycle.IDLE):
             long = f", {component.window:g} s" if state == Lifecycle.PROBATION else ""
-            print(f"{component.name} {release.version}: {state}{long}", flush=True)
+            print(f"{component.name} {version}: {state}{long}", flush=True)
             told = state
         if not going and driver.record.state not in lifecycle.IN_FLIGHT:
             break
         if not going:
             time.sleep(LOOK_SECONDS)
-    return _conclude(driver, component, release, digest)
 
 
-def _conclude(driver: Driver, component: Component, release: Release, digest: str) -> int:
+def conclude(driver: Driver, component: Component, goal: Goal) -> int:
+    """0 if the goal runs. Raises `UpgradeError`, which says why not."""
     record = driver.record
-    if record.work is None and record.run is not None and record.run.digest == digest:
-        print(f"{component.name} {release.version} is installed and healthy")
+    if record.work is None and record.run is not None and record.run.digest == goal.digest:
+        print(f"{component.name} {goal.version} is installed and healthy")
         return 0
     if (refusal := driver.refusal) is not None and refusal.code is not None:
         raise UpgradeError(refusal.code, refusal.reason)

@@ -113,6 +113,10 @@ class Driver:
         if self.broken is None:  # else the record in hand is not what the journal says
             self._journal.complain(code, message)
 
+    def refuse(self, digest: str, attempt: int) -> None:
+        """Refuse this release up to this attempt, as if it had failed here. Raises `OSError`."""
+        self._journal.refuse(digest, attempt)
+
     def give_up(self, error: OSError) -> None:
         """Do nothing more in this run: the disk refused what had to be written."""
         self.broken = disk_error(error, "keeping the journal")

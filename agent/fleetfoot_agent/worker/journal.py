@@ -20,7 +20,7 @@ from fleetfoot_protocol import dsse, strictjson
 from fleetfoot_protocol.codes import Code
 from fleetfoot_protocol.documents import Goal, Release
 from fleetfoot_protocol.errors import FormError, UpgradeError
-from fleetfoot_protocol.reports import Installed
+from fleetfoot_protocol.reports import MAX_REFUSED, Installed
 from fleetfoot_protocol.resolve import Act
 from fleetfoot_protocol.states import Lifecycle
 
@@ -167,3 +167,10 @@ class Journal:
         """Remember an error that is not about the work in hand."""
         problem = lifecycle.problem(code, message, int(time.time()))
         self.write(self.record.model_copy(update={"last_error": problem}))
+
+    def refuse(self, digest: str, attempt: int) -> None:
+        """Remember that somebody wants nothing more of a release, up to this attempt."""
+        refused = {d: a for d, a in self.record.refused.items() if d != digest}
+        refused[digest] = max(attempt, self.record.refused.get(digest, 0))
+        newest = dict(list(refused.items())[-MAX_REFUSED:])
+        self.write(self.record.model_copy(update={"refused": newest}))

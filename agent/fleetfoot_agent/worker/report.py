@@ -10,7 +10,7 @@ from fleetfoot_agent import durable
 from fleetfoot_agent.config import AgentConfig
 from fleetfoot_agent.spool import WorkerSide
 from fleetfoot_agent.spool.forms import MESSAGE_CAP
-from fleetfoot_agent.worker import platform_facts
+from fleetfoot_agent.worker import metrics, platform_facts
 from fleetfoot_agent.worker.driver import Driver
 from fleetfoot_agent.worker.lifecycle import Say, line
 from fleetfoot_agent.worker.memory import Memory
@@ -135,6 +135,11 @@ class Reporter:
         payload = status.payload()
         attestation = dsse.attest(dsse.PayloadType.STATUS, payload, status.counter, self._memory.key.secret)
         self._spool.write_status(payload, attestation)
+        if self._config.metrics_file is not None:
+            try:
+                metrics.write(self._config.metrics_file, status)
+            except OSError as error:  # nothing of an upgrade depends on it
+                log.warning("metrics not written file=%s cause=%a", self._config.metrics_file, str(error))
         self._last = essence
 
     def _written(self) -> dict[str, Any]:
