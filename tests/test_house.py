@@ -23,7 +23,7 @@ BASE = PROTOCOL | {"fleetfoot_protocol", "paho", "platformdirs"}
 SERVERS = {"aiohttp", "alembic", "amqtt", "cryptography", "psycopg", "sqlalchemy"}
 ROOMS: dict[str, set[str]] = {
     "protocol": PROTOCOL,
-    "agent": BASE | {"cronsim"},
+    "agent": BASE | {"cronsim", "isal"},
     "manager": BASE | SERVERS,
     "client": BASE,
     "tui": BASE | {"fleetfoot_client", "rich", "textual"},

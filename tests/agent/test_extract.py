@@ -9,7 +9,6 @@ import stat
 import subprocess
 import sys
 import tarfile
-import zlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -34,8 +33,9 @@ from tests.agent.tarbytes import (
     zipped,
 )
 
-from fleetfoot_agent.worker import treewriter
+from fleetfoot_agent.worker import gunzip, treewriter
 from fleetfoot_agent.worker.extract import extract, hash_tree
+from fleetfoot_agent.worker.hashing import Hasher
 from fleetfoot_agent.worker.treewriter import TreeWriter, open_folder
 from fleetfoot_protocol.codes import Code
 from fleetfoot_protocol.errors import UpgradeError
@@ -151,7 +151,7 @@ def test_nothing_is_written_through_a_link_that_appears_meanwhile(tmp_path: Path
     root.mkdir()
     outside.mkdir()
     with open_folder(root) as descriptor:
-        writer = TreeWriter(descriptor)
+        writer = TreeWriter(descriptor, Hasher())
         writer.folder("d")
         writer.file("other", 0o644, [])
         (root / "d").rmdir()
@@ -190,7 +190,7 @@ def test_a_chunk_that_the_index_does_not_know_reaches_no_decompressor(
     damaged = bytearray(blob)
     damaged[3 * CHUNK + 17] ^= 1
     fed = bytearray()
-    real = zlib.decompressobj
+    real = gunzip._ENGINE.decompressobj
 
     class Spy:
         def __init__(self, wbits: int) -> None:
@@ -202,9 +202,9 @@ def test_a_chunk_that_the_index_does_not_know_reaches_no_decompressor(
         def decompress(self, data: bytes, limit: int) -> bytes:
             assert not self._real.unconsumed_tail
             fed.extend(data)
-            return self._real.decompress(data, limit)
+            return bytes(self._real.decompress(data, limit))
 
-    monkeypatch.setattr(zlib, "decompressobj", Spy)
+    monkeypatch.setattr(gunzip._ENGINE, "decompressobj", Spy)
     error = refusal(bytes(damaged), facts, destination)
     assert (error.code, "chunk 3" in error.message) == (Code.UPGRADE_CHECKSUM_MISMATCH, True)
     assert fed == blob[: 3 * CHUNK]

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import IO, Final
 
 from fleetfoot_agent.worker.gunzip import GzipStream, PieceStream, verified_chunks
+from fleetfoot_agent.worker.hashing import Hasher
 from fleetfoot_agent.worker.tarstream import Entry, TarReader, refused
 from fleetfoot_agent.worker.treewriter import (
     TreeWriter,
@@ -158,28 +159,32 @@ def _disk_errors() -> Iterator[None]:
 def _unpack(
     blob: IO[bytes], facts: ArtifactFacts, root: int, progress: Callable[[int], None] | None
 ) -> list[Member]:
-    writer = TreeWriter(root)
-    try:
-        if facts.member_count > COUNTED_FIRST:
-            _count_members(_archive(blob, facts, None), facts)
-            blob.seek(0)
-        members = _write_members(_archive(blob, facts, progress), facts, writer)
-        members.sort(key=lambda member: path_key(member.path))
-        _check_tree(members, facts)
-    except TreeError as error:
-        raise refused(str(error)) from None
-    finally:
-        writer.close()
+    with Hasher() as hasher:
+        writer = TreeWriter(root, hasher)
+        try:
+            if facts.member_count > COUNTED_FIRST:
+                _count_members(_archive(blob, facts, hasher, None), facts)
+                blob.seek(0)
+            members = _write_members(_archive(blob, facts, hasher, progress), facts, writer, hasher)
+            members.sort(key=lambda member: path_key(member.path))
+            _check_tree(members, facts)
+        except TreeError as error:
+            raise refused(str(error)) from None
+        finally:
+            writer.close()
     return members
 
 
-def _archive(blob: IO[bytes], facts: ArtifactFacts, progress: Callable[[int], None] | None) -> TarReader:
+def _archive(
+    blob: IO[bytes], facts: ArtifactFacts, hasher: Hasher, progress: Callable[[int], None] | None
+) -> TarReader:
     chunks = verified_chunks(
         blob,
         length=facts.length,
         sha256=facts.sha256,
         chunk_size=facts.chunk_size,
         index=facts.index,
+        hasher=hasher,
         progress=progress,
     )
     return TarReader(_FORMATS[facts.format](chunks))
@@ -194,21 +199,25 @@ def _count_members(archive: TarReader, facts: ArtifactFacts) -> None:
     allowed.check_all_came()
 
 
-def _write_members(archive: TarReader, facts: ArtifactFacts, writer: TreeWriter) -> list[Member]:
-    members: list[Member] = []
+def _write_members(
+    archive: TarReader, facts: ArtifactFacts, writer: TreeWriter, hasher: Hasher
+) -> list[Member]:
+    files: list[Callable[[], Member]] = []
+    folders: list[Member] = []
     links: list[Member] = []
     allowed = _Allowance(facts)
     while (entry := archive.next_entry()) is not None:
         allowed.admit(entry)
         if entry.kind == "f":
-            members.append(writer.file(entry.path, entry.mode, archive.content(entry)))
+            files.append(writer.file(entry.path, entry.mode, archive.content(entry)))
         elif entry.kind == "d":
-            members.append(writer.folder(entry.path))
+            folders.append(writer.folder(entry.path))
         else:
             links.append(Member("l", entry.path, target=entry.target))
     for link in links:
         writer.link(link)
-    return members + links
+    hasher.settle()
+    return [*folders, *(member() for member in files), *links]
 
 
 class _Allowance:

@@ -6,10 +6,12 @@ sees a byte that the signed manifest does not vouch for. `GzipStream` unpacks th
 """
 
 import hashlib
+import importlib
 import zlib
 from collections.abc import Callable, Iterator
-from typing import IO, Final
+from typing import IO, Any, Final
 
+from fleetfoot_agent.worker.hashing import Hasher
 from fleetfoot_agent.worker.tarstream import refused
 from fleetfoot_protocol.codes import Code
 from fleetfoot_protocol.errors import UpgradeError
@@ -18,6 +20,17 @@ PIECE: Final = 256 << 10
 """Most bytes unpacked at a time."""
 FEED: Final = 64 << 10
 """Most compressed bytes given to zlib at a time: what it has not used yet, it copies at every call."""
+
+
+def _engine() -> Any:
+    """The fastest there is: ISA-L, three times as fast as zlib, where the extra `fast` is installed."""
+    try:
+        return importlib.import_module("isal.isal_zlib")
+    except ImportError:
+        return zlib
+
+
+_ENGINE: Any = _engine()
 
 _DIGEST: Final = 32
 _GZIP: Final = 16 + zlib.MAX_WBITS
@@ -30,6 +43,7 @@ def verified_chunks(
     sha256: str,
     chunk_size: int,
     index: bytes,
+    hasher: Hasher,
     progress: Callable[[int], None] | None = None,
 ) -> Iterator[bytes]:
     """Yield the blob's chunks, each after its digest was found right; `progress` gets the bytes so far.
@@ -37,7 +51,7 @@ def verified_chunks(
     After the last one the whole is judged: `UpgradeError` with `upgrade_length_mismatch` or
     `upgrade_checksum_mismatch`. The iterator must therefore be run to its end.
     """
-    whole = hashlib.sha256()
+    whole = hasher.digest()
     done = 0
     for number in range(len(index) // _DIGEST):
         chunk = _read(blob, min(chunk_size, length - done))
@@ -53,6 +67,7 @@ def verified_chunks(
         yield chunk
     if blob.read(1):
         raise UpgradeError(Code.UPGRADE_LENGTH_MISMATCH, f"the artifact is longer than {length} bytes")
+    hasher.settle()
     if whole.hexdigest() != sha256:
         raise UpgradeError(Code.UPGRADE_CHECKSUM_MISMATCH, "the artifact is not what the manifest says")
 
@@ -118,7 +133,8 @@ class GzipStream(PieceStream):
 
     def __init__(self, chunks: Iterator[bytes]) -> None:
         super().__init__(chunks)
-        self._inflate = zlib.decompressobj(_GZIP)
+        self._inflate = _ENGINE.decompressobj(_GZIP)
+        self._damage: type[Exception] = _ENGINE.error
         self._input = memoryview(b"")
 
     def _refill(self) -> bool:
@@ -126,7 +142,7 @@ class GzipStream(PieceStream):
             feed = self._inflate.unconsumed_tail or self._next_input()
             try:
                 piece = self._inflate.decompress(feed, PIECE)
-            except zlib.error as error:
+            except self._damage as error:
                 raise refused(f"damaged compressed data ({error})") from None
             if piece:
                 self._piece = memoryview(piece)
