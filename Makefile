@@ -5,6 +5,7 @@
 #   TESTS=tests/agent   which tests;  ARGS='-k guard'  more arguments for pytest or the demo
 #   JOBS=0              how many files are tested side by side; 0: one after the other, in one process
 #   CUTS=5000 SEED=1    how many times `make powercuts` cuts the power, and at which moments
+#   SEEDS=100000        how many runs `make simulate` makes, from seed FROM on
 #   N=1000000 FROM=0    how many cases `make fuzz` tries, and which is the first
 
 PYTHON ?= python3
@@ -17,6 +18,7 @@ JOBS ?= $(shell echo $$(($$(nproc) + 1)))
 CUTS ?= 5000
 SEED ?= 1
 N ?= 1000000
+SEEDS ?= 100000
 FROM ?= 0
 
 VENV := .venv
@@ -34,7 +36,7 @@ endif
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: bench soak help demo picture test powercuts cutpoints deb check fuzz crash format docs security pins venv clean
+.PHONY: bench soak help demo picture test powercuts cutpoints deb check fuzz simulate crash format docs security pins venv clean
 .DELETE_ON_ERROR:
 
 help:
@@ -43,6 +45,7 @@ help:
 	@echo 'make powercuts  cut the power of hosts with real systemd; as root (CUTS=5000, SEED=1)'
 	@echo 'make cutpoints  replay every block that an upgrade writes, cut at each; as root'
 	@echo 'make fuzz    mutate documents and see that none is accepted (N=1000000 cases, FROM=0)'
+	@echo 'make simulate  play manager, devices, broker and people in virtual time (SEEDS=100000, FROM=0)'
 	@echo 'make crash   kill and fail every step of an upgrade; takes long (ARGS="--sample 10 --times 5")'
 	@echo 'make bench   run the benchmarks and write docs/benchmarks.md (BENCH="ingest wave")'
 	@echo 'make check   ruff, mypy --strict, import contracts'
@@ -73,6 +76,9 @@ cutpoints: $(STAMP)
 
 fuzz: $(STAMP)
 	@$(RUN)python -m tests.fuzz $(N) $(FROM)
+
+simulate: $(STAMP)
+	@$(RUN)python -m fleetfoot_sim.world $(SEEDS) $(FROM)
 
 crash: $(STAMP)
 	@$(RUN)python -m tests.crash $(ARGS)

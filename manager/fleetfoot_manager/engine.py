@@ -123,6 +123,11 @@ class Engine:
 
     # --- from outside --------------------------------------------------------------------------------
 
+    @property
+    def live(self) -> list[Rollout]:
+        """The rollouts that have not ended, as the last transaction left them."""
+        return list(self._live.values())
+
     def put(self, item: Input) -> None:
         """Hand in what has happened, from any thread. Waits while the queue is full."""
         while not self._closed:
@@ -148,6 +153,11 @@ class Engine:
 
     def start(self, transport: Transport) -> None:
         """Load what was going on and go on with it; raises FleetfootError if the store cannot be used."""
+        self.begin(transport)
+        self._thread.start()
+
+    def begin(self, transport: Transport) -> None:
+        """As `start`, but without a thread: whoever calls this calls `turn` too."""
         self._transport = transport
         with self._store.read() as tx:
             self._live = {of.id: of for of in load_rollouts(tx, live=True)}
@@ -156,7 +166,6 @@ class Engine:
             log.info("rejoined rollout=%s state=%s wave=%d", of.id, of.state, of.wave)
         with self._transaction() as work:
             self._agenda.at_start(work)
-        self._thread.start()
 
     def stop(self, timeout: float = 10.0) -> None:
         """Take in what waits in the queue, then end; `timeout` in seconds."""
@@ -167,13 +176,16 @@ class Engine:
 
     # --- the loop ------------------------------------------------------------------------------------
 
+    def turn(self, batch: list[Input]) -> None:
+        """Take in a batch and whatever time has brought; then publish what was decided."""
+        self._process(batch)
+        self._pump()
+
     def _run(self) -> None:
         try:
             while not self._ending:
                 self.pulse = time.monotonic()
-                batch = self._collect()
-                self._process(batch)
-                self._pump()
+                self.turn(self._collect())
         except BaseException as error:
             self.failure = error
             log.critical("the engine ends: %s", error, exc_info=not isinstance(error, FleetfootError))
@@ -184,7 +196,7 @@ class Engine:
 
     def _collect(self) -> list[Input]:
         """Whatever waits; blocks until something comes or time has to be looked at."""
-        wait = min(_TICK_SECONDS, max(0.0, self._next_deadline() - self._clock()))
+        wait = min(_TICK_SECONDS, max(0.0, self.next_deadline() - self._clock()))
         try:
             batch = [self._queue.get(timeout=wait) if wait > 0 else self._queue.get_nowait()]
         except queue.Empty:
@@ -197,7 +209,8 @@ class Engine:
                 break
         return batch
 
-    def _next_deadline(self) -> float:
+    def next_deadline(self) -> float:
+        """When a turn is due although nothing has come, unix seconds."""
         moments = [self._planned(), *self._ticks.values()]
         if self._session is not None and len(self._in_flight) < WINDOW:
             moments.append(self.reassertion.next_deadline())

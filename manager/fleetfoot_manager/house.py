@@ -1,5 +1,7 @@
 """What stays the same while a manager runs: its folder, its key and root, where it serves."""
 
+import random
+import string
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,6 +12,9 @@ from fleetfoot_manager.pki.folder import Pki
 from fleetfoot_protocol import topics
 from fleetfoot_protocol.trust import TrustRoot
 
+_LETTERS = string.ascii_lowercase + string.digits
+_NAME_LENGTH = 10
+
 
 @dataclass(frozen=True)
 class House:
@@ -17,6 +22,7 @@ class House:
 
     broker: where the broker is, in words; started: unix seconds; topic_root: before `/v1/`.
     pki: certificates, if there are any; enrolment: base URL at which devices enrol and renew, if they can.
+    entropy: where names, ids of events and jitter come from.
     """
 
     folder: Path
@@ -30,6 +36,11 @@ class House:
     faults: Faults = field(default_factory=Faults)
     pki: Pki | None = None
     enrolment: str | None = None
+    entropy: random.Random = field(default_factory=random.SystemRandom)
+
+    def name(self, prefix: str) -> str:
+        """A new name that nobody can guess."""
+        return prefix + "".join(self.entropy.choice(_LETTERS) for _ in range(_NAME_LENGTH))
 
     @property
     def root(self) -> TrustRoot:

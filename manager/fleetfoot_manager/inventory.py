@@ -117,6 +117,14 @@ def counts(tx: Connection, groups: Sequence[str]) -> tuple[int, int]:
     return int(row[0]), int(row[1])
 
 
+def counters(tx: Connection) -> list[tuple[str, str | None, int | None]]:
+    """(device, incarnation, counter) of the newest status of every device."""
+    table = schema.devices.c
+    return [
+        (row[0], row[1], row[2]) for row in tx.execute(sa.select(table.id, table.incarnation, table.counter))
+    ]
+
+
 class Enrolled(Enum):
     """What an enrolment did."""
 

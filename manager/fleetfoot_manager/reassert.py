@@ -15,7 +15,6 @@ come back, one on the broker that has expired, and an older one after the newest
 import hashlib
 import json
 import logging
-import random
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 
@@ -105,7 +104,7 @@ class Reassertion:
         """Up to `room` retained messages that are to be told again now, with their stored bytes."""
         if self._everything or now >= self._next_full:
             self._everything = False
-            self._next_full = now + FULL_SECONDS * random.uniform(1 - _JITTER, 1)  # noqa: S311 - jitter
+            self._next_full = now + FULL_SECONDS * self._house.entropy.uniform(1 - _JITTER, 1)
             self._todo = deque([PRESENCE, *in_use(tx)])
         for topic in [topic for topic, moment in self._again.items() if moment <= now]:
             del self._again[topic]

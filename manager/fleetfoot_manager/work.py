@@ -7,7 +7,6 @@ them counts. What fails in a `step` leaves no trace, in the store or in memory.
 """
 
 import json
-import secrets
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -272,7 +271,7 @@ class Work:
         body = events.cloud_event(
             event,
             source=f"/fleets/{self.house.fleet}/manager",
-            event_id=secrets.token_hex(12),
+            event_id=f"{self.house.entropy.getrandbits(96):024x}",
             time=times.to_text(self.now),
             data=data,
             component=component,

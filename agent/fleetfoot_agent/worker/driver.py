@@ -145,38 +145,27 @@ class Driver:
             if self.broken.upgrade_code in TRANSIENT:
                 self.wants.at = now + RETRY_BASE
             return
-        work, plan, state = self.record.work, planned.plan, self.record.state
-        goal = plan.goal if plan.act in (Act.INSTALL, Act.STAGE, Act.RETURN) else None
-        if work is not None and state in (_L.ACTIVATING, _L.PROBATION):
-            if work.goal.digest in planned.withdrawn:
-                self._proving.look_away()
-                self._journal.step(steps.Recalled())
-        elif work is not None and state in BEFORE_ACTIVATION:
-            if goal is None or goal.digest != work.goal.digest or not self._enabled():
-                self._journal.step(steps.Abandon())
-            else:
-                if (plan.act, goal, plan.rollout) != (work.act, work.goal, work.rollout):
-                    self._journal.step(steps.Reorder(plan.act, goal, plan.rollout))
-                if state is not _L.WAITING and self._staging.must_stop(self._work(), planned):
-                    self._journal.step(steps.Abandon())
-                    return
+        turn = planning.change_of(self.record, planned, enabled=self._enabled())
+        if isinstance(turn, steps.Recalled):
+            self._proving.look_away()
+        if turn is not None:
+            self._journal.step(turn)
+        work, state = self.record.work, self.record.state
+        fetching = state in BEFORE_ACTIVATION and state is not _L.WAITING
+        if work is not None and fetching and self._staging.must_stop(work, planned):
+            self._journal.step(steps.Abandon())
+            return
+        goal = planning.ordered(planned.plan)
         if self.record.state is _L.IDLE and goal is not None and self._enabled():
             self._begin(planned, goal, now)
-
-    def _work(self) -> Work:
-        work = self.record.work
-        if work is None:
-            raise UpgradeError(Code.UPGRADE_INTERNAL, f"no work while {self.record.state}")
-        return work
 
     def _enabled(self) -> bool:
         return self._by_hand or self._config.policy.enabled
 
     def _begin(self, planned: Planned, goal: Goal, now: int) -> None:
         retry, plan = self.record.retry, planned.plan
-        if self._by_hand:
-            retry = None  # a person who tries again has removed the cause, or wants to see the error anew
-        if retry and (retry.digest, retry.attempt) == (goal.digest, goal.attempt) and now < retry.at:
+        # By hand: a person who tries again has removed the cause, or wants to see the error anew.
+        if retry and not self._by_hand and not planning.may_begin(self.record, goal, now):
             self.wants.at = retry.at
             return
         run = self.record.run

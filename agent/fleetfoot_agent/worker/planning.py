@@ -4,16 +4,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fleetfoot_agent.config import AgentConfig
-from fleetfoot_agent.worker import extract, platform_facts
+from fleetfoot_agent.worker import extract, lifecycle, platform_facts, steps
 from fleetfoot_agent.worker.memory import Memory
 from fleetfoot_agent.worker.owner import Circumstances
 from fleetfoot_agent.worker.record import Record
+from fleetfoot_agent.worker.steps import StepEvent
 from fleetfoot_protocol.allow import Environment, Permission, Rules, allow
 from fleetfoot_protocol.codes import Code
-from fleetfoot_protocol.documents import Desired, Release, expired
+from fleetfoot_protocol.documents import Desired, Goal, Release, expired
 from fleetfoot_protocol.reports import Answer
 from fleetfoot_protocol.resolve import Act, Device, Plan, resolve
-from fleetfoot_protocol.states import Verdict
+from fleetfoot_protocol.states import Lifecycle, Verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +42,39 @@ class Clock:
     def past(self, expires: str) -> bool:
         """Whether `expires` is past: by the signed floor, or by a clock that may be believed."""
         return expired(expires, self.floor) or (self.trusted and expired(expires, self.now))
+
+
+def ordered(plan: Plan) -> Goal | None:
+    """The goal that the plan asks to work towards, or None."""
+    return plan.goal if plan.act in (Act.INSTALL, Act.STAGE, Act.RETURN) else None
+
+
+def change_of(record: Record, planned: Planned, *, enabled: bool) -> StepEvent | None:
+    """What a fresh plan means for the work in hand (section 4); None if it goes on as it is.
+
+    Before activating, a changed plan abandons or reorders it; activating and probation run to their verdict
+    unless their digest is withdrawn; rolling back always finishes.
+    """
+    work, plan = record.work, planned.plan
+    if work is None:
+        return None
+    if record.state in (Lifecycle.ACTIVATING, Lifecycle.PROBATION):
+        return steps.Recalled() if work.goal.digest in planned.withdrawn else None
+    if record.state not in lifecycle.BEFORE_ACTIVATION:
+        return None
+    goal = ordered(plan)
+    if goal is None or goal.digest != work.goal.digest or not enabled:
+        return steps.Abandon()
+    if (plan.act, goal, plan.rollout) != (work.act, work.goal, work.rollout):
+        return steps.Reorder(plan.act, goal, plan.rollout)
+    return None
+
+
+def may_begin(record: Record, goal: Goal, now: int) -> bool:
+    """Whether work on the goal may begin at `now` (unix seconds): a while after a failure that passes."""
+    retry = record.retry
+    waits = retry is not None and (retry.digest, retry.attempt) == (goal.digest, goal.attempt)
+    return not waits or retry is None or now >= retry.at
 
 
 def rules_of(config: AgentConfig) -> Rules:

@@ -1,7 +1,5 @@
 """The verbs about one device: upgrade, downgrade, pin, unpin, release, and what it could go to."""
 
-import secrets
-import string
 from typing import Any
 
 from fleetfoot_manager import acts, catalogue, inventory, planning, publisher, rights
@@ -19,7 +17,6 @@ from fleetfoot_protocol.reports import ComponentStatus, Installed, Request, Stat
 from fleetfoot_protocol.resolve import Act as Asks
 from fleetfoot_protocol.resolve import Device, resolve
 
-_LETTERS = string.ascii_lowercase + string.digits
 #: Releases in each list, reachable ones and others apart.
 _LISTED = 10
 _BOUND = 200
@@ -183,7 +180,7 @@ def _put(
     act = Act(
         device=entry.id,
         component=component,
-        act="d-" + "".join(secrets.choice(_LETTERS) for _ in range(10)),
+        act=work.house.name("d-"),
         kind=kind,
         goal=goal,
         pins=pins,

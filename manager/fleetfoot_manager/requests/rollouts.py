@@ -1,7 +1,5 @@
 """The verbs about rollouts: plan, start, list, show, and what a person may do to a live one."""
 
-import secrets
-import string
 from typing import Any
 
 from fleetfoot_manager import compose, derive, notes, planning, policies, rights, rollout
@@ -27,8 +25,6 @@ from fleetfoot_protocol.events import Event
 from fleetfoot_protocol.reports import Request
 from fleetfoot_protocol.states import RolloutState, Terminal
 
-_ID_LETTERS = string.ascii_lowercase + string.digits
-_ID_LENGTH = 10
 _LISTED = 200
 _SHOWN = 500
 _NOTES = 3
@@ -88,7 +84,7 @@ def start(work: Work, request: Request) -> dict[str, Any]:
     asked = arguments.parse(arguments.RolloutPlan, request.arguments)
     rights.demand(work.house.root, request, asked.groups)
     _demand_no_other(work, asked)
-    name = "r-" + "".join(secrets.choice(_ID_LETTERS) for _ in range(_ID_LENGTH))
+    name = work.house.name("r-")
     made = planning.make(work.tx, asked, name, work.now)
     _demand_signed(work, made.release)
     for group in asked.groups:

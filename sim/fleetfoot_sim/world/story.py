@@ -1,0 +1,112 @@
+"""What a seed tells: everything that people, power, weather and strangers do, and when.
+
+A story is a list of happenings, each of which is whole in itself, so that any of them can be left out: so the
+shortest story of a failure is found.
+"""
+
+import random
+from typing import Any, NamedTuple
+
+from fleetfoot_manager.faults import Stage
+from fleetfoot_sim.world.fleet import GROUPS, RELEASES
+
+SECONDS = 450.0
+VERSIONS = [facts[0] for facts in RELEASES]
+
+
+class Happening(NamedTuple):
+    """At `at` seconds, `what` happens."""
+
+    at: float
+    what: str
+    arguments: dict[str, Any]
+
+    def line(self) -> str:
+        """As people read it."""
+        shown = " ".join(f"{name}={value}" for name, value in self.arguments.items())
+        return f"{self.at:7.1f} s  {self.what} {shown}"
+
+
+#: what -> how often, relative to the others.
+WEIGHTS = {
+    "start": 3, "retry": 2, "pause": 3, "resume": 3, "decide": 4, "cancel": 1, "approve": 3, "recall": 1,
+    "lift": 1, "own": 2, "release": 1, "behave": 8, "crash": 6, "sleep": 5, "hang": 2, "lie": 2, "outage": 2,
+    "die": 1, "join": 2, "move": 2, "forget": 1, "weather": 5, "empty": 2, "cut": 3, "replay": 3, "forge": 2,
+    "kill": 6, "twin": 2, "policy": 1,
+}  # fmt: skip
+
+
+def draw(seed: int) -> list[Happening]:
+    """The story of a seed."""
+    chance = random.Random(f"story {seed}")  # noqa: S311 - a story that can be told again, no secret
+    count = chance.randint(5, 20)
+    names = chance.choices(list(WEIGHTS), list(WEIGHTS.values()), k=count)
+    # Most of it happens while a rollout is under way, and that is soon after somebody has started one.
+    starts = [2.0, chance.uniform(100, 250), chance.uniform(250, 400)]
+    moments = sorted(min(SECONDS, chance.choice(starts) + chance.expovariate(1 / 25.0)) for _ in range(count))
+    asked = _start(chance)
+    bad = [
+        Happening(1.0, "behave", {"device": chance.randint(0, 99), "version": asked["version"], "word": word})
+        for word in chance.choice([[], [], ["dies"], ["unready"], ["dies", "dies", "unready"]])
+    ]
+    rest = [Happening(at, name, _arguments(name, chance)) for at, name in zip(moments, names, strict=True)]
+    more = [Happening(at, "start", _start(chance)) for at in starts[1:]]
+    return sorted([*bad, Happening(2.0, "start", asked), *more, *rest], key=lambda one: one.at)
+
+
+def _start(chance: random.Random) -> dict[str, Any]:
+    asked: dict[str, Any] = {
+        "version": chance.choice(VERSIONS[1:] + VERSIONS[1:4]),
+        "groups": chance.choice([["hall"], ["yard"], list(GROUPS)]),
+        "settle": chance.choice([0, 10, 30]),
+        "device_timeout": chance.choice([60, 120]),
+        "breaker": chance.choice([0, 1, 1, 2]),
+        "mode": chance.choice(["at_least", "at_least", "exactly"]),
+    }
+    if chance.random() < 0.2:
+        asked["immediate"] = True
+    else:
+        asked["waves"] = chance.choice([["10%", "50%", "100%"], [1, "100%"], [1, 2, 3, 4], ["25%", "60%"]])
+    if chance.random() < 0.2:
+        asked["selector"] = {"site": chance.choice(["north", "south"])}
+    return asked
+
+
+def _arguments(name: str, chance: random.Random) -> dict[str, Any]:
+    device = chance.randint(0, 99)
+    version = chance.choice(VERSIONS[1:])
+    match name:
+        case "start":
+            return _start(chance)
+        case "decide":
+            return {"decision": chance.choice(["continue", "rollback", "rollback", "abort"])}
+        case "recall" | "lift":
+            return {"version": version}
+        case "own":
+            return {"device": device, "version": version, "pin": chance.random() < 0.4}
+        case "behave":
+            return {"device": device, "version": version, "word": chance.choice(["dies", "unready", "good"])}
+        case "crash":
+            return {"device": device, "steps": chance.randint(1, 9)}
+        case "sleep" | "hang" | "outage":
+            return {"device": device, "seconds": chance.choice([20, 100, 300])}
+        case "move":
+            return {"device": device, "group": chance.choice(GROUPS)}
+        case "join":
+            return {"group": chance.choice(GROUPS)}
+        case "lie" | "die" | "forget" | "release":
+            return {"device": device}
+        case "weather":
+            odds = [round(chance.uniform(0, 0.4), 2) for _ in range(3)]
+            return {"lost": odds[0], "doubled": odds[1], "late": odds[2], "seconds": chance.choice([30, 150])}
+        case "cut":
+            return {"who": chance.choice(["manager", "devices"])}
+        case "replay" | "forge":
+            return {"group": chance.choice(GROUPS), "version": version}
+        case "kill":
+            stage = chance.choice([str(stage) for stage in Stage])
+            return {"stage": stage, "effects": chance.randint(1, 12), "away": chance.choice([1, 20, 90])}
+        case "policy":
+            return {"group": chance.choice(GROUPS)}
+        case _:
+            return {}

@@ -1,0 +1,307 @@
+"""Defects, planted one at a time into the cores of manager and device, that the simulation must find.
+
+Each is a mistake that somebody could make: a comparison off by one, a rule forgotten, an order swapped.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from fleetfoot_agent.worker import intake, lifecycle, planning, steps
+from fleetfoot_manager import (
+    audit,
+    compose,
+    documents,
+    ingest,
+    publisher,
+    reassert,
+    rollout_acts,
+    rollout_gate,
+    rollout_reports,
+    rollout_state,
+)
+from fleetfoot_manager import planning as manager_planning
+from fleetfoot_protocol import admission, auditchain, resolve, trust
+from fleetfoot_protocol.documents import Desired
+from fleetfoot_protocol.dsse import decode
+from fleetfoot_protocol.reports import Installed
+from fleetfoot_protocol.resolve import Act, Plan, Why
+from fleetfoot_protocol.states import RolloutState, Terminal
+
+Patch = pytest.MonkeyPatch
+#: Where the search for a defect begins, if it shows seldom. Another seed finds it too, only later.
+FIRST_SEEDS = {
+    "approval_is_skipped": 23,
+    "nobody_is_ever_silent": 13,
+    "older_statuses_count": 17,
+    "pause_does_not_hold": 17,
+    "recall_waits_for_the_verdict": 12,
+    "rollback_withdraws_nothing": 11,
+    "emptied_broker_is_told_nothing": 9,
+}
+DEFECTS: dict[str, Callable[[Patch], None]] = {}
+
+
+def defect(plant: Callable[[Patch], None]) -> Callable[[Patch], None]:
+    DEFECTS[plant.__name__] = plant
+    return plant
+
+
+# --- the manager
+
+
+@defect
+def cut_admits_one_more(patch: Patch) -> None:
+    real = admission.cut_for
+    patch.setattr(admission, "cut_for", lambda k, *a, **more: real(k + 1, *a, **more))
+
+
+@defect
+def trip_does_not_hold(patch: Patch) -> None:
+    patch.setitem(rollout_gate.HELD, RolloutState.TRIPPED, False)
+
+
+@defect
+def pause_does_not_hold(patch: Patch) -> None:
+    patch.setitem(rollout_gate.HELD, RolloutState.PAUSED, False)
+
+
+@defect
+def breaker_is_one_too_late(patch: Patch) -> None:
+    def proceed(rollout: Any, now: float) -> Any:
+        looser = replace(rollout, breaker=rollout.breaker + 1 if rollout.breaker else 0)
+        after, effects = real(looser, now)
+        return (rollout if after is looser else replace(after, breaker=rollout.breaker)), effects
+
+    real = rollout_gate.proceed
+    patch.setattr(rollout_acts, "proceed", proceed)
+
+
+@defect
+def wave_passes_without_a_success(patch: Patch) -> None:
+    patch.setattr(rollout_gate, "succeeded", lambda rollout: True)
+
+
+@defect
+def wave_does_not_wait_for_everybody(patch: Patch) -> None:
+    patch.setattr(rollout_state.DeviceTable, "awaited", property(lambda table: 0))
+
+
+@defect
+def rollback_withdraws_nothing(patch: Patch) -> None:
+    patch.setattr(compose, "_withdrawn", lambda intent, digest: intent)
+
+
+@defect
+def sequence_stands_still(patch: Patch) -> None:
+    patch.setattr(documents, "next_sequence", lambda last, now: max(last, 1))
+
+
+@defect
+def sequence_goes_back(patch: Patch) -> None:
+    patch.setattr(documents, "next_sequence", lambda last, now: max(1, int(3.6e12 - now * 1000)))
+
+
+@defect
+def outcome_of_any_attempt_counts(patch: Patch) -> None:
+    real = rollout_reports.recorded
+
+    def recorded(rollout: Any, record: Any, report: Any, now: float) -> Any:
+        mine = replace(report, rollout=rollout.id, attempt=rollout.goal.attempt)
+        if record.since is not None and not record.gone and record.terminal is Terminal.PENDING:
+            mine = replace(mine, terminal=mine.terminal or Terminal.HEALTHY, running=rollout.goal.digest)
+        return real(rollout, record, mine, now)
+
+    patch.setattr(rollout_acts, "recorded", recorded)
+
+
+@defect
+def nobody_is_ever_silent(patch: Patch) -> None:
+    patch.setattr(rollout_acts, "silenced", lambda rollout, now: rollout)
+
+
+@defect
+def emptied_broker_is_told_nothing(patch: Patch) -> None:
+    patch.setattr(reassert.Reassertion, "connected", lambda self: None)
+    patch.setattr(reassert.Reassertion, "arrived", lambda self, work, topic, payload: None)
+
+
+@defect
+def older_statuses_count(patch: Patch) -> None:
+    patch.setattr(ingest.Ingest, "_is_news", lambda self, work, entry, status: True)
+
+
+@defect
+def audit_forgets_the_row_before(patch: Patch) -> None:
+    def hash_of(*row: Any) -> str:
+        return auditchain.hash_of(row[0], row[1], row[2], row[3], row[4], row[5], auditchain.GENESIS)
+
+    patch.setattr(audit, "hash_of", hash_of)
+
+
+@defect
+def approval_is_skipped(patch: Patch) -> None:
+    real = rollout_state.planned
+    patch.setattr(manager_planning, "planned", lambda **facts: real(**{**facts, "approval": False}))
+
+
+@defect
+def documents_admit_everybody(patch: Patch) -> None:
+    real = publisher.put_desired
+
+    def put(
+        tx: Any, house: Any, group: str, component: str, intent: Any, targets: Any, *a: Any, **m: Any
+    ) -> Any:
+        held = [replace_target(target) for target in targets]
+        return real(tx, house, group, component, intent, held, *a, **m)
+
+    def replace_target(target: Any) -> Any:
+        return target.model_copy(update={"stage_cut": "all", "activate_cut": "all"})
+
+    patch.setattr(publisher, "put_desired", put)
+
+
+# --- the protocol and the device
+
+
+def _resolved(patch: Patch, change: Callable[[Any, Any, Any], tuple[Any, Any, Any]]) -> None:
+    real = resolve.resolve
+    patch.setattr(planning, "resolve", lambda group, own, device: real(*change(group, own, device)))
+
+
+def _without(document: Desired | None, **changes: Any) -> Desired | None:
+    return document.model_copy(update=changes) if document else None
+
+
+@defect
+def resolve_ignores_holds(patch: Patch) -> None:
+    def change(group: Any, own: Any, device: Any) -> Any:
+        if group is None:
+            return group, own, device
+        targets = tuple(target.model_copy(update={"hold": False}) for target in group.targets)
+        return _without(group, targets=targets, hold=False), own, device
+
+    _resolved(patch, change)
+
+
+@defect
+def resolve_ignores_the_floor(patch: Patch) -> None:
+    _resolved(patch, lambda group, own, device: (group, own, replace(device, floor=0)))
+
+
+@defect
+def resolve_ignores_refusals(patch: Patch) -> None:
+    _resolved(patch, lambda group, own, device: (group, own, replace(device, refused={})))
+
+
+@defect
+def resolve_ignores_recalls(patch: Patch) -> None:
+    _resolved(patch, lambda group, own, device: (_without(group, withdrawn=()), own, device))
+
+
+@defect
+def resolve_installs_what_runs(patch: Patch) -> None:
+    real = resolve.resolve
+
+    def again(group: Any, own: Any, device: Any) -> Plan:
+        plan = real(group, own, device)
+        return Plan(Act.INSTALL, Why.ORDERED, plan.goal, plan.rollout) if plan.why is Why.CURRENT else plan
+
+    patch.setattr(planning, "resolve", again)
+
+
+@defect
+def everybody_is_admitted(patch: Patch) -> None:
+    patch.setattr(admission, "below", lambda cut, salt, device: True)
+
+
+@defect
+def selector_is_ignored(patch: Patch) -> None:
+    patch.setattr(
+        admission, "admitted", lambda target, device, labels, cut: admission.below(cut, target.salt, device)
+    )
+
+
+def _stepped(patch: Patch, event: type, change: Callable[[Any, Any], Any]) -> None:
+    real = lifecycle._HANDLERS[event]
+
+    def handler(record: Any, happened: Any, now: int) -> Any:
+        done, said = real(record, happened, now)
+        return change(record, done), said
+
+    patch.setitem(lifecycle._HANDLERS, event, handler)
+
+
+@defect
+def commit_does_not_raise_the_floor(patch: Patch) -> None:
+    _stepped(patch, steps.Healthy, lambda old, new: new.model_copy(update={"floor": old.floor}))
+
+
+@defect
+def failure_is_not_remembered(patch: Patch) -> None:
+    patch.setattr(lifecycle, "_refuse", lambda record: record)
+
+
+@defect
+def commit_writes_down_the_old_version(patch: Patch) -> None:
+    _stepped(patch, steps.Healthy, lambda old, new: new.model_copy(update={"run": old.run}))
+
+
+@defect
+def way_back_is_written_down_as_the_goal(patch: Patch) -> None:
+    def change(old: Any, new: Any) -> Any:
+        goal = old.work.goal
+        run = Installed(version=goal.version, counter=goal.counter, digest=goal.digest)
+        return new.model_copy(update={"run": run})
+
+    _stepped(patch, steps.WayBackProven, change)
+
+
+@defect
+def changed_plan_does_not_abandon(patch: Patch) -> None:
+    real = planning.change_of
+
+    def change_of(record: Any, planned: Any, *, enabled: bool) -> Any:
+        found = real(record, planned, enabled=enabled)
+        return None if isinstance(found, steps.Abandon) else found
+
+    patch.setattr(planning, "change_of", change_of)
+
+
+@defect
+def recall_waits_for_the_verdict(patch: Patch) -> None:
+    real = planning.change_of
+
+    def change_of(record: Any, planned: Any, *, enabled: bool) -> Any:
+        found = real(record, planned, enabled=enabled)
+        return None if isinstance(found, steps.Recalled) else found
+
+    patch.setattr(planning, "change_of", change_of)
+
+
+@defect
+def older_documents_are_taken(patch: Patch) -> None:
+    def desired(self: Any, message: Any, intake: Any) -> None:
+        document = trust.verify_desired(message.payload, self._memory.root)
+        scope = "own" if document.device else "group"
+        if document.group == self._config.group:
+            self._memory.store(f"{scope}.{document.component}", message.payload)
+
+    real = intake.Reader.__init__
+
+    def init(self: Any, *args: Any) -> None:
+        real(self, *args)
+        for slot in ("group", "own"):
+            self._handlers[slot] = lambda message, found: desired(self, message, found)
+
+    patch.setattr(intake.Reader, "__init__", init)
+
+
+@defect
+def signatures_are_not_checked(patch: Patch) -> None:
+    def verify(data: bytes, root: Any) -> Desired:
+        return Desired.model_validate_json(decode(data).payload)
+
+    patch.setattr(trust, "verify_desired", verify)
