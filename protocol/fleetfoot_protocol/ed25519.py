@@ -2,8 +2,8 @@
 
 It accepts nothing that libsodium refuses: scalars that are not reduced, points that are not written in the
 one canonical way, and points of small order are refused, so that there is no second signature and no key for
-everything. Slow: some milliseconds a signature on a desktop, a tenth of a second on a small board, where a
-device checks a handful a day. Signing takes a time that depends on the key; whoever can measure that on the
+everything. Slow: some milliseconds a signature on a desktop, many times that on a small board, which checks
+a handful a day. Signing takes a time that depends on the key; whoever can measure that on the
 device has the key's file at hand anyway. `keys` chooses; nothing else calls this.
 """
 
