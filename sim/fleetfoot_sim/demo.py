@@ -171,6 +171,8 @@ class Demo:
         scene.prepare()
         self._say("broker and manager")
         broker = self._start_manager(scene)
+        port = broker.rpartition(":")[2]
+        self._say("setting up devices", f"watch along: mosquitto_sub -p {port} -t 'ff/v1/groups/#' -v")
         devices = self._set_up(scene, broker)
         self._say(f"{len(devices)} devices: putting {FIRST} on by hand, verified")
         self._start_devices(scene, devices)
