@@ -50,6 +50,8 @@ help:
 	@echo 'make bench   run the benchmarks and write docs/benchmarks.md (BENCH="ingest wave")'
 	@echo 'make check   ruff, mypy --strict, import contracts'
 	@echo 'make picture draw docs/images/demo.svg anew, by running the demo'
+	@echo 'make console-pictures  draw every screen of the console anew, for tests and docs'
+	@echo 'make console-bench     how the console bears 1 000, 10 000 and 50 000 devices'
 	@echo 'make format  let ruff put the sources in order'
 	@echo 'make deb     the agent as a Debian package that embeds the root of its fleet (TRUST=root.json)'
 	@echo 'make docs    write docs/schemas, topics.md, codes.md, troubleshooting.md from the code'
@@ -63,6 +65,16 @@ demo: $(STAMP)
 
 picture: $(STAMP)
 	@$(RUN)fleetfoot demo --headless --picture docs/images/demo.svg
+
+.PHONY: console-pictures console-bench
+# Looked at by whoever changed a screen: docs/images/console-*.svg are two of them.
+console-pictures: $(STAMP)
+	@FLEETFOOT_DRAW=.console-pictures $(RUN)pytest tests/tui/test_pictures.py -q
+	@for name in fleet rollout; do \
+		cp .console-pictures/$$name-120x40.svg docs/images/console-$$name.svg; done
+
+console-bench: $(STAMP)
+	@$(RUN)python -m bench.console
 
 test: $(STAMP)
 	@$(RUN)pytest $(TESTS) --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder --cov $(ARGS)
@@ -155,5 +167,5 @@ endef
 export PINS
 
 clean:
-	rm -rf $(VENV) $(VENV)-pins dist build htmlcov .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(VENV)-pins .console-pictures dist build htmlcov .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -227,12 +227,12 @@ class Stage:
             "version": "1.2.0",
             "digest": self.releases["1.2.0"][0],
             "state": "tripped",
-            "reason": "1 failure in wave 1",
+            "reason": "2 failures in wave 1",
             "revision": 7,
             "waves": (3, 15, 30),
             "wave": 1,
             "total": 30,
-            "counts": {"pending": 27, "rolled_back": 1, "healthy": 2},
+            "counts": {"pending": 27, "healthy": 1, "rolled_back": 1, "failed": 1},
             "at": times.to_text(NOON - 30),
         }
         given |= changes
@@ -260,6 +260,10 @@ class Stage:
             retained=False,
             **ids,
         )
+
+    def signed_root(self) -> bytes:
+        """The trust root as a file holds it."""
+        return self.signed(PayloadType.ROOT, self.root.payload(), "root")
 
     def signed(self, kind: PayloadType, payload: bytes, key: str = "director") -> bytes:
         return dsse.encode(dsse.sign(kind, payload, self.secrets[key]))
@@ -396,8 +400,13 @@ def managed(stage: Stage) -> None:
     devices = []
     for n in range(1, 31):
         group = "ovens" if n % 3 else "grills"
-        terminal, code = ends.get(n, ("healthy", "") if n in (1, 5) else ("pending", ""))
-        row = {"id": f"{group[:-1]}-{n:02}", "group": group, "wave": 1 if n < 8 else 2, "terminal": terminal}
+        terminal, code = ends.get(n, ("healthy", "") if n == 1 else ("pending", ""))
+        row = {
+            "id": f"{group[:-1]}-{n:02}",
+            "group": group,
+            "wave": 1 if n in (1, 2, 7) else 2 if n < 16 else 3,
+            "terminal": terminal,
+        }
         devices.append(row | ({"code": code} if code else {}))
     rollout = {
         "rollout": ROLLOUT,
@@ -405,11 +414,11 @@ def managed(stage: Stage) -> None:
         "version": "1.2.0",
         "groups": ["grills", "ovens"],
         "state": "tripped",
-        "reason": "1 failure in wave 1",
+        "reason": "2 failures in wave 1",
         "wave": 1,
         "waves": [3, 15, 30],
         "total": 30,
-        "counts": {"pending": 26, "healthy": 2, "rolled_back": 1, "failed": 1},
+        "counts": {"pending": 27, "healthy": 1, "rolled_back": 1, "failed": 1},
         "revision": 7,
         "started": "2026-11-20T11:52:00Z",
         "requested_by": "alice",

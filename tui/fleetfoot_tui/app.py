@@ -20,6 +20,7 @@ from fleetfoot_tui.feed import Inbox
 from fleetfoot_tui.head import Head, Health
 from fleetfoot_tui.messages import Answered, Refused
 from fleetfoot_tui.model import Fleet
+from fleetfoot_tui.pictures import self_contained
 from fleetfoot_tui.room import Room
 from fleetfoot_tui.screens import ROOMS
 from fleetfoot_tui.screens.fleet import FleetRoom
@@ -27,7 +28,9 @@ from fleetfoot_tui.table import LineTable
 
 _TICK = 0.1
 #: Seconds that reading messages may take of a tick: the rest is for keys and drawing.
-_BUDGET = 0.03
+_BUDGET = 0.012
+#: Seconds between two such times while more is waiting.
+_BREATH = 0.02
 _ASK_STATUS = 10.0
 _STATUS_TIMEOUT = 5.0
 
@@ -85,14 +88,19 @@ class Console(App[None]):
         self.asker = asker
         self._asked = float("-inf")
         self._inventory_asked = False
+        self._hurrying = False
+        #: Whether time passes: whoever draws pictures calls `tick` and `every_second` by hand.
+        self.by_itself = True
         #: Where pictures and exports are written.
         self.folder = Path.cwd()
 
     def on_mount(self) -> None:
         """The fleet comes first."""
         self.push_screen(FleetRoom())
-        self.set_interval(_TICK, self.tick)
-        self.set_interval(1.0, self.every_second)
+        if self.by_itself:
+            self.set_interval(_TICK, self.tick)
+        if self.by_itself:
+            self.set_interval(1.0, self.every_second)
 
     # -- time
 
@@ -100,12 +108,22 @@ class Console(App[None]):
         """Take what has come, for a bounded time, and let the screen that is shown know."""
         for topic, payload, retained in self._inbox.drain(_BUDGET):
             self.fleet.take(topic, payload, retained=retained)
+        if len(self._inbox) and not self._hurrying:
+            self._hurrying = True
+            self.set_timer(_BREATH, self._hurry)
         screen = self.screen
-        if isinstance(screen, Room) and screen.prepared:
+        if self.is_running and isinstance(screen, Room) and screen.prepared:
             screen.notice(self.fleet.take_changes())
+
+    def _hurry(self) -> None:
+        """More waits than there was time for: go on soon, with a breath for keys in between."""
+        self._hurrying = False
+        self.tick()
 
     def every_second(self) -> None:
         """Ages and countdowns; now and then, whether the manager's engine turns."""
+        if not self.is_running:
+            return
         self.tell_head()
         if isinstance(self.screen, Room) and self.screen.prepared:
             self.screen.second()
@@ -255,7 +273,7 @@ class Console(App[None]):
         try:
             descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
             with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                file.write(self.export_screenshot(title=f"fleetfoot {self.fleet.root.fleet}"))
+                file.write(self_contained(self.export_screenshot(title=f"fleetfoot {self.fleet.root.fleet}")))
         except OSError as error:
             self.notify(f"no picture: {path}: {error.strerror}", severity="error", markup=False)
         else:

@@ -37,4 +37,6 @@ class Nobody:
         timeout: float = TIMEOUT,
     ) -> dict[str, Any]:
         """Refuses."""
-        raise FleetfootError("no_manager", "a recording has no manager to ask")
+        raise FleetfootError(
+            "no_manager", "a recording has no manager to ask", remedy="ask it with 'fleetfoot tui'"
+        )

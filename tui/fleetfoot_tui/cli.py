@@ -37,6 +37,8 @@ def _tui(args: argparse.Namespace) -> int:
         )
     # Whatever is logged would be written across the screen.
     logging.disable(logging.CRITICAL)
+    # In a burst the thread that receives must not keep keys waiting for its turn to end.
+    sys.setswitchinterval(0.001)
     from fleetfoot_tui.app import Console
     from fleetfoot_tui.feed import Feed
 

@@ -107,7 +107,7 @@ ORDERS: tuple[Order, ...] = (
     Order("group", lambda device: (device.group, device.id), False),
     Order("state", _worst_first, True),
     Order("version", lambda device: (device.main.version, device.id), True),
-    Order("seen", lambda device: (device.heard, device.id), True),
+    Order("seen", lambda device: (device.seen, device.id), True),
 )
 
 

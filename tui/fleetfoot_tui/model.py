@@ -31,7 +31,10 @@ _NOTHING = ComponentFacts("")
 
 @dataclass(slots=True)
 class Device:
-    """A device as it is known here. `heard`: when something of it came last, by the console's clock."""
+    """A device as it is known here.
+
+    heard: when something of it came by itself, by the console's clock; 0 if all of it was retained.
+    """
 
     id: str
     group: str
@@ -46,6 +49,11 @@ class Device:
     verdict: str = ""
     counted: tuple[str, ...] = ()
     searched: str = ""
+
+    @property
+    def seen(self) -> float:
+        """When it was last heard of: else by its own clock, in its status. 0 if never."""
+        return self.heard or _moment(self.said.at)
 
     @property
     def main(self) -> ComponentFacts:
@@ -136,8 +144,7 @@ class Fleet:
         device.said, device.status, device.verdict = said, payload, ""
         if said.components and said.components[0].lifecycle != "downloading":
             device.percent = None
-        if not retained or not device.heard:
-            device.heard = _moment(said.at) if retained else self._now()
+        device.heard = 0.0 if retained else self._now()
         self._changed(device)
 
     def _attestation(self, topic: Topic, payload: bytes, retained: bool) -> None:
@@ -304,31 +311,33 @@ class Fleet:
         return device
 
     def _changed(self, device: Device) -> None:
-        self._uncount(device)
-        link = "" if device.online is None else "online" if device.online else "offline"
-        marks = ("devices", link, device.state, "faulty" if device.faulty else "")
-        group = self.groups.setdefault(device.group, Counter())
-        group.update(mark for mark in marks if mark)
-        version = device.main.version
-        if version:
-            self.versions[version] += 1
-        device.counted = (device.group, version, *marks)
         device.searched = ""
         self.changes.devices.add(device.id)
+        link = "" if device.online is None else "online" if device.online else "offline"
+        version = device.main.version
+        marks = (device.group, version, "devices", link, device.state, "faulty" if device.faulty else "")
+        if marks != device.counted:
+            self._uncount(device)
+            device.counted = marks
+            self._count(marks, 1)
 
     def _uncount(self, device: Device) -> None:
-        if not device.counted:
-            return
-        name, version, *marks = device.counted
-        group = self.groups[name]
-        group.subtract(mark for mark in marks if mark)
+        if device.counted:
+            self._count(device.counted, -1)
+            device.counted = ()
+
+    def _count(self, marks: tuple[str, ...], by: int) -> None:
+        name, version, *rest = marks
+        group = self.groups.setdefault(name, Counter())
+        for mark in rest:
+            if mark:
+                group[mark] += by
         if not group["devices"]:
             del self.groups[name]
         if version:
-            self.versions[version] -= 1
+            self.versions[version] += by
             if not self.versions[version]:
                 del self.versions[version]
-        device.counted = ()
 
 
 def search_text(device: Device) -> str:

@@ -36,16 +36,17 @@ def strip(row: RolloutRow, width: int) -> list[Cell]:
     for number, size in enumerate(row.waves, 1):
         if number > 1:
             cells.append(Cell(" ▸ ", "bold" if number == row.wave else "grey"))
-        found = _of_wave(row, number) or _taken(whole, size - before)
+        known = _of_wave(row, number)
+        found = _taken(whole, size - before) if known is None else known
         length = max(2, round((size - before) / row.waves[-1] * room))
         cells += _filled(found, max(1, size - before), length)
         before = size
     return cells
 
 
-def _of_wave(row: RolloutRow, number: int) -> dict[str, int]:
+def _of_wave(row: RolloutRow, number: int) -> dict[str, int] | None:
     if row.more or len(row.devices) < row.total:
-        return {}
+        return None
     return Counter(device.terminal for device in row.devices if device.wave == number)
 
 

@@ -72,7 +72,7 @@ class DeviceRoom(Room):
         said = device.said
         link = "online" if device.online else "offline" if device.online is not None else "never heard of"
         labels = " ".join(f"{k}={v}" for k, v in sorted({**device.labels, **said.labels}.items()))
-        heard = f", last heard {ago(self.console.now() - device.heard)} ago" if device.heard else ""
+        heard = f", last heard {ago(self.console.now() - device.seen)} ago" if device.seen else ""
         yield from facts(
             [
                 ("group", device.group),

@@ -1,6 +1,7 @@
 """The fleet: groups with counts, version share, and a line for each device, of any number of them."""
 
 import time
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
@@ -12,7 +13,7 @@ from textual.widgets import Input
 from fleetfoot_tui import filters, ordering
 from fleetfoot_tui.columns import Column
 from fleetfoot_tui.filters import ORDERS, Sight
-from fleetfoot_tui.look import Cell, ago, badge, bar
+from fleetfoot_tui.look import Cell, ago, badge, bar, plural
 from fleetfoot_tui.messages import Chosen
 from fleetfoot_tui.model import Changes, Device
 from fleetfoot_tui.room import Page, Room
@@ -73,7 +74,7 @@ class FleetRoom(Room):
         Binding("2", "app.room('rollouts')", "Rollouts"),
     ]
     DEFAULT_CSS = """
-    FleetRoom #summary { height: 3; }
+    FleetRoom #summary { height: 3; text-wrap: nowrap; text-overflow: ellipsis; }
     FleetRoom #filter { dock: bottom; margin-bottom: 1; height: 1; border: none; padding: 0 1; }
     """
 
@@ -161,7 +162,7 @@ class FleetRoom(Room):
             return [Cell("")] * len(COLUMNS)
         one, target = device.main, self.fleet.target(device)
         error = device.said.alarms[0] if device.said.alarms else one.error or one.code
-        age = ago(self.console.now() - device.heard) if device.heard else "-"
+        age = ago(self.console.now() - device.seen) if device.seen else "-"
         return (
             self._mark(device),
             Cell(device.id),
@@ -187,17 +188,28 @@ class FleetRoom(Room):
         )
 
     def _groups(self) -> list[Cell]:
+        """Groups with counts, in one line: where they do not all fit, those that hurt come first."""
+        every = sorted(self.fleet.groups.items())
+        parts = [self._group(name, counts) for name, counts in every]
+        if sum(map(_length, parts)) > self.size.width:
+            every.sort(key=lambda item: (item[0] != self.sight.group, -item[1]["faulty"], item[0]))
+            parts = [self._group(name, counts) for name, counts in every]
         cells: list[Cell] = []
-        for name, counts in sorted(self.fleet.groups.items()):
-            chosen = name == self.sight.group
-            cells.append(Cell(f"{'▸' if chosen else ' '}{name} ", "bold" if chosen else ""))
-            cells.append(Cell(f"{counts['devices']}", "bold" if chosen else "grey"))
-            if away := counts["devices"] - counts["online"]:
-                cells.append(Cell(f" ○{away}", "grey"))
-            if counts["faulty"]:
-                cells.append(Cell(f" ✗{counts['faulty']}", "red"))
-            cells.append(Cell("  "))
+        for place, part in enumerate(parts):
+            if _length([*cells, *part]) > self.size.width - (12 if place + 1 < len(parts) else 0):
+                cells.append(Cell(f"+{plural(len(parts) - place, 'group')}", "grey"))
+                break
+            cells += part
         return cells or [Cell("No device has said anything yet.", "grey")]
+
+    def _group(self, name: str, counts: Counter[str]) -> list[Cell]:
+        colour = "bold" if name == self.sight.group else ""
+        cells = [Cell(f"{name} ", colour), Cell(f"{counts['devices']}", colour or "grey")]
+        if away := counts["devices"] - counts["online"]:
+            cells.append(Cell(f" ○{away}", "grey"))
+        if counts["faulty"]:
+            cells.append(Cell(f" ✗{counts['faulty']}", "red"))
+        return [*cells, Cell("   ")]
 
     def _share(self) -> list[Cell]:
         total = sum(self.fleet.versions.values())
@@ -337,6 +349,10 @@ class FleetRoom(Room):
     def on_chosen(self, message: Chosen) -> None:
         """Into the device."""
         self.app.push_screen(DeviceRoom(message.key))
+
+
+def _length(cells: list[Cell]) -> int:
+    return sum(len(cell.text) for cell in cells)
 
 
 def link(device: Device) -> Cell:

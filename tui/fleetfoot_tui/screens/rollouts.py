@@ -111,7 +111,7 @@ class RolloutsRoom(Room):
             Cell(" ".join(row.groups), "grey"),
             rollout_badge(row.state),
             Cell(f"{row.wave}/{len(row.waves)}"),
-            Cell("  ".join(f"{cell.text} {count}" for cell, count in shown), worst),
+            Cell(" ".join(f"{cell.text}{count}" for cell, count in shown), worst),
             Cell(row.started, "grey"),
         )
 

@@ -1,0 +1,10 @@
+"""A screen as SVG that needs nothing from anywhere: the toolkit's own names fonts on somebody's server."""
+
+import re
+
+_FONT = re.compile(r"@font-face \{.*?\}\s*", re.DOTALL)
+
+
+def self_contained(svg: str) -> str:
+    """The picture without fonts from a network; the viewer's own monospace takes their place."""
+    return _FONT.sub("", svg).replace("Fira Code, monospace", "Fira Code, DejaVu Sans Mono, monospace")
