@@ -3,6 +3,7 @@
 import argparse
 import json
 import logging
+import os
 import sys
 from collections.abc import Callable
 
@@ -18,10 +19,26 @@ OK, FAILED, USAGE, TRUST = 0, 1, 2, 5
 _RESIDENT = frozenset({"run", "courier", "worker", "supervise"})
 
 
+#: Priorities of the journal, sd-daemon(3).
+_PRIORITIES = {"CRITICAL": 2, "ERROR": 3, "WARNING": 4, "INFO": 6, "DEBUG": 7}
+
+
+class _ForJournal(logging.Formatter):
+    """Lines as the journal wants them: their priority in front, and no time, which it knows itself."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        first, *more = super().format(record).splitlines()
+        mark = f"<{_PRIORITIES.get(record.levelname, 5)}>"
+        return "\n".join(mark + line for line in (first, *more))
+
+
 def _logging(level: str) -> None:
-    logging.basicConfig(
-        stream=sys.stderr, level=level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s"
-    )
+    handler = logging.StreamHandler(sys.stderr)
+    if "JOURNAL_STREAM" in os.environ:
+        handler.setFormatter(_ForJournal("%(name)s %(message)s"))
+    else:
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
+    logging.basicConfig(level=level.upper(), handlers=[handler])
 
 
 def _dispatch(args: argparse.Namespace) -> int:

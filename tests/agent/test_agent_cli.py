@@ -4,6 +4,7 @@ What a newcomer types in order is in test_commands.
 """
 
 import json
+import logging
 import os
 import stat
 from collections.abc import Callable
@@ -396,3 +397,25 @@ def test_install_passes_the_device_s_refusal_on(
     rig.obey()
     assert agent("install", stock["1.1.0"].path) == cli.OK
     assert rig.runs(stock["1.1.0"])
+
+
+def test_a_line_for_the_journal_has_its_priority_and_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    def made() -> logging.Formatter:
+        root = logging.Logger("root")
+        monkeypatch.setattr(logging, "root", root)
+        cli._logging("info")
+        (handler,) = root.handlers
+        assert handler.formatter is not None
+        return handler.formatter
+
+    facts = {
+        "name": "fleetfoot_agent.x",
+        "levelname": "WARNING",
+        "msg": "component=%s\nmore",
+        "args": ("kiosk",),
+    }
+    record = logging.makeLogRecord(facts)
+    monkeypatch.setenv("JOURNAL_STREAM", "8:1")
+    assert made().format(record) == "<4>fleetfoot_agent.x component=kiosk\n<4>more"
+    monkeypatch.delenv("JOURNAL_STREAM")
+    assert " WARNING fleetfoot_agent.x component=kiosk" in made().format(record)

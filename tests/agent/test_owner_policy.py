@@ -1,7 +1,10 @@
 """The owner's time and consent: windows, consent, splay, budget, bandwidth; what is put off is done later."""
 
 import json
+import os
+import socket
 import time
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -9,13 +12,16 @@ from typing import Any
 import pytest
 from tests.agent.stock import DEVICE, Stock
 from tests.agent.workerrig import Rig, hurry, running
+from tests.attack.target import target
 from tests.support.fleet import everybody
+from tests.support.waiting import until
 
 from fleetfoot_agent import cli
 from fleetfoot_agent.worker import owner
 from fleetfoot_protocol.admission import position
 from fleetfoot_protocol.codes import Code
 from fleetfoot_protocol.states import Lifecycle, Verdict
+from fleetfoot_sim.devices import ProcessDevice, set_up
 
 L = Lifecycle
 
@@ -270,3 +276,50 @@ def test_check_of_what_is_neither_bundle_nor_component_says_so(
 ) -> None:
     assert agent("check", "nonsense") == cli.FAILED
     assert "not a release bundle" in capsys.readouterr().err
+
+
+# -- a running device
+
+
+def test_a_device_whose_turn_comes_wakes_by_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLEETFOOT_UPGRADE_SPLAY", "5")
+    with target(tmp_path, more_settings="\n") as aim:
+        assert aim.config.policy.splay == 5
+        bundle = aim.serve(aim.release())
+        document = aim.document(bundle)
+        share = int(position(document.targets[0].rollout, "dev-001"), 16) * 5 >> 64
+        aim.obey_document(document, bundle)
+        deferred = [event["errorcode"] for event in aim.events("upgrade_deferred")]
+        assert deferred == ([Code.UPGRADE_SPLAY] if share else [])
+
+
+def listening(pid: int) -> set[str]:
+    """The ports at which a process of this machine can be reached from outside."""
+    inodes = set()
+    for fd in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):
+            inodes.add(os.readlink(fd).removeprefix("socket:[").removesuffix("]"))
+    found = set()
+    for kind in ("tcp", "tcp6", "udp", "udp6"):
+        for line in Path(f"/proc/net/{kind}").read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[9] in inodes and (fields[3] == "0A" or kind.startswith("udp")):
+                found.add(f"{kind} {fields[1]}")
+    return found
+
+
+def test_the_agent_opens_no_port(tmp_path: Path, stock: Stock) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        assert listening(os.getpid())  # the look itself sees one
+        port = server.getsockname()[1]
+    device = ProcessDevice(
+        set_up(tmp_path, "dev-001", "g-one", f"mqtt://127.0.0.1:{port}", stock.house.root_envelope, port)
+    )
+    device.power_on()
+    device.connect()
+    try:
+        status = device.device.config.spool / "out" / "status.json"
+        until(status.exists, "the agent has run")
+        assert (listening(device.pid("run")), listening(device.pid("supervise"))) == (set(), set())
+    finally:
+        device.power_off()
