@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from tests.agent.stock import DEVICE, Stock
-from tests.agent.workerrig import Rig, hurry, running
+from tests.agent.workerrig import Rig, hurry, make_rig, running
 from tests.attack.target import target
 from tests.support.fleet import everybody
 from tests.support.waiting import until
@@ -269,6 +269,19 @@ def test_check_says_what_it_cannot_know_yet(
     status, outlook = checked(capsys)
     assert (status, outlook["act"]) == (1, "wait")
     assert "manifest" in outlook["cause"]
+
+
+def test_check_on_a_device_that_was_just_made(
+    stock: Stock, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fresh = make_rig(tmp_path, stock)
+    monkeypatch.setattr(cli, "load", lambda path, options: fresh.config)
+    before = sorted(tmp_path.rglob("*"))
+    assert checked(capsys, str(stock["1.0.0"].path))[1]["act"] == "install"
+    assert checked(capsys)[1]["act"] == "stay"
+    assert agent("consent", "accept", "kiosk") == cli.FAILED
+    assert "nothing is ordered for kiosk" in capsys.readouterr().err
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_check_of_what_is_neither_bundle_nor_component_says_so(

@@ -284,6 +284,8 @@ class Memory:
 
     def envelope(self, name: str) -> bytes | None:
         """A kept envelope."""
+        if not self.docs.is_dir():  # nothing has come yet, and who only looks makes no folder
+            return None
         return durable.read_regular(self.docs, name, _ENVELOPE_CAP)
 
     def desired(self, scope: str, component: str) -> tuple[Desired, str] | None:
@@ -330,7 +332,7 @@ class Memory:
         Of documents that still verify: a director that the root has removed does not hold the time either.
         """
         dated: list[Desired | Heartbeat] = []
-        for name in os.listdir(self.docs):
+        for name in os.listdir(self.docs) if self.docs.is_dir() else ():
             scope, _, component = name.partition(".")
             if scope in ("group", "own") and (found := self.desired(scope, component)):
                 dated.append(found[0])
