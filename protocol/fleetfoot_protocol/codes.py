@@ -164,7 +164,10 @@ TABLE: dict[Code, CodeInfo] = {
         _W, _I, "the device is outside its maintenance window", "wait for the window"
     ),
     Code.UPGRADE_CONSENT_PENDING: CodeInfo(
-        _W, _I, "the device's owner has not agreed yet", "wait for the owner's answer"
+        _W,
+        _I,
+        "the device's owner has not agreed yet",
+        "the owner answers on the device, 'fleetfoot-agent consent accept COMPONENT'",
     ),
     Code.UPGRADE_SPLAY: CodeInfo(
         _W, _I, "the device waits a random time so that the fleet does not act at once", "wait"
@@ -297,8 +300,9 @@ TABLE: dict[Code, CodeInfo] = {
     Code.UPGRADE_TREE_MISMATCH: CodeInfo(
         _D,
         _E,
-        "the extracted tree differs from the signed one",
-        "build and publish the release again; check the disk if others install it well",
+        "the extracted tree differs from the signed one, or an installed one was changed",
+        "installed: run 'fleetfoot-agent verify' and install the release again; extracted: publish it"
+        " again, and check the disk if others install it well",
     ),
     Code.UPGRADE_LAYOUT_REFUSED: CodeInfo(
         _D,
