@@ -140,6 +140,17 @@ def test_row_24_a_strange_value_is_malformed_to_the_parser(what: str) -> None:
     refused(dsse.encode(dsse.sign(PayloadType.DESIRED, payload, secret("director-1"))), MALFORMED)
 
 
+@row(24, "a genuine document in which a key stands twice with one value, plainly and by escapes (parser)",
+     "malformed")  # fmt: skip
+@pytest.mark.parametrize("again", ["hold", "\\u0068old", "\\u0068\\u006F\\u006c\\u0064"])
+def test_row_24_a_key_that_stands_twice_is_malformed_to_the_parser(again: str) -> None:
+    doubled = GROUP.payload()[:-1] + b',"%s":false}' % again.encode()
+    assert json.loads(doubled) == json.loads(GROUP.payload())  # other parsers take it for the original
+    refused(wrapped(doubled), MALFORMED)
+    once = GROUP.payload().replace(b'"hold"', b'"\\u0068old"', 1)
+    assert trust.verify_desired(wrapped(once), trust_root()) == GROUP
+
+
 @row(24, "the same, signed by the director, at the broker", "refused, told once each, the next order obeyed")
 def test_row_24_a_strange_value_is_malformed(aim: Target) -> None:
     bundle = aim.serve(aim.release())
