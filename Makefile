@@ -7,6 +7,7 @@
 #   CUTS=5000 SEED=1    how many times `make powercuts` cuts the power, and at which moments
 #   SEEDS=100000        how many runs `make simulate` makes, from seed FROM on
 #   N=1000000 FROM=0    how many cases `make fuzz` tries, and which is the first
+#   KILLS=9999          at how many of its system calls `make crash` kills the courier; by default at each
 
 PYTHON ?= python3
 UV ?= $(shell command -v uv 2>/dev/null)
@@ -20,6 +21,7 @@ SEED ?= 1
 N ?= 1000000
 SEEDS ?= 100000
 FROM ?= 0
+KILLS ?= 9999
 
 VENV := .venv
 STAMP := $(VENV)/.set-up
@@ -94,6 +96,7 @@ simulate: $(STAMP)
 
 crash: $(STAMP)
 	@$(RUN)python -m tests.crash $(ARGS)
+	@FLEETFOOT_COURIER_KILLS=$(KILLS) $(RUN)pytest tests/crash/test_courier_killed.py --timeout 7200
 
 bench: $(STAMP)
 	@$(RUN)python -m bench --write $(BENCH)
@@ -117,7 +120,7 @@ docs: $(STAMP)
 
 # Written even if an attack got through: then the page says so, and the target fails.
 security: $(STAMP)
-	-$(RUN)pytest -m row --junitxml=.security.xml $(TESTS) $(ARGS)
+	-$(RUN)pytest -m row --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder --junitxml=.security.xml $(TESTS) $(ARGS)
 	$(RUN)python -m docs.security_table .security.xml
 
 venv: $(STAMP)

@@ -246,6 +246,20 @@ def test_after_the_wait_the_work_begins_again(
     assert rig.runs(stock["1.1.0"])
 
 
+def test_a_clock_that_was_set_back_does_not_keep_the_device_waiting(
+    rig: Rig, stock: Stock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = time.time
+    with monkeypatch.context() as patch:
+        patch.setattr(time, "time", lambda: real() + 70 * 365 * 86400)
+        rig.begin_download(stock["1.1.0"])
+        rig.courier.write_blob_state(blob_of(stock["1.1.0"]), BlobState(3, "upgrade_download_failed", "x"))
+        rig.run()
+        assert rig.record().retry is not None
+    rig.run()
+    assert rig.runs(stock["1.1.0"])
+
+
 def spoil(rig: Rig, sha256: str, data: bytes) -> None:
     with rig.courier.open_blob(sha256) as blob:
         blob.truncate(0)

@@ -74,7 +74,8 @@ def may_begin(record: Record, goal: Goal, now: int) -> bool:
     """Whether work on the goal may begin at `now` (unix seconds): a while after a failure that passes."""
     retry = record.retry
     waits = retry is not None and (retry.digest, retry.attempt) == (goal.digest, goal.attempt)
-    return not waits or retry is None or now >= retry.at
+    # Further off than one ever waits: the clock was set back since then, and the moment says nothing.
+    return not waits or retry is None or not now < retry.at <= now + lifecycle.RETRY_CAP
 
 
 def rules_of(config: AgentConfig) -> Rules:
