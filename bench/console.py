@@ -6,24 +6,18 @@ a burst of statuses for ten seconds, during which keys are pressed; from key to 
 """
 
 import asyncio
-import fcntl
 import json
-import os
-import pty
 import resource
-import select
 import statistics
-import struct
-import subprocess
 import sys
 import tempfile
-import termios
 import threading
 import time
 from pathlib import Path
 from typing import Any
 
 from tests.tui.stage import Stage
+from tests.tui.terminal import Terminal
 
 from fleetfoot_manager.broker import EmbeddedBroker
 from fleetfoot_protocol import topics
@@ -123,50 +117,6 @@ profile = Profile("bench", sys.argv[1], "alice", Path("/dev/null"), Path(sys.arg
 with Feed(profile) as feed:
     Console(root, feed, Nobody(), source=feed).run()
 """
-
-
-class Terminal:
-    """A process on a pseudo-terminal of 120x40."""
-
-    def __init__(self, command: list[str]) -> None:
-        master, slave = pty.openpty()
-        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
-        environ = {**os.environ, "TERM": "xterm-256color", "TEXTUAL_ANIMATIONS": "none"}
-        self.process = subprocess.Popen(command, stdin=slave, stdout=slave, stderr=slave, env=environ)
-        os.close(slave)
-        self.master = master
-
-    def read(self, seconds: float) -> bytes:
-        """What comes within that time; empty if nothing does."""
-        ready, _, _ = select.select([self.master], [], [], seconds)
-        return os.read(self.master, 1 << 16) if ready else b""
-
-    def until(self, word: bytes, seconds: float) -> None:
-        """Read until the word came."""
-        seen, end = b"", time.monotonic() + seconds
-        while word not in seen:
-            if time.monotonic() > end:
-                raise SystemExit(f"no {word!r} on the terminal within {seconds} s: {seen[-2000:]!r}")
-            seen = (seen + self.read(0.2))[-100_000:]
-
-    def key(self, name: bytes, expected: bytes) -> float:
-        """Milliseconds from a key to the bytes it must bring."""
-        while self.read(0):
-            pass
-        start = time.monotonic()
-        os.write(self.master, name)
-        seen = b""
-        while expected not in seen:
-            if time.monotonic() - start > 5:
-                return 5000.0
-            seen += self.read(0.05)
-        return (time.monotonic() - start) * 1000
-
-    def close(self) -> None:
-        """End it."""
-        self.process.kill()
-        self.process.wait()
-        os.close(self.master)
 
 
 def burst(count: int, rate: int, seconds: float) -> dict[str, Any]:

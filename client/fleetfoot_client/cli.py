@@ -19,7 +19,7 @@ from fleetfoot_protocol.errors import FleetfootError
 
 GROUP = "fleetfoot.commands"
 #: The extra that a command needs, where the base install does not suffice for it.
-EXTRAS = {"manager": "manager", "pki": "manager", "demo": "demo", "tui": "tui", "sim": "all"}
+EXTRAS = {"manager": "manager", "pki": "manager", "demo": "demo", "tui": "tui", "replay": "tui", "sim": "all"}
 
 _EPILOG = """\
 exit codes:

@@ -131,7 +131,8 @@ class EventsRoom(Room):
         """Type a filter."""
         field = self.query_one("#filter", Input)
         field.display = True
-        field.focus()
+        # At once: what is typed next belongs into the field.
+        self.set_focus(field)
 
     @on(Input.Changed, "#filter")
     def _typed(self, event: Input.Changed) -> None:
@@ -141,7 +142,7 @@ class EventsRoom(Room):
     @on(Input.Submitted, "#filter")
     def _leave(self) -> None:
         self.query_one("#filter", Input).display = False
-        self.query_one(LineTable).focus()
+        self.set_focus(self.query_one(LineTable))
 
     def action_back(self) -> None:
         """The filter first, then the screen."""

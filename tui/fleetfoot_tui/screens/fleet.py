@@ -256,7 +256,8 @@ class FleetRoom(Room):
         field = self.query_one("#filter", Input)
         field.display = True
         field.value = self.sight.filter
-        field.focus()
+        # At once: what is typed next belongs into the field.
+        self.set_focus(field)
 
     @on(Input.Changed, "#filter")
     def _typed(self, event: Input.Changed) -> None:
@@ -266,14 +267,14 @@ class FleetRoom(Room):
     @on(Input.Submitted, "#filter")
     def _leave_filter(self) -> None:
         self.query_one("#filter", Input).display = False
-        self.table.focus()
+        self.set_focus(self.table)
 
     def action_back(self) -> None:
         """Esc takes away, one after the other, what narrows the view."""
         field = self.query_one("#filter", Input)
         if field.display or self.sight.filter:
             field.display = False
-            self.table.focus()
+            self.set_focus(self.table)
             self.see(filter="")
         elif self.sight.faults:
             self.see(faults=False)
