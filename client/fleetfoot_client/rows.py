@@ -6,7 +6,7 @@ name, not a traceback.
 
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from fleetfoot_protocol.codes import Code
 from fleetfoot_protocol.errors import FormError
@@ -34,6 +34,34 @@ class ReleaseRow(Row):
     length: int
     signers: tuple[str, ...] = ()
     recalled: str = ""
+
+
+class StepRow(Row):
+    """A release between two that are compared."""
+
+    version: str
+    notes: str = ""
+    recalled: str = ""
+
+
+class PlatformRow(Row):
+    """An artifact of one platform in both; lengths in bytes, None where there is none."""
+
+    platform: str
+    from_length: int | None = None
+    to_length: int | None = None
+    same: bool = False
+
+
+class ComparedRow(Row):
+    """What lies between two releases."""
+
+    component: str
+    older: ReleaseRow = Field(alias="from")
+    newer: ReleaseRow = Field(alias="to")
+    between: tuple[StepRow, ...] = ()
+    platforms: tuple[PlatformRow, ...] = ()
+    more: int = 0
 
 
 class ComponentRow(Row):
@@ -81,6 +109,7 @@ class DeviceRow(Row):
     alarms: tuple[str, ...] = ()
     components: dict[str, ComponentRow] = {}
     last_error: ErrorRow | None = None
+    unsupported: dict[str, str] = {}
     own: dict[str, OwnRow] = {}
 
 

@@ -1,4 +1,4 @@
-"""`fleetfoot release publish|list|show|promote|archive|recall|lift`: the manager's catalogue."""
+"""`fleetfoot release publish|list|show|compare|promote|archive|recall|lift`: the manager's catalogue."""
 
 import argparse
 from pathlib import Path
@@ -8,7 +8,7 @@ from fleetfoot_client import bundle as bundles
 from fleetfoot_client import options, publishing, terminal
 from fleetfoot_client.commands import online, rollout_text
 from fleetfoot_client.exits import Exit
-from fleetfoot_client.rows import More, ReleaseRow, parse, parse_list
+from fleetfoot_client.rows import ComparedRow, More, ReleaseRow, parse, parse_list
 
 
 def add_publish(group: options.Subparsers) -> None:
@@ -51,6 +51,20 @@ def add_show(group: options.Subparsers) -> None:
         group, "show", _show, "show one published release", example="fleetfoot release show kiosk 1.1.0"
     )
     _add_release(parser)
+    options.add_manager(parser)
+
+
+def add_compare(group: options.Subparsers) -> None:
+    """`release compare`."""
+    parser = options.add_command(
+        group,
+        "compare",
+        _compare,
+        "say what lies between two releases: notes, platforms, sizes",
+        example="fleetfoot release compare kiosk 1.0.0 1.2.0",
+    )
+    _add_release(parser)
+    parser.add_argument("to", metavar="OTHER", type=options.version, help="the version to compare with")
     options.add_manager(parser)
 
 
@@ -154,6 +168,33 @@ def _list(args: argparse.Namespace) -> int:
     listed = terminal.table(header, cells) + rollout_text.more(parse(More, result).more)
     terminal.say(listed if cells else "no releases yet: see 'fleetfoot release publish --help'")
     return Exit.OK
+
+
+def _compare(args: argparse.Namespace) -> int:
+    result = online.ask(args, "release.compare", **_release(args), to=args.to)
+    if args.json:
+        terminal.show_json(result)
+        return Exit.OK
+    both = parse(ComparedRow, result)
+    older, newer = both.older, both.newer
+    cells = [
+        (one.platform, _size(one.from_length), _size(one.to_length),
+         "the same artifact" if one.same else "gone" if one.to_length is None
+         else "new" if one.from_length is None else "")
+        for one in both.platforms
+    ]  # fmt: skip
+    text = f"{both.component} {older.version} ({older.life}) to {newer.version} ({newer.life})\n\n"
+    text += terminal.table(("PLATFORM", older.version, newer.version, ""), cells)
+    for step in both.between:
+        mark = f" (recalled: {step.recalled})" if step.recalled else ""
+        notes = terminal.literal(step.notes, keep="\n") or "no notes"
+        text += f"\n\n{terminal.literal(step.version + mark)}\n{notes}"
+    terminal.say(text + rollout_text.more(both.more))
+    return Exit.OK
+
+
+def _size(length: int | None) -> str:
+    return "-" if length is None else terminal.bytes_text(length)
 
 
 def _life(row: ReleaseRow) -> str:

@@ -110,7 +110,9 @@ def _listing(rows: list[DeviceRow]) -> str:
         there = "online" if row.online else "offline"
         components: dict[str, ComponentRow | None] = {**row.components} or {"": None}
         for name, component in components.items():
-            cells.append((row.id, row.group, there, name, *_component_cells(component)))
+            version, state, why = _component_cells(component)
+            why = why or ("out of support" if name in row.unsupported else "")
+            cells.append((row.id, row.group, there, name, version, state, why))
     header = ("DEVICE", "GROUP", "LINK", "COMPONENT", "VERSION", "STATE", "WHY")
     online_count = sum(row.online for row in rows)
     count = f"{len(rows)} device{'s'[: len(rows) != 1]}"
@@ -155,6 +157,7 @@ def _one(row: DeviceRow) -> str:
             ("digest", component.digest),
             ("state", _state(component) + (f" ({component.state})" if component.state else "")),
             ("reason", component.reason),
+            ("out of support", row.unsupported.get(name, "")),
             ("rollout", component.rollout),
             ("own order", _own(row.own.get(name))),
             *_explained(component.code),

@@ -1,9 +1,9 @@
-"""`fleetfoot device move|relabel|forget`: who a device is."""
+"""`fleetfoot device move|relabel|replace|forget`: who a device is."""
 
 import argparse
 from typing import Any
 
-from fleetfoot_client import options, terminal
+from fleetfoot_client import keyfiles, options, terminal
 from fleetfoot_client.commands import online
 from fleetfoot_client.exits import Exit
 from fleetfoot_client.terminal import literal
@@ -35,6 +35,18 @@ def add(group: options.Subparsers) -> None:
     relabel.add_argument("--label", metavar="KEY=VALUE", type=options.label, action="append", default=[],
         help="a label; repeatable; none at all removes them")  # fmt: skip
     options.add_manager(relabel)
+    replace = options.add_command(
+        group,
+        "replace",
+        _replace,
+        "put other hardware in a device's place: the same name, group and labels, another key",
+        details="What the old one said is forgotten, what was asked of it alone ends. The new one gets its\n"
+        "group's orders once it speaks.",
+        example="fleetfoot device replace oven-07 --key new/state/worker/device.pub",
+    )
+    _add_device(replace)
+    replace.add_argument("--key", metavar="FILE", required=True, help="the new public key")
+    options.add_manager(replace)
     forget = options.add_command(
         group,
         "forget",
@@ -64,6 +76,12 @@ def _relabel(args: argparse.Namespace) -> int:
     if result.get("effective") != result.get("labels"):
         text += "; those that the device tells itself count"
     return _done(args, result, text)
+
+
+def _replace(args: argparse.Namespace) -> int:
+    key = keyfiles.load_public(args.key)
+    result = online.ask(args, "device.replace", device=args.device, key=key.hex())
+    return _done(args, result, f"{args.device} is known by another key from now on")
 
 
 def _forget(args: argparse.Namespace) -> int:

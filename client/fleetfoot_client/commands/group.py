@@ -22,6 +22,17 @@ def register(subparsers: options.Subparsers) -> None:
         group, "list", _list, "list groups and what their devices run", example="fleetfoot group list"
     )
     options.add_manager(listing)
+    create = options.add_command(
+        group,
+        "create",
+        _create,
+        "make a group before its first device",
+        details="Groups come to be with their first device too. Recalls count in a new one at once.",
+        example="fleetfoot group create ovens --title 'Ovens of the north'",
+    )
+    _add_name(create)
+    create.add_argument("--title", metavar="TEXT", default="", help="what it is, in words")
+    options.add_manager(create)
     show = options.add_command(
         group, "show", _show, "show one group with its policy", example="fleetfoot group show ovens"
     )
@@ -95,6 +106,15 @@ def _show(args: argparse.Namespace) -> int:
     if not args.json:
         row = parse(GroupRow, result)
         text = f"{_listing([row], 0)}\n\n{_policy_text(row.policy)}"
+    terminal.show(result, text, as_json=args.json)
+    return Exit.OK
+
+
+def _create(args: argparse.Namespace) -> int:
+    result = online.ask(args, "group.create", group=args.group, title=args.title)
+    text = (
+        f"group {args.group} is there\nput a device into it: fleetfoot device enroll --group {args.group} ..."
+    )
     terminal.show(result, text, as_json=args.json)
     return Exit.OK
 

@@ -34,6 +34,7 @@ def register(subparsers: options.Subparsers) -> None:
     catalogue.add_publish(group)
     catalogue.add_list(group)
     catalogue.add_show(group)
+    catalogue.add_compare(group)
     catalogue.add_life(group)
 
 

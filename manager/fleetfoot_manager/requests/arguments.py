@@ -65,6 +65,14 @@ class ReleaseShow(Model):
     version: Version
 
 
+class ReleaseCompare(Model):
+    """`release.compare`: in either order."""
+
+    component: Id
+    version: Version
+    to: Version
+
+
 class ReleasePromote(Model):
     """`release.promote`."""
 
@@ -209,6 +217,20 @@ class GroupName(Model):
     """`group.show`, `group.drift`."""
 
     group: Id
+
+
+class GroupCreate(Model):
+    """`group.create`."""
+
+    group: Id
+    title: Annotated[Line, Field(max_length=160)] = ""
+
+
+class DeviceReplace(Model):
+    """`device.replace`: the public key of the new hardware."""
+
+    device: Id
+    key: KeyHex
 
 
 class GroupPolicy(Model):

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from fleetfoot_manager import acts, catalogue, inventory, planning, publisher, rights
+from fleetfoot_manager import acts, catalogue, inventory, planning, publisher, rights, support
 from fleetfoot_manager.acts import Act
 from fleetfoot_manager.catalogue import Life, ReleaseRow
 from fleetfoot_manager.inventory import DeviceEntry
@@ -46,6 +46,8 @@ def _move(work: Work, request: Request, kind: str) -> dict[str, Any]:
     if kind == "downgrade" and (run is None or row.counter >= run.counter):
         has = f"runs {run.version}" if run else "runs nothing"
         raise FleetfootError("state_refused", f"{entry.id} {has}: {row.version} is not below that")
+    if kind == "downgrade":
+        support.demand(work.tx, entry, asked.component)
     goal = _goal(work, entry, one, row, "at_least" if kind == "upgrade" else "exactly")
     if not asked.pin:
         _demand_rest(work, entry, one, row)
@@ -56,6 +58,7 @@ def pin(work: Work, request: Request) -> dict[str, Any]:
     """`device.pin`: stays at a version, or at what runs, whatever its group is told; recalls still count."""
     asked = arguments.parse(arguments.DevicePin, request.arguments)
     entry, one = _component(work, request, asked.device, asked.component)
+    support.demand(work.tx, entry, asked.component)
     if asked.version is None:
         return _put(work, request, entry, asked.component, "pin", None, None, pins=True)
     row = catalogue.demand(work.tx, asked.component, asked.version)

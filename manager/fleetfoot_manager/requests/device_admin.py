@@ -1,4 +1,4 @@
-"""The verbs about who a device is: move it to another group, label it anew, forget it."""
+"""The verbs about who a device is: move it, label it anew, replace its hardware, forget it."""
 
 from typing import Any
 
@@ -49,6 +49,25 @@ def relabel(work: Work, request: Request) -> dict[str, Any]:
     data = {"device": entry.id, "group": entry.group, "labels": dict(asked.labels)}
     work.audit(request.operator, "device.relabel", data)
     return {"device": entry.id, "labels": dict(asked.labels), "effective": dict(after.labels)}
+
+
+def replace(work: Work, request: Request) -> dict[str, Any]:
+    """`device.replace`: other hardware under the same name, in the same group, with the same labels.
+
+    What the old one said is forgotten and cleared, what was asked of it alone ends.
+    """
+    asked = arguments.parse(arguments.DeviceReplace, request.arguments)
+    entry = demand(work, request, asked.device)
+    if entry.key.hex() == asked.key:
+        raise FleetfootError("state_refused", f"{entry.id} has this key already")
+    cleared = leave(work, entry)
+    labels = dict(entry.enrolled_labels)
+    inventory.enroll(work.tx, entry.id, entry.group, asked.key, labels, work.now, replace=True)
+    work.devices.forget(entry.id)
+    work.newcomers.append((entry.group, entry.id))
+    data = {"device": entry.id, "group": entry.group, "key": asked.key, "replaced": entry.key.hex()}
+    work.audit(request.operator, "device.enroll", data)
+    return {"device": entry.id, "group": entry.group, "cleared": cleared}
 
 
 def forget(work: Work, request: Request) -> dict[str, Any]:

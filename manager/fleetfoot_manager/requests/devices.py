@@ -1,9 +1,10 @@
 """The verbs about devices: enroll, list, show."""
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
-from fleetfoot_manager import catalogue, inventory, lives, revocation, rights
+from fleetfoot_manager import catalogue, inventory, lives, revocation, rights, support
 from fleetfoot_manager.inventory import DeviceEntry, Enrolled
 from fleetfoot_manager.requests import arguments
 from fleetfoot_manager.requests.answers import BUDGET, fitted, moment, some
@@ -64,7 +65,8 @@ def listing(work: Work, request: Request) -> dict[str, Any]:
         groups = rights.readable(root, request, inventory.groups(work.tx))
     entries = inventory.page(work.tx, groups, asked.after, asked.limit + 1)
     versions = catalogue.versions(work.tx)
-    rows, _ = fitted([row_of(entry, versions) for entry in entries[: asked.limit]])
+    newest = support.newest(work.tx)
+    rows, _ = fitted([_flagged(row_of(entry, versions), entry, newest) for entry in entries[: asked.limit]])
     more = len(rows) < len(entries)
     return {"devices": rows, **({"next": rows[-1]["id"]} if more and rows else {})}
 
@@ -74,7 +76,7 @@ def show(work: Work, request: Request) -> dict[str, Any]:
     asked = arguments.parse(arguments.DeviceShow, request.arguments)
     entry = inventory.demand(work.tx, asked.device)
     rights.demand(work.house.root, request, [entry.group])
-    row = row_of(entry, catalogue.versions(work.tx))
+    row = _flagged(row_of(entry, catalogue.versions(work.tx)), entry, support.newest(work.tx))
     row["own"] = {act.component: act.row() for act in work.acts_of(entry.id)}
     problem = _last_problem(entry)
     if problem is not None:
@@ -82,6 +84,11 @@ def show(work: Work, request: Request) -> dict[str, Any]:
     if entry.status_bytes is not None and len(entry.status_bytes) <= BUDGET - len(json.dumps(row)):
         row["status"] = json.loads(entry.status_bytes)
     return row
+
+
+def _flagged(row: dict[str, Any], entry: DeviceEntry, newest: Mapping[str, str]) -> dict[str, Any]:
+    """The row, saying by component why the device is out of support, if it is."""
+    return {**row, **({"unsupported": found} if (found := support.behind(entry, newest)) else {})}
 
 
 def row_of(entry: DeviceEntry, versions: dict[str, str]) -> dict[str, Any]:

@@ -5,8 +5,9 @@ from collections.abc import Iterable
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.engine import Connection
 
-from fleetfoot_manager import catalogue, inventory, planning, policies, publisher, rights, schema
+from fleetfoot_manager import catalogue, inventory, lives, planning, policies, publisher, rights, schema
 from fleetfoot_manager.inventory import DeviceEntry
 from fleetfoot_manager.requests import arguments
 from fleetfoot_manager.requests.answers import fitted, some
@@ -27,7 +28,7 @@ def listing(work: Work, request: Request) -> dict[str, Any]:
     """`group.list`: the groups that the operator may read."""
     arguments.parse(arguments.Nothing, request.arguments)
     rights.demand_anywhere(work.house.root, request)
-    names = rights.readable(work.house.root, request, inventory.groups(work.tx))
+    names = rights.readable(work.house.root, request, known(work.tx))
     rows, more = fitted([_row(work, name) for name in names])
     return {"groups": rows, **({"more": more} if more else {})}
 
@@ -40,7 +41,7 @@ def show(work: Work, request: Request) -> dict[str, Any]:
 def _named(work: Work, request: Request) -> str:
     asked = arguments.parse(arguments.GroupName, request.arguments)
     rights.demand(work.house.root, request, [asked.group])
-    if asked.group not in inventory.groups(work.tx):
+    if asked.group not in known(work.tx):
         raise FleetfootError("not_found", f"no devices are enrolled in group {asked.group}")
     return asked.group
 
@@ -128,6 +129,24 @@ def _drift_row(
         ),
         "badge": badge_of(one)[0],
     }
+
+
+def create(work: Work, request: Request) -> dict[str, Any]:
+    """`group.create`: a group before its first device; recalls that stand count there at once."""
+    asked = arguments.parse(arguments.GroupCreate, request.arguments)
+    rights.demand(work.house.root, request, [asked.group])
+    if asked.group in known(work.tx):
+        raise FleetfootError("exists_already", f"group {asked.group} is there already")
+    work.tx.execute(sa.insert(schema.groups).values(id=asked.group, title=asked.title, created=work.now))
+    lives.adopt(work, asked.group)
+    work.renew_heartbeat(asked.group)
+    work.audit(request.operator, "group.create", {"group": asked.group, "title": asked.title})
+    return _row(work, asked.group)
+
+
+def known(tx: Connection) -> list[str]:
+    """The groups that have devices, and those that were made."""
+    return sorted({*inventory.groups(tx), *tx.scalars(sa.select(schema.groups.c.id))})
 
 
 def policy(work: Work, request: Request) -> dict[str, Any]:

@@ -165,6 +165,50 @@ def show(work: Work, request: Request) -> dict[str, Any]:
     }
 
 
+def compare(work: Work, request: Request) -> dict[str, Any]:
+    """`release.compare`: what lies between two releases: notes of each step, artifacts by platform, sizes."""
+    asked = arguments.parse(arguments.ReleaseCompare, request.arguments)
+    rights.demand_anywhere(work.house.root, request)
+    both = [catalogue.demand(work.tx, asked.component, version) for version in (asked.version, asked.to)]
+    older, newer = sorted(both, key=lambda row: row.counter)
+    recalled = _recalled(work)
+    between = [
+        {
+            "version": row.version,
+            "notes": row.manifest.notes[:_NOTES_LISTED],
+            **some(recalled=recalled.get(row.digest)),
+        }
+        for row in sorted(catalogue.listed(work.tx, asked.component), key=lambda row: row.counter)
+        if older.counter < row.counter <= newer.counter
+    ]
+    steps, more = fitted(between)
+    before, after = _by_platform(older), _by_platform(newer)
+    platforms = [
+        {
+            "platform": name,
+            **some(from_length=before.get(name, (None, ""))[0], to_length=after.get(name, (None, ""))[0]),
+            "same": name in before and before[name] == after.get(name),
+        }
+        for name in sorted(before | after)
+    ]
+    return {
+        "component": asked.component,
+        "from": _row(older, recalled),
+        "to": _row(newer, recalled),
+        "between": steps,
+        **({"more": more} if more else {}),
+        "platforms": platforms,
+    }
+
+
+def _by_platform(row: ReleaseRow) -> dict[str, tuple[int, str]]:
+    """platform -> (length, sha256) of the artifact."""
+    return {
+        "/".join(part for part in (one.os, one.arch, one.libc, *one.hw) if part): (one.length, one.sha256)
+        for one in row.manifest.artifacts
+    }
+
+
 def _row(row: ReleaseRow, recalled: dict[str, str]) -> dict[str, Any]:
     """recalled: digest -> reason, of every recall that stands."""
     manifest = row.manifest

@@ -1,0 +1,117 @@
+"""Devices that are too far behind, and what lies between two releases."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.manager.enginerig import Rig
+from tests.manager.realm import COMPONENT, Device, Realm, runs
+from tests.support.waiting import until
+
+from fleetfoot_manager import keyring
+from fleetfoot_protocol import keys, topics
+from fleetfoot_protocol.topics import Kind
+
+
+@pytest.fixture
+def rig(tmp_path: Path) -> Iterator[Rig]:
+    rig = Rig(Realm(tmp_path))
+    rig.connect()
+    yield rig
+    rig.close()
+
+
+@pytest.fixture
+def old(rig: Rig) -> Device:
+    """A device on 1.1.0 while its group may have 3.0.0; 1.0.0, 2.0.0 and 2.1.0 are there too."""
+    device = Device("dev-1", "hall")
+    rig.enroll(device)
+    bundles = {}
+    for counter, version in enumerate(("1.0.0", "1.1.0", "2.0.0", "2.1.0", "3.0.0"), 1):
+        bundles[version] = rig.realm.release(version, counter, notes=f"what is new in {version}")
+        rig.publish(bundles[version])
+    rig.say(device, device.status(runs(bundles["1.1.0"])))
+    until(lambda: rig.device("dev-1").get("components"), "the device is heard")
+    return device
+
+
+def about(**more: str) -> dict[str, str]:
+    return {"device": "dev-1", "component": COMPONENT, **more}
+
+
+def test_who_is_more_than_a_major_behind_is_flagged(rig: Rig, old: Device) -> None:
+    why = "1.1.0 is more than one major version behind 3.0.0"
+    assert rig.device("dev-1")["unsupported"] == {COMPONENT: why}
+    (row,) = rig.do("device.list")["devices"]
+    assert row["unsupported"] == {COMPONENT: why}
+
+
+def test_upgrades_of_it_work_and_other_verbs_say_why_they_do_not(rig: Rig, old: Device) -> None:
+    for verb, more in (("pin", {}), ("pin", {"version": "1.1.0"}), ("downgrade", {"version": "1.0.0"})):
+        reply = rig.ask(f"device.{verb}", about(**more))
+        assert (reply.code, "out of support" in reply.message) == ("state_refused", True)
+        assert "fleetfoot device upgrades dev-1 kiosk" in reply.remedy
+    assert rig.do("device.upgrade", about(version="2.1.0"))["version"] == "2.1.0"
+    assert rig.do("device.release", about())["state"] == "released"
+
+
+def test_the_way_up_is_one_major_at_a_time(rig: Rig, old: Device) -> None:
+    rows = {row["version"]: row for row in rig.do("device.upgrades", about())["releases"]}
+    assert [version for version, row in rows.items() if row["direct"]] == ["2.1.0", "2.0.0"]
+    assert (rows["3.0.0"]["direct"], rows["3.0.0"]["reason"]) == (False, "requires upgrade to 2.x first")
+
+
+def test_a_release_that_is_recalled_leaves_nobody_behind(rig: Rig, old: Device) -> None:
+    rig.do("release.recall", {"component": COMPONENT, "version": "3.0.0", "reason": "smoke"})
+    assert "unsupported" not in rig.device("dev-1")
+
+
+@pytest.mark.parametrize("pair", [("1.1.0", "2.1.0"), ("2.1.0", "1.1.0")])
+def test_two_releases_are_compared_in_either_order(rig: Rig, old: Device, pair: tuple[str, str]) -> None:
+    found = rig.do("release.compare", {"component": COMPONENT, "version": pair[0], "to": pair[1]})
+    assert (found["from"]["version"], found["to"]["version"]) == ("1.1.0", "2.1.0")
+    assert [(step["version"], step["notes"]) for step in found["between"]] == [
+        ("2.0.0", "what is new in 2.0.0"),
+        ("2.1.0", "what is new in 2.1.0"),
+    ]
+    (platform,) = found["platforms"]
+    assert (platform["platform"], platform["same"]) == ("linux/amd64", False)
+    assert {platform["from_length"], platform["to_length"]} == {
+        found["from"]["length"],
+        found["to"]["length"],
+    }
+
+
+def test_what_is_the_same_artifact_is_said_to_be(rig: Rig) -> None:
+    for counter, version in enumerate(("1.0.0", "1.0.1"), 1):
+        rig.publish(rig.realm.release(version, counter, content=b"the same"))
+    found = rig.do("release.compare", {"component": COMPONENT, "version": "1.0.0", "to": "1.0.1"})
+    assert [row["same"] for row in found["platforms"]] == [True]
+
+
+def test_a_group_may_be_made_before_its_first_device(rig: Rig) -> None:
+    assert rig.do("group.create", {"group": "attic", "title": "Under the roof"})["devices"] == 0
+    assert rig.ask("group.create", {"group": "attic"}).code == "exists_already"
+    assert [row["group"] for row in rig.do("group.list")["groups"]] == ["attic"]
+    assert rig.do("group.show", {"group": "attic"})["online"] == 0
+    heartbeat = topics.build(Kind.HEARTBEAT, group="attic")
+    until(lambda: rig.broker.on(heartbeat), "its heartbeat")
+    rig.enroll(Device("dev-1", "attic"))
+    assert [row["group"] for row in rig.do("group.list")["groups"]] == ["attic"]
+
+
+def test_replaced_hardware_keeps_its_place_and_nothing_of_the_old(rig: Rig, old: Device) -> None:
+    rig.do("device.relabel", {"device": "dev-1", "labels": {"site": "north"}})
+    new = Device("dev-1", "hall")
+    public = keys.public_of(new.secret).hex()
+    sent = len(rig.broker.sent)
+    rig.do("device.replace", {"device": "dev-1", "key": public})
+    cleared = [one.topic for one in rig.broker.sent[sent:] if one.retained and not one.payload]
+    assert topics.build(Kind.STATUS, group="hall", device="dev-1") in cleared
+    shown = rig.device("dev-1")
+    assert (shown["group"], shown["labels"], shown["components"]) == ("hall", {"site": "north"}, {})
+    rig.say(old, old.status())
+    rig.say(new, new.status(labels={"site": "south"}))
+    until(lambda: rig.device("dev-1")["labels"] == {"site": "south"}, "the new one is heard")
+    assert keyring.read(rig.realm.state)["dev-1"]["key"] == public
+    assert rig.ask("device.replace", {"device": "dev-1", "key": public}).code == "state_refused"
