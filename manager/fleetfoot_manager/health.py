@@ -124,6 +124,14 @@ def _escaped(text: str) -> str:
     return text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
 
 
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        # Whoever asked has gone away: that is not worth a traceback.
+        log.debug("an answer was not taken", exc_info=True)
+
+
 class HealthServer:
     """Serves the three on a loopback address; `url` once it has started. Port 0 takes a free one."""
 
@@ -136,15 +144,14 @@ class HealthServer:
             "/readyz": lambda: _verdict(unready(engine, store)),
             "/metrics": lambda: (HTTPStatus.OK, rendered(metrics(engine, store, fleet, started))),
         }
-        self._server: ThreadingHTTPServer | None = None
+        self._server: _Server | None = None
         self.url = ""
 
     def __enter__(self) -> "HealthServer":
         try:
-            self._server = ThreadingHTTPServer((self._host, self._port), _handler(self._pages))
+            self._server = _Server((self._host, self._port), _handler(self._pages))
         except OSError as error:
             raise cannot_listen("the status server", self._host, self._port, error) from error
-        self._server.daemon_threads = True
         self.url = f"http://{self._host}:{self._server.server_port}"
         threading.Thread(target=self._server.serve_forever, name="health", daemon=True).start()
         return self

@@ -73,6 +73,8 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "release.show": {"component": COMPONENT, "version": "9.9.9"},
     "release.compare": {"component": COMPONENT, "version": "9.9.9", "to": "9.9.8"},
     "group.create": {"group": "hall"},
+    "device.revoke": {"device": "dev-77"},
+    "device.token": {"secret_sha256": "0" * 64, "group": "hall"},
     "device.replace": {"device": "dev-1", "key": "0" * 64},
     "device.enroll": {"devices": [{"id": "dev-9", "group": "hall", "key": "0" * 64}]},
     "device.show": {"device": "dev-1"},
