@@ -101,7 +101,7 @@ def house(tmp_path: Path) -> Iterator[House]:
 
 async def see(pilot: Pilot[Any], *words: str) -> str:
     """Wait until all the words stand on the screen."""
-    end = time.monotonic() + 20
+    end = time.monotonic() + 60
     text = ""
     while time.monotonic() < end:
         assert isinstance(pilot.app, Console)
