@@ -176,6 +176,14 @@ class PlanRow(Row):
     breaker: int = 0
     refusing: tuple[RefusingRow, ...] = ()
     refusing_count: int = 0
+    batch_size: int = 0
+    batch_count: int = 0
+    estimated_total_seconds: int = 0
+    estimated_from: str = ""
+    offline_count: int = 0
+    ahead_count: int = 0
+    warnings: tuple[str, ...] = ()
+    approval_id: str = ""
     already: tuple[str, ...] = ()
     already_count: int = 0
     approval: bool = False

@@ -10,7 +10,7 @@ from typing import Any
 
 from sqlalchemy.engine import Connection
 
-from fleetfoot_manager import acts, catalogue, inventory, policies
+from fleetfoot_manager import acts, catalogue, inventory, outlook, policies
 from fleetfoot_manager.acts import Act
 from fleetfoot_manager.catalogue import Life, ReleaseRow
 from fleetfoot_manager.inventory import DeviceEntry
@@ -37,13 +37,14 @@ _LISTED = (100, 30, 10)
 class Planned:
     """A rollout that has not started, with the inventory that it was planned over.
 
-    own: acts that stand, by device: those devices obey them, not the group.
+    own: acts that stand, by device: those devices obey them, not the group. course: see `outlook`.
     """
 
     rollout: Rollout
     release: ReleaseRow
     devices: Sequence[DeviceEntry]
     own: Mapping[str, Act]
+    course: Mapping[str, Any]
 
 
 def make(tx: Connection, asked: RolloutPlan, name: str, now: float) -> Planned:
@@ -67,7 +68,8 @@ def make(tx: Connection, asked: RolloutPlan, name: str, now: float) -> Planned:
     _demand_artifact(release.manifest, devices)
     approval = policies.demand_approval(tx, asked.groups, len(devices))
     of = _rollout(asked, name, release, devices, now, approval)
-    made = Planned(of, release, devices, acts.standing(tx, release.component))
+    course = outlook.describe(tx, of, release, devices)
+    made = Planned(of, release, devices, acts.standing(tx, release.component), course)
     if made.rollout.canary and len(made.rollout.waves) == 1:
         raise FleetfootError(
             "state_refused",
@@ -194,7 +196,14 @@ def _describe(plan: Planned, refusing: list[dict[str, str]], listed: int) -> dic
     batches = []
     for index in range(1, len(of.waves) + 1):
         ids = [member.device for member in of.cohort if of.devices[member.device].wave == index]
-        batches.append({"index": index, "count": len(ids), "devices": ids[:listed]})
+        batches.append(
+            {
+                "index": index,
+                "count": len(ids),
+                "devices": ids[:listed],
+                "phase": outlook.phase(of, index),
+            }
+        )
     return {
         "component": of.component,
         "version": of.goal.version,
@@ -203,6 +212,7 @@ def _describe(plan: Planned, refusing: list[dict[str, str]], listed: int) -> dic
         "total": of.total,
         "waves": list(of.waves),
         "batches": batches,
+        **plan.course,
         "settle": int(of.settle),
         "device_timeout": int(of.device_timeout),
         "breaker": of.breaker,

@@ -30,8 +30,12 @@ def plan(row: PlanRow) -> str:
             ("trips at", _breaker(row.breaker)),
             ("approval", "needed before it starts" if row.approval else ""),
             ("already there", max(row.already_count, len(row.already)) or ""),
+            ("ahead", row.ahead_count or ""),
+            ("offline", row.offline_count or ""),
+            ("takes about", _estimate(row)),
         ]
     )
+    text += "".join(f"\nmind: {literal(warning)}" for warning in row.warnings)
     refusing = max(row.refusing_count, len(row.refusing))
     if refusing:
         cells = [(r.device, r.code, r.reason) for r in row.refusing[:_LISTED]]
@@ -43,6 +47,13 @@ def plan(row: PlanRow) -> str:
             f"\n\nnoted of earlier rollouts:\n{table(('AT', 'ROLLOUT', 'WHO', 'CATEGORY', 'NOTE'), noted)}"
         )
     return text
+
+
+def _estimate(row: PlanRow) -> str:
+    if not row.estimated_total_seconds:
+        return ""
+    source = "this fleet's history" if row.estimated_from == "history" else "the defaults"
+    return f"{_seconds(row.estimated_total_seconds)}, by {source}"
 
 
 def listing(rows: list[RolloutRow], left_out: int) -> str:

@@ -90,6 +90,8 @@ def start(work: Work, request: Request) -> dict[str, Any]:
     for group in asked.groups:
         _demand_room(work.intent(group, asked.component), group, asked.component)
     shown = _described(work, made)
+    if shown["approval"]:
+        shown["approval_id"] = name
     work.add(made.rollout)
     _tell_planned(work, made.rollout)
     policies.keep_order(work.tx, policies.Order(name, request.operator, asked))
