@@ -56,7 +56,7 @@ help:
 	@echo 'make console-bench     how the console bears 1 000, 10 000 and 50 000 devices'
 	@echo 'make format  let ruff put the sources in order'
 	@echo 'make deb     the agent as a Debian package that embeds the root of its fleet (TRUST=root.json)'
-	@echo 'make docs    write docs/schemas, topics.md, codes.md, troubleshooting.md from the code'
+	@echo 'make docs    write docs/schemas, topics.md, codes.md, states.md, troubleshooting.md from the code'
 	@echo 'make security carry out every attack of the catalogue and write the tables of docs/security.md'
 	@echo 'make venv    set up .venv only; PYTHON=... and UV= choose with what'
 	@echo 'make pins    resolve pyproject.toml anew and write constraints.txt'

@@ -1,7 +1,8 @@
 """Writes what the documentation takes from the code: ``make docs``, or ``python -m docs.generate``.
 
 docs/schemas/*.schema.json from the models, docs/topics.md from the table of topics, docs/codes.md and
-docs/troubleshooting.md from the table of codes. tests/protocol/test_generated_docs.py fails while one of
+docs/troubleshooting.md from the table of codes, docs/states.md from the tables of transitions.
+tests/protocol/test_generated_docs.py fails while one of
 them is out of date.
 """
 
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from docs.generate_codes import codes_page
+from docs.generate_states import states_page
 from docs.generate_topics import topics_page
 from docs.generate_troubleshooting import troubleshooting_page
 
@@ -122,6 +124,7 @@ def files() -> dict[str, str]:
         **schemas,
         "topics.md": topics_page(),
         "codes.md": codes_page(),
+        "states.md": states_page(),
         "troubleshooting.md": troubleshooting_page(),
     }
 
