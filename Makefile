@@ -49,6 +49,7 @@ help:
 	@echo 'make fuzz    mutate documents and see that none is accepted (N=1000000 cases, FROM=0)'
 	@echo 'make simulate  play manager, devices, broker and people in virtual time (SEEDS=100000, FROM=0)'
 	@echo 'make crash   kill and fail every step of an upgrade; takes long (ARGS="--sample 10 --times 5")'
+	@echo 'make soak    rollouts over 1000 simulated devices with faults for 30 minutes (ARGS="MINUTES DEVICES")'
 	@echo 'make bench   run the benchmarks and write docs/benchmarks.md (BENCH="ingest wave")'
 	@echo 'make check   ruff, mypy --strict, import contracts'
 	@echo 'make picture draw docs/images/demo.svg anew, by running the demo'
@@ -97,6 +98,9 @@ simulate: $(STAMP)
 crash: $(STAMP)
 	@$(RUN)python -m tests.crash $(ARGS)
 	@FLEETFOOT_COURIER_KILLS=$(KILLS) $(RUN)pytest tests/crash/test_courier_killed.py --timeout 7200
+
+soak: $(STAMP)
+	@$(RUN)python -m tests.soak $(ARGS)
 
 bench: $(STAMP)
 	@$(RUN)python -m bench --write $(BENCH)

@@ -45,7 +45,7 @@ class ManagerHouse:
         self.tool("trust", "init", *words)
         self.trust_root: TrustRoot = trust.first_root(self.root.read_bytes())
         for version in ("1.0.0", "1.1.0"):
-            self._release(version)
+            self.release(version)
 
     def tool(self, *words: str) -> str:
         """Run a command in this process; RuntimeError with what it said if it fails."""
@@ -60,7 +60,8 @@ class ManagerHouse:
         """A command's answer with --json."""
         return json.loads(self.tool(*words, "--json"))
 
-    def _release(self, version: str) -> None:
+    def release(self, version: str) -> None:
+        """Build and sign a version."""
         app = self.folder / "app" / version / "bin"
         app.mkdir(parents=True)
         (app / "kiosk").write_text(f"#!/bin/sh\necho {version}\n")

@@ -21,15 +21,15 @@ from bench.house import FLEETFOOT, ManagerHouse
 _SYS_SECONDS = 2.5
 
 
-class _Fleet:
+class SimulatedFleet:
     """`fleetfoot sim` as a process."""
 
-    def __init__(self, house: ManagerHouse, port: int, devices: int, connections: int) -> None:
+    def __init__(self, house: ManagerHouse, port: int, devices: int, connections: int, *more: str) -> None:
         self.log = house.folder / "sim.log"
         command = [FLEETFOOT, "sim", "--devices", str(devices), "--group", house.group, "--component"]
         command += [house.component, "--broker", f"mqtt://127.0.0.1:{port}", "--root", str(house.root)]
         command += ["--running", str(house.bundle("1.0.0")), "--json", "--work", "0.2"]
-        command += ["--connections", str(connections)]
+        command += ["--connections", str(connections), *more]
         with self.log.open("w") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=log)
 
@@ -44,6 +44,7 @@ class _Fleet:
         return found
 
     def stop(self) -> None:
+        """Let every device leave, and wait for the end."""
         self.process.send_signal(signal.SIGTERM)
         self.process.wait(60)
 
@@ -82,7 +83,7 @@ def whole(folder: Path, devices: int, connections: int = 0) -> list[Figure]:
         enrolling = house.enroll(devices)
         found.append(Figure("enrolling", devices / enrolling, "devices/s"))
         house.tool("group", "policy", house.group, "--approval", "never")
-        fleet = _Fleet(house, port, devices, connections)
+        fleet = SimulatedFleet(house, port, devices, connections)
         try:
             until(
                 lambda: fleet.now().get("connected") == (connections or devices),
@@ -98,13 +99,24 @@ def whole(folder: Path, devices: int, connections: int = 0) -> list[Figure]:
 
 
 def _rollout(
-    house: ManagerHouse, fleet: _Fleet, port: int, broker: "subprocess.Popen[bytes]", devices: int
+    house: ManagerHouse, fleet: SimulatedFleet, port: int, broker: "subprocess.Popen[bytes]", devices: int
 ) -> list[Figure]:
     time.sleep(_SYS_SECONDS)
     counts, at_manager, at_broker = _broker_counts(port), cost_of(house.pid), cost_of(broker.pid)
     stored = house.store_bytes()
     began = time.monotonic()
-    words = ["--component", house.component, "--version", "1.1.0", "--group", house.group, "--settle", "0s"]
+    words = [
+        "--component",
+        house.component,
+        "--version",
+        "1.1.0",
+        "--group",
+        house.group,
+        "--settle",
+        "0s",
+        "--reply-timeout",
+        "300s",
+    ]
     name = house.tool("rollout", "start", "--quiet", *words, "--waves", "1%,10%,100%").strip()
     until(lambda: house.ask("rollout", "show", name)["state"] == "completed", "the rollout is complete", 1800)
     seconds = time.monotonic() - began
@@ -141,7 +153,7 @@ def _rollout(
 def _broken(
     folder: Path,
     house: ManagerHouse,
-    fleet: _Fleet,
+    fleet: SimulatedFleet,
     port: int,
     broker: "subprocess.Popen[bytes]",
     devices: int,

@@ -320,7 +320,9 @@ class Engine:
         """End the sessions of devices that were revoked, and clear what they left."""
         for group, device in evictions:
             if self._transport is not None:
-                self._transport.evict(device, revocation.left_topics(self._house.whole, group, device))
+                # The id where the broker takes it from the certificate, the courier's own elsewhere.
+                names = (device, topics.device_client_id(device, root=self._house.topic_root))
+                self._transport.evict(names, revocation.left_topics(self._house.whole, group, device))
 
     def _plan_ticks(self) -> None:
         """When each live rollout has to be told the time."""

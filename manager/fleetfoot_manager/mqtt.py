@@ -11,6 +11,7 @@ import logging
 import random
 import ssl
 import threading
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,8 @@ KEEPALIVE_SECONDS = 30
 _BACKOFF = (0.1, 15.0)
 _FILTERS_PER_SUBSCRIBE = 64
 _CONNECT_SECONDS = 5.0
+#: A publication that is not acknowledged for so long is sent again, which takes a new connection.
+ACK_SECONDS = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +87,8 @@ class Transport(Protocol):
     def fetch(self, topics: Iterable[str]) -> None:
         """Have what is retained under these names sent once more; as `subscribe`, and nothing stays of it."""
 
-    def evict(self, client_id: str, clear: Iterable[str]) -> None:
-        """End the session of a client by taking its name, then clear what is retained under `clear`."""
+    def evict(self, client_ids: Iterable[str], clear: Iterable[str]) -> None:
+        """End the session of a client by taking its names, then clear what is retained under `clear`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,6 +191,7 @@ class MqttTransport:
         self._sink = sink
         self._sessions = itertools.count(1)
         self._client: mqtt.Client | None = None
+        self._link: _Link | None = None
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="mqtt supervision", daemon=True)
 
@@ -210,7 +214,11 @@ class MqttTransport:
         if client is None:
             return None
         info = client.publish(topic, payload, qos=qos, retain=retained)
-        return info.mid if info.rc == MQTTErrorCode.MQTT_ERR_SUCCESS else None
+        if info.rc != MQTTErrorCode.MQTT_ERR_SUCCESS:
+            return None
+        if qos and (link := self._link) is not None:
+            link.sent(info.mid)
+        return info.mid
 
     def subscribe(self, filters: Iterable[str]) -> None:
         """Subscribe on the present connection, some filters with each packet."""
@@ -231,16 +239,18 @@ class MqttTransport:
         for start in range(0, len(wanted), _FILTERS_PER_SUBSCRIBE):
             client.unsubscribe(wanted[start : start + _FILTERS_PER_SUBSCRIBE])
 
-    def evict(self, client_id: str, clear: Iterable[str]) -> None:
-        """Take a client's name for a moment, on a connection of its own: every broker ends the older one.
+    def evict(self, client_ids: Iterable[str], clear: Iterable[str]) -> None:
+        """Take these names for a moment, on connections of their own: every broker ends the older one.
 
         What it had retained, its Last Will too, is cleared by the same connection, thus after it.
         """
-        wanted = list(clear)
-        thread = threading.Thread(
-            target=self._evict, args=(client_id, wanted), name=f"evict {client_id}", daemon=True
-        )
-        thread.start()
+        names, wanted = list(client_ids), list(clear)
+
+        def act() -> None:
+            for name in names:
+                self._evict(name, wanted)
+
+        threading.Thread(target=act, name=f"evict {names[0]}", daemon=True).start()
 
     def _evict(self, client_id: str, clear: list[str]) -> None:
         client = self._plain_client(client_id)
@@ -275,12 +285,15 @@ class MqttTransport:
         client.loop_start()
         try:
             if link.answered.wait(_CONNECT_SECONDS) and link.stands:
-                self._client = client
+                self._link, self._client = link, client
                 self._sink(Connected(session))
                 log.info("connected broker=%s:%d session=%d", self._address.host, self._address.port, session)
-                link.ended.wait()
+                while not link.ended.wait(1.0):
+                    if link.overdue(ACK_SECONDS):
+                        log.warning("the broker does not acknowledge session=%d", session)
+                        break
         finally:
-            self._client = None
+            self._client = self._link = None
             client.disconnect()
             client.loop_stop()
             if link.stands:
@@ -323,6 +336,24 @@ class _Link:
         self.answered = threading.Event()
         self.ended = threading.Event()
         self.stands = False
+        self._lock = threading.Lock()
+        #: Publications by number and when they were sent; those acknowledged before that was noted.
+        self._waiting: dict[int, float] = {}
+        self._early: set[int] = set()
+
+    def sent(self, mid: int) -> None:
+        """A publication was handed over; its acknowledgement may have come already."""
+        with self._lock:
+            if mid in self._early:
+                self._early.discard(mid)
+            else:
+                self._waiting[mid] = time.monotonic()
+
+    def overdue(self, seconds: float) -> bool:
+        """Whether a publication waits for its acknowledgement for longer than that."""
+        with self._lock:
+            oldest = next(iter(self._waiting.values()), None)
+        return oldest is not None and time.monotonic() - oldest > seconds
 
     def on_connect(
         self, _client: mqtt.Client, _data: Any, _flags: Any, reason: Any, _properties: Any
@@ -350,6 +381,9 @@ class _Link:
         self._sink(Arrived(topic, bytes(message.payload), bool(message.retain)))
 
     def on_publish(self, _client: mqtt.Client, _data: Any, mid: int, _reason: Any, _properties: Any) -> None:
+        with self._lock:
+            if self._waiting.pop(mid, None) is None:
+                self._early.add(mid)
         self._sink(Acknowledged(self._session, mid))
 
     def on_subscribe(

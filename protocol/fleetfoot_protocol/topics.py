@@ -105,6 +105,11 @@ def is_id(text: str) -> bool:
     return _ID.fullmatch(text) is not None
 
 
+def device_client_id(device: str, *, root: str = DEFAULT_ROOT) -> str:
+    """The client id of a device's courier: its own, whatever else of that name is at the broker."""
+    return f"{root.replace('/', '-')}-device-{device}"
+
+
 def check_id(text: str, what: str = "id") -> str:
     """Return `text` if it is an id, else raise `TopicError` naming `what` and the rule."""
     if not is_id(text):

@@ -214,6 +214,10 @@ class ScriptedBroker:
     def hello(self) -> None:
         """A client has sent CONNECT."""
 
+    def grants(self) -> bytes:
+        """What a subscription is answered with for each of its topics; 0x80 refuses it."""
+        return b"\x01"
+
     def acknowledges(self) -> bool:
         """Whether PUBLISH gets its PUBACK."""
         return True
@@ -249,7 +253,7 @@ class ScriptedBroker:
                     connection.sendall(b"\x40\x02" + body[2 + size : 4 + size])
                 elif first >> 4 == 8:
                     topics = len(_filters(body))
-                    connection.sendall(b"\x90" + _length(2 + topics) + body[:2] + b"\x01" * topics)
+                    connection.sendall(b"\x90" + _length(2 + topics) + body[:2] + self.grants() * topics)
                 self.packets.put((first, body))
 
 

@@ -663,3 +663,39 @@ def test_many_couriers_live_in_one_process(tmp_path: Path, broker: Address) -> N
         for name in names:
             manager.await_last(f"{BASE}/devices/{name}/presence", b"offline")
     until(lambda: threads() <= before, "the threads to end")
+
+
+class LeaderlessBroker(ScriptedBroker):
+    """A cluster that has lost its leader: it refuses the first subscriptions and grants later ones."""
+
+    def __init__(self, refusals: int) -> None:
+        super().__init__()
+        self.refusals = refusals
+
+    def grants(self) -> bytes:
+        self.refusals -= 1
+        return b"\x80" if self.refusals >= 0 else b"\x01"
+
+
+def test_what_is_refused_for_a_moment_is_asked_for_again_on_the_same_connection(tmp_path: Path) -> None:
+    with LeaderlessBroker(2) as broker, carrying(device(tmp_path, broker.port), QUICK):
+        asked = [filters_of(broker.await_packet(8)) for _ in range(3)]
+        assert asked[0] == asked[1] == asked[2]
+        assert f"{BASE}/heartbeat" in asked[0]
+        assert broker.connections == 1
+
+
+class ForgetfulBroker(ScriptedBroker):
+    """A cluster that has lost what it was sent: nothing is acknowledged."""
+
+    def acknowledges(self) -> bool:
+        return False
+
+
+def test_a_broker_that_does_not_acknowledge_is_left_and_told_again(tmp_path: Path) -> None:
+    tuning = replace(QUICK, ack_timeout=0.3)
+    with ForgetfulBroker() as broker, carrying(device(tmp_path, broker.port), tuning):
+        first, second = broker.await_packet(3), broker.await_packet(3)
+        until(lambda: broker.connections > 1, "it connects anew")
+    assert b"presence" in first
+    assert b"presence" in second

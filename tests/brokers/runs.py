@@ -15,15 +15,19 @@ from pathlib import Path
 from typing import Any
 
 from tests.brokers.mosquitto import Identity, Production, bare
+from tests.brokers.nats import Cluster
 from tests.end_to_end.town import FLEETFOOT, Process
 
 from fleetfoot_client.broker.report import DEMO, PRODUCTION, ROWS
 from fleetfoot_client.broker.rights import Role
+from fleetfoot_sim.devices import free_ports
 
 PAGE = Path(__file__).parents[2] / "docs" / "brokers.md"
 BEGIN, END = "<!-- made by runs: python -m tests.brokers.runs -->", "<!-- end of what runs made -->"
 #: Column of the table -> what was run.
 EMBEDDED, BARE, SHIPPED = "embedded amqtt", "Mosquitto, nothing set", "Mosquitto, as we ship it"
+NATS = "NATS, three nodes, nothing set"
+COLUMNS = (EMBEDDED, BARE, SHIPPED, NATS)
 _WORD = {True: "yes", False: "**no**", None: "not seen"}
 
 Report = dict[str, Any]
@@ -57,22 +61,26 @@ def holds(report: Report) -> dict[str, bool | None]:
 
 
 class Brokers:
-    """The three brokers of the table, running while entered."""
+    """The brokers of the table, running while entered."""
 
     def __init__(self, folder: Path) -> None:
         self._stack = ExitStack()
         self.shipped = Production(folder / "shipped")
         self.bare = bare(folder / "bare")
+        self.nats = Cluster(folder / "nats", free_ports(1)[0])
         self._embedded = Process(
             [sys.executable, "-m", "fleetfoot_manager.broker", "--port", "0"], folder / "embedded.log"
         )
         self.embedded = ""
+        self.cluster = ""
 
     def __enter__(self) -> "Brokers":
-        for broker in (self.shipped, self.bare, self._embedded):
+        for broker in (self.shipped, self.bare, self._embedded, self.nats):
             self._stack.callback(broker.end, signal.SIGTERM)
         self.shipped.start()
         self.bare.start()
+        nats = self.nats.start()
+        self.cluster = nats
         self.embedded = f"mqtt://{self._embedded.start().removeprefix('listening on ')}"
         return self
 
@@ -87,20 +95,21 @@ class Brokers:
             wanted[SHIPPED, role] = (who.url, ("--as", str(role), "--for", PRODUCTION), who)
         wanted[BARE, Role.DEVICE] = (self.bare.url, ("--as", "device", "--for", DEMO), None)
         wanted[EMBEDDED, Role.DEVICE] = (self.embedded, ("--as", "device", "--for", PRODUCTION), None)
+        wanted[NATS, Role.DEVICE] = (self.cluster, ("--as", "device", "--for", PRODUCTION), None)
         return dict(zip(wanted, together(*wanted.values()), strict=True))
 
 
 def table(reports: dict[tuple[str, Role], Report]) -> str:
     """The table of the page: what is denied as a device sees it, everything else as who sees most."""
     columns: list[dict[str, bool | None]] = []
-    for broker in (EMBEDDED, BARE, SHIPPED):
+    for broker in COLUMNS:
         found = holds(reports[broker, Role.DEVICE])
         if (broker, Role.MANAGER) in reports:
             seen = holds(reports[broker, Role.MANAGER])
             found |= {name: value for name, value in seen.items() if not name.startswith("denied")}
         columns.append(found)
-    lines = [f"| check | {EMBEDDED} | {BARE} | {SHIPPED} | needed for | where it does not hold |"]
-    lines.append("|---|---|---|---|---|---|")
+    lines = [f"| check | {' | '.join(COLUMNS)} | needed for | where it does not hold |"]
+    lines.append("|---" * (len(COLUMNS) + 3) + "|")
     for name, row in ROWS.items():
         cells = [_WORD[column[name]] for column in columns]
         needed = row.needed_for or "nothing"

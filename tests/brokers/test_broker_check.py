@@ -20,7 +20,7 @@ from fleetfoot_client.commands import broker as command
 from fleetfoot_client.exits import Exit
 from fleetfoot_client.profiles import Address
 
-mosquitto = pytest.mark.needs("mosquitto")
+mosquitto = pytest.mark.needs("mosquitto", "nats")
 DENIED = {"denied_write", "denied_will", "denied_read"}
 
 

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from tests.brokers.faulty import Fault, Proxy
 from tests.brokers.mosquitto import Mosquitto, bare
+from tests.brokers.nats import Cluster
 from tests.end_to_end.town import Process, Town
 
 from fleetfoot_sim.devices import free_ports
@@ -39,7 +40,11 @@ def mosquitto(folder: Path, port: int) -> Mosquitto:
     return bare(folder, port)
 
 
-MAKERS: dict[str, Callable[[Path, int], Server]] = {"amqtt": Embedded, "mosquitto": mosquitto}
+MAKERS: dict[str, Callable[[Path, int], Server]] = {
+    "amqtt": Embedded,
+    "mosquitto": mosquitto,
+    "nats": Cluster,
+}
 
 
 class OnServer(Process):

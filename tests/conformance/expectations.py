@@ -19,6 +19,8 @@ class Expectations:
     retained_after_kill: Expectation
     #: A second connection of one client id ends the first.
     takeover: Expectation
+    #: It goes on when one of its nodes is killed. False for what has one node.
+    outlives_a_node: Expectation
 
 
 BROKERS: dict[str, Expectations] = {
@@ -26,10 +28,22 @@ BROKERS: dict[str, Expectations] = {
         retained_after_stop=Expectation(False, "the embedded broker keeps nothing on disk: it is for demos"),
         retained_after_kill=Expectation(False, "the same"),
         takeover=Expectation(False, "amqtt 0.12.1 does not look for an older connection of a clean session"),
+        outlives_a_node=Expectation(False, "it is one process"),
     ),
     "mosquitto": Expectations(
         retained_after_stop=Expectation(True, "persistence is on, and it writes its disk when it ends"),
         retained_after_kill=Expectation(False, "what came since the last autosave_interval is lost"),
         takeover=Expectation(True, "as MQTT 3.1.1 demands [MQTT-3.1.4-2]"),
+        outlives_a_node=Expectation(False, "it is one process"),
+    ),
+    "nats": Expectations(
+        retained_after_stop=Expectation(
+            True, "retained messages are a JetStream stream, on the disks of three nodes"
+        ),
+        retained_after_kill=Expectation(
+            True, "what it has acknowledged is written, if not synced, by two nodes"
+        ),
+        takeover=Expectation(True, "as MQTT 3.1.1 demands [MQTT-3.1.4-2]"),
+        outlives_a_node=Expectation(True, "two nodes of three are a majority"),
     ),
 }

@@ -42,7 +42,7 @@ class PlayedBroker:
         self.sent: list[Sent] = []
         self.filters: list[str] = []
         self.fetched: list[str] = []
-        self.evicted: list[tuple[str, tuple[str, ...]]] = []
+        self.evicted: list[tuple[tuple[str, ...], tuple[str, ...]]] = []
         self.up = True
 
     def publish(self, topic: str, payload: bytes, *, retained: bool, qos: int) -> int | None:
@@ -57,8 +57,8 @@ class PlayedBroker:
     def fetch(self, topics: Iterable[str]) -> None:
         self.fetched.extend(topics)
 
-    def evict(self, client_id: str, clear: Iterable[str]) -> None:
-        self.evicted.append((client_id, tuple(clear)))
+    def evict(self, client_ids: Iterable[str], clear: Iterable[str]) -> None:
+        self.evicted.append((tuple(client_ids), tuple(clear)))
 
     def on(self, topic: str) -> list[bytes]:
         return [sent.payload for sent in self.sent if sent.topic == topic]

@@ -74,6 +74,12 @@ class Session:
         self._retry_at = 0.0
         self._attempt = 0
         self._fault: str | None = None
+        #: Subscriptions that wait for their answer, by message; those that were refused, and until when.
+        self._asked: dict[int, list[str]] = {}
+        self._unacknowledged: dict[int, float] = {}
+        self._refused: set[str] = set()
+        self._refusals = 0
+        self._refused_until = 0.0
 
     @property
     def up(self) -> bool:
@@ -99,6 +105,11 @@ class Session:
             self._check(self._client.loop_misc(), now)
         if self._state is State.GREETING and now - self._since > self._tuning.connack_timeout:
             self._lose("the broker does not answer", now)
+        self._ask_again(now)
+        # A message that a cluster lost with its leader is sent again only on a new connection.
+        oldest = next(iter(self._unacknowledged.values()), now)
+        if self.up and now - oldest > self._tuning.ack_timeout:
+            self._lose("the broker does not acknowledge", now)
         if self._unread():
             self.ready(select.POLLIN, now)
         if self._unread():
@@ -130,7 +141,11 @@ class Session:
         if self._client is None or self._state is not State.UP:
             return None
         info = self._client.publish(topic, payload, qos, retain)
-        return info.mid if info.rc == _OK else None
+        if info.rc != _OK:
+            return None
+        if qos:
+            self._unacknowledged[info.mid] = time.monotonic()
+        return info.mid
 
     def publish_presence(self, online: bool) -> int | None:
         """Say `online` or `offline` (retained)."""
@@ -140,11 +155,20 @@ class Session:
         """Subscribe to topics by their exact names; nothing while there is no session."""
         wanted = [(name, 1) for name in sorted(names)]
         if wanted and self._client is not None and self.up:
-            self._client.subscribe(wanted)
+            _, mid = self._client.subscribe(wanted)
+            if mid is not None:
+                self._asked[mid] = [name for name, _ in wanted]
+
+    def _ask_again(self, now: float) -> None:
+        """Subscribe to what was refused, when its time has come."""
+        if self._refused and self.up and now >= self._refused_until:
+            names, self._refused = self._refused, set()
+            self.subscribe(names)
 
     def unsubscribe(self, names: Iterable[str]) -> None:
         """Take subscriptions back; nothing while there is no session."""
         dropped = sorted(names)
+        self._refused.difference_update(dropped)
         if dropped and self._client is not None and self.up:
             self._client.unsubscribe(dropped)
 
@@ -163,7 +187,7 @@ class Session:
     def _begin(self, now: float) -> None:
         client = Client(
             CallbackAPIVersion.VERSION2,
-            client_id=f"{self._broker.topic_root.replace('/', '-')}-device-{self._device}",
+            client_id=topics.device_client_id(self._device, root=self._broker.topic_root),
             clean_session=True,
             protocol=MQTTProtocolVersion.MQTTv311,
             reconnect_on_failure=False,
@@ -173,6 +197,10 @@ class Session:
         client.will_set(self._presence, b"offline", qos=1, retain=True)
         self._connector = _Connector(client, self._broker, self._nudge)
         self._state, self._since = State.CONNECTING, now
+        self._asked.clear()
+        self._unacknowledged.clear()
+        self._refused.clear()
+        self._refusals = 0
         self._connector.start()
 
     def _greet(self, connector: "_Connector", now: float) -> None:
@@ -255,12 +283,21 @@ class Session:
         self._user.received(topic, bytes(message.payload))
 
     def _on_publish(self, _client: Client, _data: Any, mid: int, _code: Any, _properties: Any) -> None:
+        self._unacknowledged.pop(mid, None)
         self._user.acknowledged(mid)
 
-    def _on_subscribe(self, _client: Client, _data: Any, _mid: int, codes: list[Any], _more: Any) -> None:
+    def _on_subscribe(self, _client: Client, _data: Any, mid: int, codes: list[Any], _more: Any) -> None:
         refused = sum(1 for code in codes if code.is_failure)
         if refused:
             log.warning("event=subscription_refused device=%s topics=%d", self._device, refused)
+        # A cluster without a leader refuses for a moment what it grants later: without another try the
+        # device would be connected and deaf. What an access list denies is refused again, once a minute.
+        asked = self._asked.pop(mid, [])
+        self._refused |= {name for name, code in zip(asked, codes, strict=False) if code.is_failure}
+        self._refusals = self._refusals + 1 if refused else 0
+        if self._refused:
+            pause = full_jitter(self._refusals, self._tuning.reconnect_base, self._tuning.reconnect_cap)
+            self._refused_until = time.monotonic() + pause
 
 
 class _Connector(threading.Thread):

@@ -22,6 +22,8 @@ class Tuning:
     #: For TCP and TLS, and for the broker's answer to CONNECT.
     connect_timeout: float = 5.0
     connack_timeout: float = 10.0
+    #: For the acknowledgement of a message: then the connection is held for lost.
+    ack_timeout: float = 30.0
     #: How long stopping waits until the broker has shown that it knows.
     farewell: float = 2.0
 
