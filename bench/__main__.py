@@ -24,7 +24,13 @@ on one day.
 
 def names() -> list[str]:
     """Every benchmark."""
-    return sorted(found.name for found in pkgutil.iter_modules(bench.__path__) if found.name not in _NOT)
+    found = (one.name for one in pkgutil.iter_modules(bench.__path__))
+    return sorted(name for name in found if name not in _NOT and _has_figures(name))
+
+
+def _has_figures(name: str) -> bool:
+    """Whether it belongs to this frame; what has a page of its own is started by its own command."""
+    return "\ndef figures(" in (ROOT / "bench" / f"{name}.py").read_text(encoding="utf-8")
 
 
 def run(name: str, *, quick: bool) -> tuple[str, list[Figure]]:
