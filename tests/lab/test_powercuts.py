@@ -5,6 +5,7 @@ import threading
 from collections.abc import Callable
 
 import pytest
+from tests.attack.rows import row
 from tests.lab.conftest import Lab
 from tests.lab.host import Host, Opened, own_mounts
 from tests.lab.powercuts import EACH, HUNTED, Cutter, Tally, cut_after_commit, judge, stock
@@ -18,7 +19,12 @@ HOSTS = ((0.5, 0.3), (0.5, 0.3), (0.5, 0.0), (4.0, 1.0))
 pytestmark = [pytest.mark.needs("lab"), pytest.mark.timeout(300 + 6 * CUTS)]
 
 
-def test_a_power_cut_leaves_a_whole_version_and_a_way_on(
+@row(
+    51,
+    "the power of four hosts with real systemd is cut 200 times, ten or more in each state",
+    "before anything can repair it: the old or the new version, whole; then it converges",
+)
+def test_row_51_a_power_cut_leaves_a_whole_version_and_a_way_on(
     lab: Lab, record_property: Callable[[str, object], None]
 ) -> None:
     stock(lab.shop)
