@@ -77,6 +77,7 @@ class Witness:
         self._counters: dict[tuple[str, str | None], int] = {}
         self._read: dict[tuple[str, str], tuple[int, int]] = {}
         self._floors: dict[str, int] = {}
+        self._failed: dict[tuple[str, str], int] = {}
         self._ran: dict[str, set[str]] = {}
 
     def note(self, text: str) -> None:
@@ -201,6 +202,8 @@ class Witness:
             demand(work is not None, "activates nothing", device.id)
             if work is not None:
                 self._check_order(device, work.act, work.goal, work.rollout, activates=True)
+        elif isinstance(event, steps.Unwell) and before.work is not None:
+            self._failed[device.id, before.work.goal.digest] = before.work.goal.attempt
         elif isinstance(event, steps.Healthy):
             self._check_commit(device, before)
 
@@ -218,7 +221,7 @@ class Witness:
         running = before.run.digest if before.run else None
         demand(goal.digest != running, "installs what runs", device.id, goal.version)
         if event.act is not Act.RETURN:
-            refused = before.refused.get(goal.digest, 0)
+            refused = self._failed.get((device.id, goal.digest), 0)
             demand(refused < goal.attempt, "installs what was refused", device.id, goal.version)
         self._check_order(device, event.act, goal, event.rollout, activates=False)
         course = self.courses.get(event.rollout or "")
@@ -272,6 +275,7 @@ class Witness:
         if published is not None:
             self._floors[device.id] = max(floor, published.release.min_counter)
         demand(device.record.floor >= self._floors[device.id], "its floor did not rise", device.id)
+        self._failed.pop((device.id, work.goal.digest), None)
         self._ran.setdefault(device.id, set()).add(work.goal.digest)
 
     def ran(self, device: str) -> set[str]:
