@@ -2,7 +2,7 @@
 
 ``python -m tests.end_to_end.zygote`` takes a JSON object a line, `argv`, `fault` and `log`, and runs
 ``fleetfoot ARGV`` as a process of its own, one at a time. On standard output it says ``{"pid": n}``; what
-the command prints comes in between; when it has ended, ``{"status": n}``, negative for a signal. `Managers`
+the command prints comes in between; when it has ended, ``{"ended": n}``, negative for a signal. `Managers`
 is the other side of it.
 """
 
@@ -49,7 +49,7 @@ def _serve() -> None:
             _run(order)
         print(json.dumps({"pid": pid}), flush=True)
         _, waited = os.waitpid(pid, 0)
-        print(json.dumps({"status": os.waitstatus_to_exitcode(waited)}), flush=True)
+        print(json.dumps({"ended": os.waitstatus_to_exitcode(waited)}), flush=True)
 
 
 class Managers:
@@ -76,7 +76,7 @@ class Managers:
         assert self._zygote.stdout is not None
         for line in self._zygote.stdout:
             self._said.put(json.loads(line))
-        self._said.put({"status": -1})
+        self._said.put({"ended": -1})
 
     def start(self, argv: list[str], log: Path, fault: str = "") -> bool:
         """Start `fleetfoot ARGV`; whether it got ready before it ended."""
@@ -88,14 +88,14 @@ class Managers:
         while True:
             said = self._said.get(timeout=60)
             self._note(said)
-            if "status" in said:
+            if "ended" in said:
                 return False
             if "broker" in said:
                 return True
 
     def _note(self, said: dict[str, Any]) -> None:
         self._pid = said.get("pid", self._pid)
-        self._status = said.get("status", self._status)
+        self._status = said.get("ended", self._status)
 
     @property
     def status(self) -> int | None:
