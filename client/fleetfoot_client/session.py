@@ -44,6 +44,7 @@ EVERY_GROUP = "*"
 READING = frozenset(
     {
         "manager.status",
+        "release.compare",
         "release.list",
         "release.show",
         "group.list",
