@@ -18,7 +18,7 @@ from fleetfoot_agent.spool import Link
 UNIT = "fleetfoot-courier.service"
 #: The component, and the variable by which the launcher says which of its versions was started.
 COMPONENT = "fleetfoot-agent"
-TARGET_VARIABLE = "FLEETFOOT_AGENT_TARGET"
+TARGET_VARIABLE = "FLEETFOOT_TARGET"
 
 
 def own_target() -> str | None:

@@ -96,8 +96,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         world.prepare()
         yield world
     finally:
+        broker.kill()  # first: it cannot fail
         managers.close()
-        broker.kill()
 
 
 @dataclass

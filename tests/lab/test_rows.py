@@ -84,6 +84,7 @@ def test_row_53_a_read_only_disk_before_the_swap_restarts_nothing(start: Start) 
     )
     assert device.unit("InvocationID", "NRestarts") == before
     assert "1.0.0-" in device.current
+    at_rest(device)  # on its last look it could still take the next order, and could not keep it
     device.host.run("rm", HOLD)
     device.order(device.shop.order(bundle, attempt=2), bundle)
     device.host.run("systemctl", "start", "fleetfoot-worker.service")
