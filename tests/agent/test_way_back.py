@@ -223,6 +223,34 @@ def test_the_trial_stands_before_the_swap_and_ends_with_the_commit(rig: Rig, sto
     assert rig.layout.read_trial() is None
 
 
+def test_a_trial_that_a_late_guard_brought_back_ends_at_once(
+    rig: Rig, stock: Stock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, new = (f"versions/{name_of(stock[v])}" for v in ("1.0.0", "1.1.0"))
+    remove, removed = Layout.remove_trial, []
+
+    def guard_counts_late(layout: Layout) -> None:
+        remove(layout)
+        removed.append(layout.read_current())
+        if removed.count(new) == 1:  # right before the commit: the guard has decided to count, and renames
+            layout.write_trial(Trial(1, 3, old, new))
+
+    monkeypatch.setattr(Layout, "remove_trial", guard_counts_late)
+    rig.deliver(2, stock["1.1.0"])
+    assert rig.runs(stock["1.1.0"])
+    assert removed.count(new) == 2
+    assert rig.layout.read_trial() is None
+
+
+def test_a_trial_that_came_back_after_the_commit_ends_with_the_next_run(rig: Rig, stock: Stock) -> None:
+    rig.deliver(2, stock["1.1.0"])
+    old, new = (f"versions/{name_of(stock[v])}" for v in ("1.0.0", "1.1.0"))
+    rig.layout.write_trial(Trial(2, 3, old, new))
+    rig.run()
+    assert rig.runs(stock["1.1.0"])
+    assert rig.layout.read_trial() is None
+
+
 def test_the_starts_that_are_granted_are_the_owner_s(rig: Rig, stock: Stock) -> None:
     kiosk = replace(rig.config.components["kiosk"], max_boot_attempts=1)
     rig.config = replace(rig.config, components={"kiosk": kiosk})

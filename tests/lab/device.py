@@ -198,6 +198,11 @@ class Device:
         courier.store_message(f"group.{COMPONENT}", document)
         self.host.path("/run/fleetfoot/wake/now").touch()
 
+    def await_connected(self) -> None:
+        """Wait until the courier's session is up, and what it must hear is subscribed."""
+        link = self.host.path(f"{SPOOL}/in/link.json")
+        until(lambda: link.exists() and json.loads(link.read_text())["up"], "the courier is connected")
+
     def bring(self, bundle: Bundle) -> None:
         """Bring what an order is about, as soon as the device has booted, and wake the worker."""
         self._bring(CourierSide(self.host.path(SPOOL)), bundle, manifest=True, blobs=True)

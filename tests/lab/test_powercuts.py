@@ -76,11 +76,18 @@ def problem_after_the_commit(lab: Lab, host: Host) -> str:
     return problems[0]
 
 
-@pytest.mark.parametrize("unsynced", [False, True])
-def test_what_was_confirmed_is_on_the_disk_and_only_because_it_was_synced(lab: Lab, unsynced: bool) -> None:
+def after_the_commit(lab: Lab, *, unsynced: bool) -> str:
     host = lab.host(unsynced=unsynced)
     try:
-        problem = problem_after_the_commit(lab, host)
+        return problem_after_the_commit(lab, host)
     finally:
         host.remove()
-    assert (problem != "") is unsynced, problem
+
+
+def test_what_was_confirmed_is_on_the_disk(lab: Lab) -> None:
+    assert after_the_commit(lab, unsynced=False) == ""
+
+
+def test_without_syncs_what_was_confirmed_is_lost(lab: Lab) -> None:
+    # Not every time: the kernel writes by itself, too, every few seconds.
+    assert any(after_the_commit(lab, unsynced=True) for _ in range(4))

@@ -1,6 +1,5 @@
 """The agent upgrades itself on real systemd: A, B, a broken C, and B again; by digest and process."""
 
-import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -155,8 +154,7 @@ def test_the_agent_upgrades_itself_and_comes_back_from_a_broken_one(
     def upgrade() -> None:
         with manager(device, blobs) as director:
             host.run("systemctl", "enable", "--now", UNIT)
-            link = host.path("/var/lib/fleetfoot/spool/in/link.json")
-            until(lambda: link.exists() and json.loads(link.read_text())["up"], "the courier is connected")
+            device.await_connected()
             pids = [courier(device)[0]]
             for bundle in (first, second):
                 give(director, bundle, blobs)

@@ -68,6 +68,7 @@ class Driver:
             self._journal.open()
             if self.record.state not in IN_FLIGHT:
                 self._proving.forget_saved()
+                self._proving.end_trial()
         except UpgradeError as error:
             self.broken = error
         except OSError as error:

@@ -130,6 +130,7 @@ class Proving:
         self._layout.remove_trial()
         if self._layout.read_current() == target_of(work.name):  # the guard may have gone back just before
             self._journal.step(steps.Healthy(self._checks))
+            self.end_trial()
             self.forget_saved()
             self._collect()
         return True
@@ -215,9 +216,14 @@ class Proving:
         self._restart()
 
     def end_trial(self) -> None:
-        """Remove the trial, if the disk lets us: with `current` gone back it does nothing any more."""
+        """Remove a trial that nothing is on, if there is one and the disk lets us.
+
+        A guard that was counting when the trial was removed can bring it back: left alone it would count
+        later starts of what is committed, and go back in the end.
+        """
         try:
-            self._layout.remove_trial()
+            if self._layout.read_trial() is not None:
+                self._layout.remove_trial()
         except OSError as error:
             log.warning("component=%s trial stays cause=%a", self._component.name, str(error))
 
