@@ -14,8 +14,7 @@ UV ?= $(shell command -v uv 2>/dev/null)
 TESTS ?=
 ARGS ?=
 TRUST ?=
-# Tests wait more than they work.
-JOBS ?= $(shell echo $$(($$(nproc) + 1)))
+JOBS ?= $(shell nproc)
 CUTS ?= 5000
 SEED ?= 1
 N ?= 1000000
