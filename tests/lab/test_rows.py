@@ -41,6 +41,15 @@ def at_rest(device: Device) -> None:
     )
 
 
+def obeys_the_next_order(device: Device, bundle: Bundle) -> None:
+    """The same release, ordered for another attempt, is installed."""
+    at_rest(device)  # on its last look it could still take the order, and could not keep it
+    device.host.run("rm", HOLD)
+    device.order(device.shop.order(bundle, attempt=2), bundle)
+    device.host.run("systemctl", "start", "fleetfoot-worker.service")
+    device.await_runs(bundle, seconds=90)
+
+
 @row(
     52,
     "a real ext4 disk fills up while a release is unpacked",
@@ -59,10 +68,8 @@ def test_row_52_a_real_disk_that_fills_up_leaves_what_runs(start: Start) -> None
     )
     assert device.unit("MainPID") == before
     assert problem_of(device.layout, device.current, device.shop.root) == ""
-    device.host.run("rm", "/opt/fleetfoot/filler", HOLD)
-    device.order(device.shop.order(bundle, attempt=2), bundle)
-    device.host.run("systemctl", "start", "fleetfoot-worker.service")
-    device.await_runs(bundle, seconds=90)
+    device.host.run("rm", "/opt/fleetfoot/filler")
+    obeys_the_next_order(device, bundle)
 
 
 @row(
@@ -84,11 +91,7 @@ def test_row_53_a_read_only_disk_before_the_swap_restarts_nothing(start: Start) 
     )
     assert device.unit("InvocationID", "NRestarts") == before
     assert "1.0.0-" in device.current
-    at_rest(device)  # on its last look it could still take the next order, and could not keep it
-    device.host.run("rm", HOLD)
-    device.order(device.shop.order(bundle, attempt=2), bundle)
-    device.host.run("systemctl", "start", "fleetfoot-worker.service")
-    device.await_runs(bundle, seconds=90)
+    obeys_the_next_order(device, bundle)
 
 
 @row(
