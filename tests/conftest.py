@@ -65,6 +65,7 @@ CAPABILITIES: dict[str, Capability] = {
     "mosquitto": Capability(on_path("mosquitto"), "apt-get install mosquitto"),
     "postgresql": Capability(stores.present, "apt-get install postgresql"),
     "nats": Capability(on_path("nats-server"), "apt-get install nats-server"),
+    "rabbitmq": Capability(on_path("rabbitmq-server"), "apt-get install rabbitmq-server"),
     "dash": Capability(on_path("dash"), "apt-get install dash"),
     "busybox": Capability(on_path("busybox"), "apt-get install busybox"),
     "zstd": Capability(unzstd.available, "apt-get install libzstd1"),

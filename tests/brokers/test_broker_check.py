@@ -20,7 +20,8 @@ from fleetfoot_client.commands import broker as command
 from fleetfoot_client.exits import Exit
 from fleetfoot_client.profiles import Address
 
-mosquitto = pytest.mark.needs("mosquitto", "nats")
+mosquitto = pytest.mark.needs("mosquitto")
+every_broker = pytest.mark.needs("mosquitto", "nats", "rabbitmq")
 DENIED = {"denied_write", "denied_will", "denied_read"}
 
 
@@ -74,14 +75,14 @@ def test_losing_what_is_retained_makes_a_broker_unsafe_even_for_a_demo(
     assert behind_proxies["duplicates"]["exit"] == Exit.OK
 
 
-@mosquitto
+@every_broker
 def test_the_table_of_the_documentation_is_what_the_runs_say(
     reports: dict[tuple[str, Role], Report],
 ) -> None:
     assert runs.on_page(PAGE.read_text()) == runs.table(reports), "run `python -m tests.brokers.runs`"
 
 
-@mosquitto
+@every_broker
 def test_our_mosquitto_is_safe_for_production_and_says_what_a_device_cannot_see(
     reports: dict[tuple[str, Role], Report],
 ) -> None:
@@ -95,7 +96,7 @@ def test_our_mosquitto_is_safe_for_production_and_says_what_a_device_cannot_see(
     assert details["retained_exact"] == "the broker denies this identity topics below ffcheck/"
 
 
-@mosquitto
+@every_broker
 def test_a_broker_that_asks_nobody_is_good_for_a_demo_only(reports: dict[tuple[str, Role], Report]) -> None:
     # Asked whether it is good for production, and whether for a demo.
     for broker, code in ((EMBEDDED, Exit.FAILED), (BARE, Exit.OK)):
@@ -105,7 +106,7 @@ def test_a_broker_that_asks_nobody_is_good_for_a_demo_only(reports: dict[tuple[s
         assert not any(holds(found)[row] for row in (*DENIED, "tls", "anonymous_refused"))
 
 
-@mosquitto
+@every_broker
 def test_the_report_has_the_form_that_programs_rely_on(reports: dict[tuple[str, Role], Report]) -> None:
     for found in reports.values():
         assert set(found) == {"exit", "broker", "checks", "safe_for"}
@@ -125,7 +126,7 @@ def test_nothing_stays_behind(sound: Mosquitto, behind_proxies: dict[str, Report
         assert peer.collect(1, 0.2) == []
 
 
-@mosquitto
+@every_broker
 def test_people_read_what_follows_and_for_what_it_is_safe(reports: dict[tuple[str, Role], Report]) -> None:
     checks = reports[EMBEDDED, Role.DEVICE]["checks"]
     text = command._text([Finding(check["name"], check["holds"], check["detail"]) for check in checks])
@@ -141,7 +142,7 @@ def test_where_there_is_no_broker_it_says_so(capsys: pytest.CaptureFixture[str])
     assert "code: broker_unreachable" in capsys.readouterr().err
 
 
-@mosquitto
+@every_broker
 def test_a_broker_whose_certificate_nobody_vouches_for_is_not_spoken_to(
     brokers: Brokers, capsys: pytest.CaptureFixture[str]
 ) -> None:

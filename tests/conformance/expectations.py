@@ -47,3 +47,12 @@ BROKERS: dict[str, Expectations] = {
         outlives_a_node=Expectation(True, "two nodes of three are a majority"),
     ),
 }
+
+#: Rows of `fleetfoot broker check` that do not come out the same each time, by broker and row.
+VARYING: dict[tuple[str, str], str] = {
+    ("nats", "slow_consumer"): (
+        "NATS 2.9.10 with three replicas loses a few of 300 acknowledged messages to a reader that stood"
+        " still, in about every third run, and they do not come later. With `consumer_replicas: 1` it loses"
+        " none, but whoever's consumer was on a node that dies hears nothing until the next connect"
+    ),
+}

@@ -3,7 +3,7 @@
 import itertools
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from fleetfoot_client.broker.target import PATIENCE, Target, UnseenError
 from fleetfoot_client.broker.wire import Message, Peer
@@ -11,6 +11,7 @@ from fleetfoot_client.broker.wire import Message, Peer
 _BURST = 100
 _STREAM = 200
 _SLOW = (30, 10, 8192)  # batches, messages in each, bytes in each message
+_LONGEST = 20.0
 MAX_PAYLOAD = 65536
 
 #: What a check finds: (whether it holds, detail). `FAILURES` and `UnseenError` may be raised too.
@@ -99,13 +100,24 @@ def acknowledged_kept(target: Target) -> Found:
 
 
 def _distinct(reader: Peer, count: int) -> list[bytes]:
-    """Payloads in the order in which each came first, until there are `count`."""
-    deadline = time.monotonic() + PATIENCE
+    """Payloads in the order in which each came first, until there are `count`.
+
+    Given up when nothing came for `PATIENCE`: a cluster that is busy is slow, and has lost nothing.
+    """
     came: dict[bytes, None] = {}
-    while len(came) < count and (message := reader.receive(deadline - time.monotonic())) is not None:
+    for message in _until_silent(reader):
         reader.acknowledge(message)
         came.setdefault(message.payload)
+        if len(came) == count:
+            break
     return list(came)
+
+
+def _until_silent(reader: Peer) -> Iterator[Message]:
+    """Messages as they come, until none came for `PATIENCE`, or for `_LONGEST` altogether."""
+    over = time.monotonic() + _LONGEST
+    while time.monotonic() < over and (message := reader.receive(PATIENCE)) is not None:
+        yield message
 
 
 def _stream(target: Target, name: str) -> list[int]:
@@ -116,15 +128,13 @@ def _stream(target: Target, name: str) -> list[int]:
         for number in range(_STREAM):
             writer.post(topic, str(number).encode())
         came: list[int] = []
-        deadline = time.monotonic() + PATIENCE
-        while len(set(came)) < _STREAM:
-            message = reader.receive(deadline - time.monotonic())
-            if message is None:
-                break
+        for message in _until_silent(reader):
             # What comes again is not acknowledged again: its packet id may stand for a later message by now.
             if int(message.payload) not in came:
                 reader.acknowledge(message)
             came.append(int(message.payload))
+            if len(set(came)) == _STREAM:
+                break
         reader.ping()
         came += [int(message.payload) for message in reader.collect(_STREAM, 0.2)]
     return came

@@ -32,7 +32,12 @@ def will(target: Target) -> Found:
 def will_retained(target: Target) -> Found:
     """A retained Will is there for whoever subscribes later."""
     topic = target.topic("will/retained")
-    target.peer(will=Will(topic, b"offline", retained=True)).vanish()
+    with target.peer() as watcher:
+        watcher.subscribe(topic)
+        target.peer(will=Will(topic, b"offline", retained=True)).vanish()
+        # Whoever subscribes before it is published gets it whether or not it is retained.
+        if watcher.receive(PATIENCE) is None:
+            return False, f"not published within {PATIENCE:g} s"
     deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
         with target.peer() as reader:
