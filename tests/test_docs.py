@@ -167,7 +167,8 @@ _IN_WORDS = {
     "components.ID.settle": "a quarter of `window`",
     "components.ID.socket": "`<run_dir>/ID.sock`",
     "components.ID.checks.url": "required for `http`",
-    "components.ID.checks.argv": "required for `exec`",
+    "components.ID.checks.argv": "`exec` takes this or `unit`",
+    "components.ID.checks.unit": "`exec` takes this or `argv`",
     "components.ID.checks.address": "required for `tcp`",
     "components.ID.checks.path": "required for `file`",
 }

@@ -25,7 +25,7 @@ DEFAULT_WINDOW = 120.0
 DEFAULT_BOOT_ATTEMPTS = 3
 
 
-#: When programs of the owner run: before a download, before the switch, after it, and on the way back.
+#: When hooks of the owner run: before a download, before the switch, after it, and on the way back.
 HOOKS = ("pre-download", "pre-activate", "post-activate", "on-rollback")
 #: The channels there are (contract section 4: listing dev admits beta and stable).
 CHANNELS = ("stable", "beta", "dev")
@@ -88,16 +88,26 @@ class Policy:
 
 
 @dataclass(frozen=True, slots=True)
+class Hook:
+    """Something of the owner's that is run to its end: a program with its arguments, or a systemd unit."""
+
+    argv: tuple[str, ...] = ()
+    unit: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Check:
     """One health check of a component.
 
-    kind: `http` (url, status 200-299), `exec` (argv, exit 0), `tcp` (url is HOST:PORT, it accepts) or `file`
-    (url is a path, a file at most max_age seconds old, 0 for any age). `timeout` in seconds for one try.
+    kind: `http` (url, status 200-299), `exec` (argv exits with 0, or the unit ends well), `tcp` (url is
+    HOST:PORT, it accepts) or `file` (url is a path, a file at most max_age seconds old, 0 for any age).
+    `timeout` in seconds for one try.
     """
 
     kind: str
     url: str = ""
     argv: tuple[str, ...] = ()
+    unit: str | None = None
     timeout: float = 5.0
     max_age: float = 0.0
 
@@ -112,7 +122,7 @@ class Component:
     `floor`: the built-in security floor, a release counter that a device without any memory keeps too.
     `unit`: the systemd unit that runs it, where systemd does; then `socket`, `environment`, `restart_delay`,
     `stop_timeout` and `notify` mean nothing. `notify`: it says READY=1 itself, as sd_notify(3) does.
-    `hooks`: programs of the owner by the moment at which they run, each for at most `hook_timeout` seconds.
+    `hooks`: of the owner, by the moment at which they run, each for at most `hook_timeout` seconds.
     `preserve`: what it keeps elsewhere, set aside before another version and put back with this one.
     `watch`: seconds between two looks at its checks after it was committed.
     """
@@ -129,10 +139,20 @@ class Component:
     unit: str | None = None
     notify: bool = False
     stop_timeout: float = 10.0
-    hooks: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    hooks: dict[str, Hook] = field(default_factory=dict)
     hook_timeout: float = 60.0
     preserve: tuple[Path, ...] = ()
     watch: float = 300.0
+
+    def unit_timeouts(self) -> dict[str, float]:
+        """The owner's units that run as hooks or checks, and how long each may take: seconds."""
+        uses = [(hook.unit, self.hook_timeout) for hook in self.hooks.values()]
+        uses += [(check.unit, check.timeout) for check in self.checks]
+        found: dict[str, float] = {}
+        for unit, timeout in uses:
+            if unit is not None:
+                found[unit] = max(timeout, found.get(unit, 0.0))
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -296,10 +316,12 @@ def _check(table: Table) -> Check:
             raise ConfigError(f"{table.where}.url must be http:// or https://")
         check = Check(kind, url=url, timeout=timeout)
     elif kind == "exec":
-        argv = table.string_list("argv", [])
-        if not argv:
-            raise ConfigError(f"{table.where}.argv must name a command")
-        check = Check(kind, argv=argv, timeout=timeout)
+        argv, unit = table.string_list("argv", []), table.take("unit", str, None)
+        if bool(argv) == (unit is not None):
+            raise ConfigError(f"{table.where} must name a command in argv, or a unit, one of them")
+        check = Check(
+            kind, argv=argv, unit=None if unit is None else _unit(table, "unit", unit), timeout=timeout
+        )
     elif kind == "tcp":
         address: str = table.take("address", str)
         host, _, port = address.rpartition(":")
@@ -325,8 +347,6 @@ def _component(name: str, table: Table, run_dir: Path) -> Component:
     checks = table.tables("checks")
     window = table.number("window", DEFAULT_WINDOW, 0.5, 86400)
     unit: str | None = table.take("unit", str, None)
-    if unit is not None and not _UNIT.fullmatch(unit):
-        raise ConfigError(f"{table.where}.unit must be the name of a service unit, not {unit[:80]!a}")
     component = Component(
         name=name,
         checks=tuple(_check(check) for check in checks),
@@ -337,7 +357,7 @@ def _component(name: str, table: Table, run_dir: Path) -> Component:
         environment=table.strings("environment"),
         restart_delay=table.number("restart_delay", 1.0, 0.05, 600),
         floor=int(table.number("floor", 0, 0, 2**53 - 1)),
-        unit=unit,
+        unit=None if unit is None else _unit(table, "unit", unit),
         notify=table.take("notify", bool, False),
         stop_timeout=table.number("stop_timeout", 10.0, 0, 600),
         hooks=_hooks(table.table("hooks")),
@@ -346,13 +366,31 @@ def _component(name: str, table: Table, run_dir: Path) -> Component:
         watch=table.number("watch", 300.0, 10, 86400),
     )
     table.done()
+    if unit is None and (units := component.unit_timeouts()):
+        text = f"{min(units)} can only be run where a unit runs {name}: set unit, or name a program"
+        raise ConfigError(f"{table.where}: {text}")
     return component
 
 
-def _hooks(table: Table) -> dict[str, tuple[str, ...]]:
-    found = {name: table.string_list(name, []) for name in HOOKS}
+def _unit(table: Table, key: str, text: str) -> str:
+    if not _UNIT.fullmatch(text):
+        raise ConfigError(f"{table.where}.{key} must be the name of a service unit, not {text[:80]!a}")
+    return text
+
+
+def _hooks(table: Table) -> dict[str, Hook]:
+    found = {}
+    for moment in HOOKS:
+        given = table.take(moment, (list, str), [])
+        if isinstance(given, str):
+            found[moment] = Hook(unit=_unit(table, moment, given))
+            continue
+        if not all(isinstance(word, str) for word in given):
+            raise ConfigError(f"{table.where}.{moment} must be a list of strings, or the name of a unit")
+        if given:
+            found[moment] = Hook(argv=tuple(given))
     table.done()
-    return {name: argv for name, argv in found.items() if argv}
+    return found
 
 
 def _preserved(table: Table) -> tuple[Path, ...]:

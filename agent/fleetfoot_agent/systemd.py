@@ -136,20 +136,9 @@ class SystemdSeam:
 
     def _systemctl(self, *arguments: str) -> str:
         try:
-            done = subprocess.run(
-                ["systemctl", "--no-pager", *arguments],
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                text=True,
-                errors="replace",
-                timeout=self._timeout,
-                check=True,
-            )
-        except subprocess.CalledProcessError as error:
-            raise self._failed(f"systemctl {arguments[0]} says {error.stderr.strip()[:200]}") from error
-        except (OSError, subprocess.TimeoutExpired) as error:
-            raise self._failed(f"systemd cannot be asked: {error}") from error
-        return done.stdout
+            return ask(*arguments, timeout=self._timeout)
+        except FleetfootError as error:
+            raise self._failed(error.message) from error
 
     def _failed(self, why: str) -> FleetfootError:
         return FleetfootError(
@@ -158,6 +147,26 @@ class SystemdSeam:
             remedy=f"see 'systemctl status {self._unit}'; was it adopted? "
             f"fleetfoot-agent adopt {self._unit} --component {self._component}",
         )
+
+
+def ask(*arguments: str, timeout: float = 10.0) -> str:
+    """What systemctl answers. Raises `FleetfootError` (supervisor_failed), for a negative answer too."""
+    try:
+        done = subprocess.run(
+            ["systemctl", "--no-pager", *arguments],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=timeout,
+            check=True,
+        )
+    except subprocess.CalledProcessError as error:
+        why = f"systemctl {arguments[0]} says {error.stderr.strip()[:200]}"
+        raise FleetfootError("supervisor_failed", why) from error
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise FleetfootError("supervisor_failed", f"systemd cannot be asked: {error}") from error
+    return done.stdout
 
 
 def _number(text: str) -> int:

@@ -1,12 +1,13 @@
 """What adopting adds to a unit and which units it refuses, from what systemd says about them."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from fleetfoot_agent import config as configuration
-from fleetfoot_agent.adopt import dropin
-from fleetfoot_agent.config import Component
+from fleetfoot_agent.adopt import auxiliary, dropin
+from fleetfoot_agent.config import Component, Hook
 from fleetfoot_agent.settings import ConfigError
 from fleetfoot_protocol.errors import FleetfootError
 
@@ -62,6 +63,60 @@ def test_a_plain_service_gets_everything_that_the_contract_asks_for() -> None:
         "Restart=on-failure\n"
         "RestartSec=1s\n"
     )
+
+
+def test_what_is_preserved_is_put_back_by_a_unit_of_its_own() -> None:
+    text = dropin.render(PLAIN, replace(component(), preserve=(Path("/etc/kiosk.conf"),)))
+    assert text.startswith(
+        "[Unit]\nWants=fleetfoot-guard@kiosk.service\nAfter=fleetfoot-guard@kiosk.service\n"
+        "Wants=fleetfoot-restore@kiosk.service\nAfter=fleetfoot-restore@kiosk.service\n"
+    )
+
+
+#: What systemd says of a unit that can be a hook.
+HOOK = {
+    "Id": "drain.service",
+    "LoadState": "loaded",
+    "Type": "oneshot",
+    "RemainAfterExit": "no",
+    "RefuseManualStart": "no",
+    "ExecStart": "{ path=/usr/local/bin/drain }",
+}
+
+
+@pytest.mark.parametrize(
+    ("facts", "why"),
+    [
+        ({"LoadState": "not-found"}, "there is no such unit"),
+        ({"LoadState": "masked"}, "it is masked"),
+        ({"Id": "fleetfoot-keep@kiosk.service"}, "the agent's own"),
+        ({"Type": "exec"}, "when it has ended"),
+        ({"RemainAfterExit": "yes"}, "run but once"),
+        ({"RefuseManualStart": "yes"}, "by hand"),
+        ({"ExecStart": "{ path=/opt/fleetfoot/kiosk/current/bin/drain }"}, "the worker's user can write"),
+    ],
+)
+def test_a_unit_that_cannot_be_a_hook_is_refused_and_says_why(facts: dict[str, str], why: str) -> None:
+    dropin.check_hook(HOOK)
+    with pytest.raises(FleetfootError, match="cannot be a hook") as caught:
+        dropin.check_hook(HOOK | facts)
+    assert why in caught.value.message
+    assert caught.value.remedy
+
+
+@pytest.mark.parametrize("path", ["/etc/a b", "/etc/a\\b", "/etc/ä"])
+def test_a_path_that_systemd_would_read_otherwise_is_refused(path: str, tmp_path: Path) -> None:
+    with pytest.raises(FleetfootError, match="preserve"):
+        auxiliary.check(replace(component(), preserve=(Path(path),)), tmp_path, lambda _: HOOK)
+
+
+def test_a_hook_of_another_component_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "drain.service.d").mkdir()
+    dropped = tmp_path / "drain.service.d" / auxiliary.HOOK_NAME
+    dropped.write_text("# Made by: fleetfoot-agent adopt, for component other\n")
+    wanted = replace(component(), hooks={"pre-activate": Hook(unit="drain.service")})
+    with pytest.raises(FleetfootError, match="a hook of component other already"):
+        auxiliary.check(wanted, tmp_path, lambda _: HOOK)
 
 
 @pytest.mark.parametrize(

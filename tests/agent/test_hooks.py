@@ -105,12 +105,15 @@ def test_a_hook_that_does_not_end_is_ended_with_all_it_started(tmp_path: Path) -
     [
         'hooks = {pre-party = ["x"]}',
         'hooks = {pre-activate = "x"}',
+        'hooks = {pre-activate = "drain.service"}',  # no unit runs the component
+        "hooks = {pre-activate = 7}",
+        'hooks = {pre-activate = ["x", 7]}',
         'preserve = ["data"]',
         'preserve = ["/"]',
     ],
 )
 def test_an_impossible_hook_or_path_is_refused_by_name(rig: Rig, more: str) -> None:
-    with pytest.raises(ConfigError, match=r"hooks|preserve"):
+    with pytest.raises(ConfigError, match=r"hooks|preserve|only be run where a unit"):
         rig.obey(more=more)
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from fleetfoot_agent import systemd
-from fleetfoot_agent.adopt import dropin
+from fleetfoot_agent import hookunit, systemd
+from fleetfoot_agent.adopt import auxiliary, dropin
 
 FOLDER = Path(__file__).parents[2] / "systemd"
 UNITS = sorted((FOLDER / "units").iterdir())
@@ -69,8 +69,16 @@ def test_each_half_writes_only_where_it_owns() -> None:
 
 def test_code_and_units_name_the_same_places() -> None:
     folders = (FOLDER / "fleetfoot.tmpfiles").read_text()
-    for place in (systemd.STARTED, systemd.RESTART):
+    for place in (systemd.STARTED, systemd.RESTART, hookunit.WISHES, hookunit.TOLD, auxiliary.SAVED):
         assert f"d {place} " in folders
+    assert ("PathExists", f"{hookunit.WISHES}/%i") in settings("fleetfoot-hook@.path")
+    hook, keep = ((FOLDER / f"fleetfoot-{name}").read_text() for name in ("hook", "keep"))
+    assert f"wish={hookunit.WISHES}/$unit\ntold={hookunit.TOLD}/$unit\n" in hook
+    assert str(auxiliary.SAVED) in keep
+    for unit, verb in zip(auxiliary.keepers("%i"), ("set-aside", "put-back"), strict=True):
+        found = settings(unit.replace("%i", ""))
+        assert ("ExecStart", f"/usr/lib/fleetfoot/fleetfoot-keep {verb} %i") in found
+        assert ("ReadWritePaths", str(auxiliary.SAVED)) in found
     assert ("PathExists", f"{systemd.RESTART}/%i") in settings("fleetfoot-restart@.path")
     assert str(systemd.STARTED) in (FOLDER / "fleetfoot-note").read_text()
     assert (FOLDER / Path(dropin.NOTE).name).is_file()
@@ -86,7 +94,9 @@ def test_every_unit_parses_as_sections_and_settings() -> None:
 
 
 @pytest.mark.needs("shellcheck")
-@pytest.mark.parametrize("script", ["install", "fleetfoot-note", "fleetfoot-launcher"])
+@pytest.mark.parametrize(
+    "script", ["install", "fleetfoot-note", "fleetfoot-launcher", "fleetfoot-hook", "fleetfoot-keep"]
+)
 def test_shellcheck_finds_nothing_in_the_scripts(script: str) -> None:
     told = subprocess.run(["shellcheck", "-s", "sh", str(FOLDER / script)], capture_output=True, text=True)
     assert told.stdout == ""
@@ -99,6 +109,8 @@ def test_a_package_gets_every_file_where_systemd_looks_for_it(tmp_path: Path) ->
     assert found == {f"usr/lib/systemd/system/{path.name}" for path in UNITS} | {
         "usr/lib/fleetfoot/fleetfoot-guard",
         "usr/lib/fleetfoot/fleetfoot-note",
+        "usr/lib/fleetfoot/fleetfoot-hook",
+        "usr/lib/fleetfoot/fleetfoot-keep",
         "usr/lib/fleetfoot/fleetfoot-launcher",
         "usr/lib/fleetfoot/files.sha256",
         "usr/lib/sysusers.d/fleetfoot.conf",

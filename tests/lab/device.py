@@ -157,10 +157,17 @@ class Device:
         host.run("systemctl", "enable", "--now", "fleetfoot-worker.path", "fleetfoot-worker.timer")
 
     def configure(
-        self, *, window: float = 0.5, settle: float = 0.1, unit: str = "", service: str = ""
+        self,
+        *,
+        window: float = 0.5,
+        settle: float = 0.1,
+        unit: str = "",
+        service: str = "",
+        component: str = "",
     ) -> None:
         """The owner's part: agent.toml, the unit file with more lines of each section; adopted (again)."""
-        self.host.path("/etc/fleetfoot/agent.toml").write_text(CONFIG.format(window=window, settle=settle))
+        text = CONFIG.format(window=window, settle=settle) + component
+        self.host.path("/etc/fleetfoot/agent.toml").write_text(text)
         text = UNIT_FILE.format(unit=unit, service=service)
         self.host.path(f"/etc/systemd/system/{UNIT}").write_text(text)
         self.host.run("systemctl", "daemon-reload")

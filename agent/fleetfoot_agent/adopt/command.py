@@ -1,8 +1,9 @@
 """`fleetfoot-agent adopt`: put a unit under the guard, or take it out again. For root.
 
 What is put: one drop-in of the unit, `50-fleetfoot.conf`, whose first lines say what it is and the sha256
-of the rest, and the enabled path unit that restarts this one unit. `--undo` removes these two and nothing
-else; a drop-in that somebody has edited since is nobody's to remove but theirs.
+of the rest, the enabled path unit that restarts this one unit, and what `auxiliary` names for hooks and
+for what is preserved. `--undo` removes these and nothing else; a drop-in that somebody has edited since is
+nobody's to remove but theirs.
 """
 
 import hashlib
@@ -13,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from fleetfoot_agent import durable, selfupgrade
-from fleetfoot_agent.adopt import dropin
+from fleetfoot_agent.adopt import auxiliary, dropin
 from fleetfoot_agent.config import AgentConfig, Component
 from fleetfoot_protocol.errors import FleetfootError
 
@@ -56,22 +57,33 @@ def adopt(config: AgentConfig, unit: str, component: str, *, undo: bool) -> int:
             f"fleetfoot-agent adopt {other} --component {component} --undo",
         )
     dropin.check(facts, found)
+    auxiliary.check(found, UNITS, facts_of)
     before = (folder / NAME).read_text("utf-8") if taken else ""
     text = dropin.render(dropin.without(facts, before), found)
     head = _HEADER.format(unit=unit, component=component, digest=hashlib.sha256(text.encode()).hexdigest())
     durable.make_folder(folder)
     durable.write_file(folder / NAME, (head + text).encode())
-    systemctl("daemon-reload")
+    helpers = auxiliary.put(found, UNITS, systemctl)
     systemctl("enable", "--now", f"fleetfoot-restart@{unit}.path")
     print(f"{unit} is adopted for component {component}; from its next start on the guard looks first")
-    print(f"added: {folder / NAME}\nenabled: fleetfoot-restart@{unit}.path")
+    print(f"added: {folder / NAME}\nenabled: {', '.join([f'fleetfoot-restart@{unit}.path', *helpers])}")
     return 0
 
 
 def _itself(config: AgentConfig, unit: str, component: str, *, undo: bool) -> int:
     """The agent's own unit has what a drop-in would add, as shipped: the restart alone is let, or not."""
-    if not undo:
-        _configured(config, unit, component)
+    if undo:
+        auxiliary.take_away(component, UNITS, systemctl)
+        systemctl("daemon-reload")
+    else:
+        found = _configured(config, unit, component)
+        if found.preserve:
+            text = "what the agent keeps is no part of its releases, so there is nothing to preserve for it"
+            raise FleetfootError(
+                "config_invalid", text, remedy=f"remove preserve from [components.{component}]"
+            )
+        auxiliary.check(found, UNITS, facts_of)
+        auxiliary.put(found, UNITS, systemctl)
     systemctl("disable" if undo else "enable", "--now", f"fleetfoot-restart@{unit}.path")
     print(
         "the agent may no longer upgrade itself"
@@ -131,6 +143,7 @@ def _undo(unit: str, component: str) -> int:
     if taken is None:
         raise FleetfootError("not_found", f"{unit} is not adopted for component {component}")
     systemctl("disable", "--now", f"fleetfoot-restart@{unit}.path")
+    auxiliary.take_away(component, UNITS, systemctl)
     durable.remove_file(folder / NAME)
     with suppress(OSError):  # somebody else's drop-ins are in it
         folder.rmdir()

@@ -37,7 +37,7 @@ FACTS = (
 INSTALL_ROOT = "/opt/fleetfoot"
 NOTE = "/usr/lib/fleetfoot/fleetfoot-note"
 
-_OWN = re.compile(r"fleetfoot-(courier|worker|wake|guard@.*|restart@.*)\.service")
+_OWN = re.compile(r"fleetfoot-(courier|worker|wake|(guard|restart|hook|keep|restore)@.*)\.service")
 #: Restart= settings that answer every failure.
 _RESTARTS = ("always", "on-failure")
 _MIN_PAUSE_US = 1_000_000
@@ -92,6 +92,37 @@ def check(facts: Mapping[str, str], component: Component) -> None:
             raise FleetfootError("state_refused", f"{unit} cannot be adopted: {why}", remedy=remedy)
 
 
+def check_hook(facts: Mapping[str, str]) -> None:
+    """Raise `FleetfootError` (state_refused) if the unit does not run to its end, each time anew."""
+    unit = facts["Id"]
+    ours = re.search(re.escape(INSTALL_ROOT) + r"/", facts["ExecStart"])
+    table = (
+        (facts["LoadState"] == "not-found", "there is no such unit", "install the unit first"),
+        (facts["LoadState"] != "loaded", f"it is {facts['LoadState']}", f"systemd-analyze verify {unit}"),
+        (_OWN.fullmatch(unit), "it is the agent's own", "name a unit of yours"),
+        (facts["Type"] != "oneshot", f"Type={facts['Type']}: nobody could tell when it has ended",
+         "use Type=oneshot"),
+        (facts["RemainAfterExit"] == "yes", "RemainAfterExit=yes: it would run but once",
+         "remove RemainAfterExit="),
+        (facts["RefuseManualStart"] == "yes", "it may not be started by hand", "remove RefuseManualStart="),
+        (ours, f"its program lies below {INSTALL_ROOT}, where the worker's user can write",
+         "let it run a program of the device's owner, never one of a release"),
+    )  # fmt: skip
+    for refused, why, remedy in table:
+        if refused:
+            raise FleetfootError("state_refused", f"{unit} cannot be a hook: {why}", remedy=remedy)
+
+
+def render_hook(timeout: float) -> str:
+    """The text of the drop-in for a unit that is a hook and may take `timeout` seconds."""
+    return (
+        "[Service]\n"
+        "EnvironmentFile=-/run/fleetfoot/hooked/%n.env\n"
+        f"TimeoutStartSec={timeout:g}s\n"
+        "TimeoutStartFailureMode=kill\n"
+    )
+
+
 def without(facts: Mapping[str, str], text: str) -> dict[str, str]:
     """The unit's facts as they would be without our drop-in `text`, as far as `render` looks at them.
 
@@ -111,7 +142,11 @@ def without(facts: Mapping[str, str], text: str) -> dict[str, str]:
 def render(facts: Mapping[str, str], component: Component) -> str:
     """The text of the drop-in for the unit."""
     guard = f"fleetfoot-guard@{component.name}.service"
-    lines = ["[Unit]", f"Wants={guard}", f"After={guard}", "OnFailure=fleetfoot-wake.service"]
+    lines = ["[Unit]", f"Wants={guard}", f"After={guard}"]
+    if component.preserve:
+        restore = f"fleetfoot-restore@{component.name}.service"
+        lines += [f"Wants={restore}", f"After={restore}"]
+    lines.append("OnFailure=fleetfoot-wake.service")
     burst = 2 * component.max_boot_attempts + 4
     limited = span_us(facts["StartLimitIntervalUSec"]) != 0
     if limited and int(facts["StartLimitBurst"] or 0) < burst:

@@ -62,6 +62,7 @@ def expected(config: AgentConfig) -> tuple[Expected, ...]:
         Expected(spool / "out", WORKER, mode=0o755),
         Expected(run / "wake", "root", SHARED, 0o770),
         Expected(run / "restart", WORKER, mode=0o755),
+        Expected(run / "hook", WORKER, mode=0o755),
         Expected(run / "started", "root", mode=0o755),
         *(Expected(config.install_root / name, WORKER) for name in config.components),
     )

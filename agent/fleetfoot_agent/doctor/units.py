@@ -12,6 +12,7 @@ from fleetfoot_agent.adopt.command import systemctl
 from fleetfoot_agent.adopt.dropin import span_us
 from fleetfoot_agent.config import AgentConfig, Component
 from fleetfoot_agent.doctor.findings import Area, Finding, advice, ok, problem
+from fleetfoot_agent.doctor.owners import owners
 from fleetfoot_agent.layout import Trial
 from fleetfoot_agent.seam import SocketSeam
 from fleetfoot_protocol.errors import FleetfootError
@@ -116,7 +117,7 @@ def _component(config: AgentConfig, component: Component) -> list[Finding]:
     if path["ActiveState"] != "active":
         text = f"fleetfoot-restart@{unit}.path is not active: the worker cannot have {unit} restarted"
         return [problem(Area.UNIT, text, again)]
-    return judge_adopted(unit, component, show(unit, _ADOPTED))
+    return judge_adopted(unit, component, show(unit, _ADOPTED)) + owners(component, show)
 
 
 def supervised(config: AgentConfig, component: Component) -> Finding:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from urllib.parse import urlsplit
 
 from fleetfoot_agent.config import Check
+from fleetfoot_agent.hookunit import UnitHook
 from fleetfoot_agent.worker.lifecycle import line
 from fleetfoot_protocol.reports import MAX_CHECKS, CheckResult
 
@@ -24,7 +25,7 @@ def try_all(checks: tuple[Check, ...]) -> tuple[CheckResult, ...]:
     results: list[CheckResult] = []
     for check in checks:
         why = failure(check)
-        name = line(check.url or " ".join(check.argv))
+        name = line(check.url or check.unit or " ".join(check.argv))
         results.append(CheckResult(check=name, healthy=why is None, message=line(why or "")))
         if why is not None:
             break
@@ -68,6 +69,8 @@ def _file(check: Check) -> str | None:
 
 
 def _exec(check: Check) -> str | None:
+    if check.unit is not None:
+        return UnitHook(check.unit).run({"FLEETFOOT_HOOK": "check"}, check.timeout)
     try:
         done = subprocess.run(
             check.argv,

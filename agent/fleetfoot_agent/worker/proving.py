@@ -56,6 +56,8 @@ class Proving:
             raise UpgradeError(Code.UPGRADE_IO_ERROR, error.message, remedy=error.remedy) from error
         self._demand_room()
         hooks.run(self._component, self._layout, "pre-activate", work)
+        if self._root_preserves and work.old is not None:
+            hooks.set_aside(self._component, self._layout, work)
         # One that an earlier attempt could not remove must not be taken for this one's.
         self._layout.remove_trial()
         run = self._journal.record.run
@@ -78,9 +80,14 @@ class Proving:
         self._journal.step(steps.Swapped())
         return True
 
+    @property
+    def _root_preserves(self) -> bool:
+        """Whether units of root set aside and put back: there the worker reaches neither path nor copy."""
+        return self._component.unit is not None and bool(self._component.preserve)
+
     def _demand_room(self) -> None:
         """What is to be set aside must fit, beside what the owner wants to stay free."""
-        if not self._component.preserve:
+        if not self._component.preserve or self._root_preserves:
             return
         needed = saved.size_of(self._component.preserve) + self._config.policy.disk_reserve
         if (free := platform_facts.free_bytes(self._layout.folder)) < needed:
@@ -89,7 +96,7 @@ class Proving:
 
     def _set_aside(self, work: Work) -> None:
         """Keep what the old version keeps outside its folder, as it is when that has ended."""
-        if not self._component.preserve or work.old is None:
+        if not self._component.preserve or self._root_preserves or work.old is None:
             return
         try:
             self._seam.quiesce()
@@ -151,7 +158,7 @@ class Proving:
             self._journal.step(steps.WayBackProven())
             return True
         if self._observer is None:
-            self._turn_round(work.old)
+            self._turn_round(work, work.old)
         # The way back has the same window, but needs to be well only once: it ran before.
         judgement = self._back_look(work.old)
         if judgement.verdict == "wait":
@@ -164,18 +171,24 @@ class Proving:
             self._journal.step(steps.WayBackFailed(judgement.message))
         return True
 
-    def _turn_round(self, old: str) -> None:
-        """Let `current` lead back and the previous version run, whatever was done of it already."""
+    def _turn_round(self, work: Work, old: str) -> None:
+        """Let `current` lead back and the previous version run, whatever was done of it already.
+
+        What was set aside is put back before that version starts, by its supervisor or by a unit of root's,
+        which does so while there is a trial: one that ended just before the guard went back is made up for.
+        """
         target = target_of(old)
         if self._layout.read_current() != target:
             self._layout.swap_current(target)
         self._run_rollback_hook()
-        # A supervisor puts back by itself before each start; an init system does not know of it.
-        put_back = self._component.unit is not None and saved.put_back(self._layout.folder, target)
+        lost = self._root_preserves and self._layout.read_trial() is None
+        if lost:
+            maximum = self._component.max_boot_attempts
+            self._layout.write_trial(Trial(maximum, maximum, target, target_of(work.name)))
         started = None
         with suppress(FleetfootError):
             started = self._seam.state().target
-        if started != target or put_back:
+        if started != target or lost:
             self._restart()
 
     def _run_rollback_hook(self) -> None:

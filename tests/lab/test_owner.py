@@ -1,0 +1,176 @@
+"""The owner's units around an upgrade, and what is preserved, on real systemd with the shipped units."""
+
+import json
+from collections.abc import Callable
+
+import pytest
+from tests.lab.conftest import Lab
+from tests.lab.device import DIES, GOOD, UNIT, Device
+from tests.lab.test_upgrades import ended
+from tests.support.fleet import Bundle
+from tests.support.waiting import until
+
+from fleetfoot_protocol.codes import Code
+from fleetfoot_protocol.states import Lifecycle, Outcome
+
+pytestmark = pytest.mark.needs("lab")
+
+Start = Callable[..., Device]
+
+HOOK = "kiosk-hook.service"
+HOOK_UNIT = """\
+[Service]
+Type=oneshot
+ExecStart=/usr/local/bin/kiosk-hook
+"""
+#: Notes what it was told, as whom, and while what ran; then does what the test wants of that moment.
+HOOK_SCRIPT = """\
+#!/bin/sh
+echo "$FLEETFOOT_HOOK $FLEETFOOT_COMPONENT $FLEETFOOT_VERSION $(readlink /opt/fleetfoot/kiosk/current)" \\
+    "$(id -un) $(cat /etc/kiosk.conf)" >>/var/lib/kiosk/noted
+[ ! -f "/etc/kiosk-$FLEETFOOT_HOOK" ] || . "/etc/kiosk-$FLEETFOOT_HOOK"
+"""
+SETTINGS = f"""
+hook_timeout = 1.5
+preserve = ["/etc/kiosk.conf", "/var/lib/kiosk/state"]
+[components.kiosk.hooks]
+pre-download = "{HOOK}"
+pre-activate = "{HOOK}"
+post-activate = "{HOOK}"
+on-rollback = "{HOOK}"
+"""
+#: Every version says at its start what it found.
+LOOKS = "ExecStartPre=/bin/sh -c 'cat /var/lib/kiosk/state/it >>/var/lib/kiosk/seen'"
+
+
+def prepare(device: Device, *, window: float) -> None:
+    """Hook, configuration and state of the owner, as a device has them; the kiosk's own user may write."""
+    host = device.host
+    host.path("/usr/local/bin/kiosk-hook").write_text(HOOK_SCRIPT)
+    host.path(f"/etc/systemd/system/{HOOK}").write_text(HOOK_UNIT)
+    host.run("sh", "-ec", "chmod 755 /usr/local/bin/kiosk-hook; umask 077; echo old >/etc/kiosk.conf")
+    host.run("sh", "-ec", "mkdir -p /var/lib/kiosk/state; echo old >/var/lib/kiosk/state/it")
+    host.run("chown", "-R", "daemon:daemon", "/var/lib/kiosk")
+    device.configure(window=window, component=SETTINGS, service=LOOKS)
+
+
+def at_moment(device: Device, moment: str, script: str) -> None:
+    device.host.path(f"/etc/kiosk-{moment}").write_text(f"{script}\n")
+
+
+def noted(device: Device) -> list[list[str]]:
+    text = device.host.path("/var/lib/kiosk/noted").read_text()
+    device.host.path("/var/lib/kiosk/noted").unlink()
+    return [line.split() for line in text.splitlines()]
+
+
+def fails(device: Device, bundle: Bundle, words: str) -> None:
+    """Order a release whose hook before the switch fails: nothing has happened, and why is told."""
+    before = device.unit("InvocationID"), device.current
+    device.order(device.shop.order(bundle), bundle)
+    assert ended(device, bundle) == (Outcome.FAILED, Code.UPGRADE_HOOK_FAILED)
+    record = device.record()
+    assert record is not None
+    assert record.last_error is not None
+    assert words in record.last_error.message
+    assert record.refused == {}
+    assert (device.unit("InvocationID"), device.current, device.layout.read_trial()) == (*before, None)
+
+
+def what_it_keeps(device: Device) -> tuple[str, ...]:
+    kept = ("/etc/kiosk.conf", "/var/lib/kiosk/state/it")
+    said = [device.host.path(path).read_text().strip() for path in kept]
+    return (*said, *device.host.run("stat", "-c", "%U %a", *kept).splitlines())
+
+
+OLD = ("old", "old", "root 600", "daemon 644")
+
+
+def test_units_of_the_owner_run_at_their_moments_and_can_stop_an_upgrade(start: Start, lab: Lab) -> None:
+    device = start()
+    prepare(device, window=0.5)
+    host = device.host
+    paths = host.run("systemctl", "list-units", "--plain", "--no-legend", "fleetfoot-hook@*.path")
+    assert f"fleetfoot-hook@{HOOK}.path" in paths
+    old, (good, bad) = device.current, (lab.shop.release(f"1.1.{n}") for n in (0, 1))
+    # Before the switch: it fails, it hangs.
+    at_moment(device, "pre-download", "exit 7")
+    fails(device, good, f"pre-download: {HOOK} failed: exit-code 7")
+    at_moment(device, "pre-download", "true")
+    at_moment(device, "pre-activate", "sleep 1000")
+    fails(device, bad, f"pre-activate: {HOOK} did not end within 1.5 s")
+    assert host.show(HOOK, "MainPID", "ActiveState") == {"MainPID": "0", "ActiveState": "failed"}
+    noted(device)
+    # Well: each at its moment, told what is done, with the rights that its unit has.
+    at_moment(device, "pre-activate", "true")
+    device.order(device.shop.order(good, attempt=2), good)
+    device.await_runs(good)
+    new = device.current
+    assert noted(device) == [
+        ["pre-download", "kiosk", "1.1.0", old, "root", "old"],
+        ["pre-activate", "kiosk", "1.1.0", old, "root", "old"],
+        ["post-activate", "kiosk", "1.1.0", new, "root", "old"],
+    ]
+    # After the switch: the version has failed, and what it made of the configuration is undone with it.
+    change = "echo new >/etc/kiosk.conf; echo new >/var/lib/kiosk/state/it; touch /var/lib/kiosk/state/more"
+    at_moment(device, "post-activate", f"{change}; exit 3")
+    device.order(device.shop.order(bad, attempt=2), bad)
+    assert ended(device, bad) == (Outcome.FAILED, Code.UPGRADE_HOOK_FAILED)  # of the first attempt
+    until(lambda: bad.digest in device.record().refused, "the release is refused")  # type: ignore[union-attr]
+    device.await_runs(good)
+    record = device.record()
+    assert record is not None
+    assert record.outcomes[-1].outcome is Outcome.ROLLED_BACK
+    assert record.outcomes[-1].code == Code.UPGRADE_HOOK_FAILED
+    assert [line[0] for line in noted(device)] == ["pre-activate", "post-activate", "on-rollback"]
+    assert what_it_keeps(device) == OLD
+    assert not host.path("/var/lib/kiosk/state/more").exists()
+    # The doctor knows of all this, and so does whoever takes the unit out again.
+    host.run("systemctl", "stop", f"fleetfoot-hook@{HOOK}.path")
+    found = json.loads(host.run("fleetfoot-agent", "doctor", "--json", check=False))["findings"]
+    assert any(f["level"] == "problem" and HOOK in f["text"] and "adopt" in f["remedy"] for f in found), found
+    device.adopt("--undo")
+    places = "/etc/systemd/system/*/*fleetfoot-hook* /var/lib/fleetfoot/saved/*"
+    left = host.run("sh", "-c", f"ls -d {places}", check=False)
+    assert left.count("No such file") == 2, left
+
+
+def test_what_is_preserved_is_back_before_the_old_version_starts_where_the_guard_alone_went_back(
+    start: Start, lab: Lab
+) -> None:
+    device = start()
+    prepare(device, window=60.0)
+    host = device.host
+    changes = "echo new >/var/lib/kiosk/state/it\n"
+    bundle = lab.shop.release("1.2.1", changes + DIES)
+    at_moment(device, "post-activate", "echo new >/etc/kiosk.conf")
+    # The worker dies with the first start of the new version, and there is no agent any more.
+    at_moment(device, "pre-activate", "rm /usr/bin/fleetfoot-agent")
+    device.order(device.shop.order(bundle), bundle)
+    until(lambda: f"1.2.1-{bundle.digest[:8]}" in device.current, "current leads to the new version")
+    until(lambda: host.path("/etc/kiosk.conf").read_text() == "new\n", "the new version has its way")
+    host.run("systemctl", "kill", "--signal=KILL", "fleetfoot-worker.service", check=False)
+    host.run("systemctl", "restart", UNIT, check=False)
+    until(lambda: device.version() == "1.0.0", "1.0.0 runs again", seconds=20)
+    record = device.record()
+    assert record is not None
+    assert record.state in (Lifecycle.ACTIVATING, Lifecycle.PROBATION)
+    seen = host.path("/var/lib/kiosk/seen").read_text().split()
+    assert (seen[-1], "new" in seen) == ("old", True), seen
+    assert what_it_keeps(device) == OLD
+    assert "put back what versions/1.0.0-" in host.journal("-u", "fleetfoot-restore@kiosk.service")
+
+
+def test_without_room_to_set_aside_nothing_is_activated(start: Start, lab: Lab) -> None:
+    device = start()
+    prepare(device, window=0.5)
+    host = device.host
+    bundle = lab.shop.release("1.1.0", GOOD)
+    before = device.unit("InvocationID")
+    host.run("mount", "-t", "tmpfs", "-o", "size=64k,mode=700", "tmpfs", "/var/lib/fleetfoot/saved")
+    device.adopt()  # its folder is in the other file system now
+    host.run("sh", "-ec", "head -c 200000 /dev/urandom >/var/lib/kiosk/state/large")
+    device.order(device.shop.order(bundle), bundle)
+    assert ended(device, bundle) == (Outcome.FAILED, Code.UPGRADE_DISK_FULL)
+    assert device.unit("InvocationID") == before
+    assert device.layout.read_trial() is None
