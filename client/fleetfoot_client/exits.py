@@ -13,7 +13,7 @@ class Exit(IntEnum):
     FAILED = 1
     USAGE = 2
     STOPPED = 3
-    """A rollout is paused or tripped, or ended without being completed."""
+    """A rollout is paused or tripped, or ended without being completed; or not every device would upgrade."""
     TIMEOUT = 4
     TRUST = 5
     """A signature or a checksum is not what it must be, or a key has not the right."""

@@ -55,6 +55,7 @@ READING = frozenset(
         "device.upgrades",
         "device.downgrades",
         "rollout.plan",
+        "rollout.answers",
         "rollout.list",
         "rollout.show",
         "rollout.history",

@@ -8,7 +8,7 @@ import logging
 
 import sqlalchemy as sa
 
-from fleetfoot_manager import acts, audit, documents, inventory, reassert, schema
+from fleetfoot_manager import acts, audit, documents, inventory, publisher, reassert, schema
 from fleetfoot_manager.house import House
 from fleetfoot_manager.store import get_meta, set_meta
 from fleetfoot_manager.work import Work
@@ -78,6 +78,7 @@ class Agenda:
             work.renew_heartbeat(group)
         self._act_on_devices(work)
         reassert.drop_unused(work.tx)
+        publisher.drop_probes(work.tx, self._house, work.now)
         requests = schema.requests
         work.tx.execute(sa.delete(requests).where(requests.c.at < work.now - REQUEST_SECONDS))
         tokens = schema.upload_tokens

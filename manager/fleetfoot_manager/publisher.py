@@ -15,7 +15,7 @@ from fleetfoot_manager.house import House
 from fleetfoot_manager.rollout_state import Rollout
 from fleetfoot_protocol import dsse, times
 from fleetfoot_protocol.auditchain import AuditHead
-from fleetfoot_protocol.documents import Desired, Heartbeat, Order, Target, read
+from fleetfoot_protocol.documents import Desired, Goal, Heartbeat, Order, Probe, Target, read
 from fleetfoot_protocol.dsse import PayloadType
 from fleetfoot_protocol.reports import RolloutProgress
 from fleetfoot_protocol.topics import Kind
@@ -131,6 +131,47 @@ def put_heartbeat(tx: Connection, house: House, group: str, now: float) -> None:
     )
     envelope = house.director.envelope(PayloadType.HEARTBEAT, heartbeat)
     documents.put(tx, Kind.HEARTBEAT, {"group": group}, envelope, now, renew=now + HEARTBEAT_EVERY)
+
+
+def put_probe(
+    tx: Connection,
+    house: House,
+    group: str,
+    component: str,
+    name: str,
+    goal: Goal,
+    now: float,
+    expires: float,
+) -> None:
+    """Sign and store a preflight question; it takes the place of the one before. Times in unix seconds."""
+    ids = {"group": group, "component": component}
+    probe = Probe(
+        fleet=house.fleet,
+        group=group,
+        component=component,
+        id=name,
+        goal=goal,
+        issued=times.to_text(now),
+        expires=times.to_text(expires),
+    )
+    envelope = house.director.envelope(PayloadType.PROBE, probe)
+    documents.put(tx, Kind.PROBE, ids, envelope, now, epoch=house.root.epoch, renew=expires)
+    log.info("probe=%s group=%s component=%s version=%s", name, group, component, goal.version)
+
+
+def drop_probes(tx: Connection, house: House, now: float) -> None:
+    """Clear from the broker what nobody waits for any more, and what no device would believe."""
+    table = schema.documents.c
+    spent = sa.or_(table.renew <= now, table.epoch != house.root.epoch)
+    for topic in tx.scalars(sa.select(table.topic).where(table.kind == str(Kind.PROBE), spent)).all():
+        documents.drop(tx, topic)
+
+
+def probed(tx: Connection) -> set[str]:
+    """Digests of the releases that devices are being asked about."""
+    table = schema.documents.c
+    rows = tx.scalars(sa.select(table.payload).where(table.kind == str(Kind.PROBE)))
+    return {read(Probe, dsse.decode(payload).payload).goal.digest for payload in rows}
 
 
 def put_audit_head(tx: Connection, house: House, now: float) -> None:

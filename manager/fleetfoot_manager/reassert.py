@@ -21,7 +21,7 @@ from collections.abc import Iterable, Iterator
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from fleetfoot_manager import acts, catalogue, documents, inventory, schema
+from fleetfoot_manager import acts, catalogue, documents, inventory, publisher, schema
 from fleetfoot_manager.compose import GroupIntent
 from fleetfoot_manager.documents import Stored
 from fleetfoot_manager.house import House
@@ -51,7 +51,14 @@ PRESENCE = documents.place(Kind.MANAGER_PRESENCE)
 ONLINE = b"online"
 OFFLINE = b"offline"
 
-_ALWAYS = (Kind.TRUST_ROOT, Kind.AUDIT_HEAD, Kind.GROUP_DESIRED, Kind.DEVICE_DESIRED, Kind.HEARTBEAT)
+_ALWAYS = (
+    Kind.TRUST_ROOT,
+    Kind.AUDIT_HEAD,
+    Kind.GROUP_DESIRED,
+    Kind.DEVICE_DESIRED,
+    Kind.HEARTBEAT,
+    Kind.PROBE,
+)
 
 
 class Reassertion:
@@ -210,6 +217,8 @@ def _verdict(work: Work, topic: Topic, payload: bytes, stored: Stored, *, fresh:
                     return Code.UPGRADE_EQUIVOCATION
             case Kind.HEARTBEAT:
                 return _heartbeat_verdict(work, topic, payload, stored, fresh)
+            case Kind.PROBE:
+                trust.verify_probe(payload, root)
             case Kind.RELEASE | Kind.TRUST_ROOT:
                 return Code.UPGRADE_SIGNATURE_INVALID
             case _:
@@ -267,6 +276,7 @@ def _releases_in_use(tx: Connection) -> set[str]:
         intent = GroupIntent.from_json(json.loads(text))
         used |= {target.goal.digest for target in intent.standing}
         used |= {intent.baseline.digest} if intent.baseline else set()
+    used |= publisher.probed(tx)
     used |= {act.goal.digest for act in acts.every(tx) if act.goal is not None and act.stands}
     table = schema.releases.c
     for component, counter in tx.execute(

@@ -43,6 +43,8 @@ VERBS: dict[str, Right] = {
     "device.upgrades": Right.READ,
     "device.downgrades": Right.READ,
     "rollout.plan": Right.PLAN,
+    "rollout.probe": Right.PLAN,
+    "rollout.answers": Right.READ,
     "rollout.start": Right.STEER,
     "audit.list": Right.READ,
     "audit.show": Right.READ,

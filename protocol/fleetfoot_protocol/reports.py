@@ -87,8 +87,25 @@ class CheckResult(Model):
     message: Line = ""
 
 
+class Preflight(Model):
+    """What a device would have done at `at`, had the goal of a probe been ordered: nothing was changed by it.
+
+    `id` is the probe's, `digest` its goal's, so that nobody takes it for the answer to another question.
+    """
+
+    id: Id
+    digest: Digest
+    verdict: VerdictField
+    code: Line = ""
+    reason: Line = ""
+    at: Time
+
+
 class ComponentStatus(Model):
-    """One component in a status. `rollout`, `attempt` and `target` name the work in hand or last done."""
+    """One component in a status. `rollout`, `attempt` and `target` name the work in hand or last done.
+
+    `preflight` is the answer to the newest probe; without one, nobody has asked.
+    """
 
     state: LifecycleField
     reason: Line = ""
@@ -103,6 +120,7 @@ class ComponentStatus(Model):
     last_error: Problem | None = None
     outcomes: Annotated[tuple[OutcomeRecord, ...], Field(max_length=MAX_OUTCOMES)] = ()
     checks: Annotated[tuple[CheckResult, ...], Field(max_length=MAX_CHECKS)] = ()
+    preflight: Preflight | None = None
 
 
 class PolicySummary(Model):

@@ -91,14 +91,24 @@ class Stock:
         )
         return self.signed(PayloadType.HEARTBEAT, beat.payload())
 
-    def probe(self, goal: Goal, group: str = GROUP) -> bytes:
-        probe = Probe(
-            fleet=FLEET,
-            group=group,
-            component="kiosk",
-            id="p-1",
-            goal=goal,
-            issued=times.to_text(time.time()),
-            expires=times.to_text(time.time() + 60),
-        )
-        return self.signed(PayloadType.PROBE, probe.payload())
+    def probe(
+        self,
+        goal: Goal,
+        group: str = GROUP,
+        *,
+        name: str = "p-1",
+        issued: float = 0,
+        key: str = "director",
+        **fields: Any,
+    ) -> bytes:
+        """A probe that was issued `issued` seconds from now and lives a minute."""
+        facts: dict[str, Any] = {
+            "fleet": FLEET,
+            "group": group,
+            "component": "kiosk",
+            "id": name,
+            "goal": goal,
+            "issued": times.to_text(time.time() + issued),
+            "expires": times.to_text(time.time() + issued + 60),
+        }
+        return self.signed(PayloadType.PROBE, Probe(**{**facts, **fields}).payload(), key=key)

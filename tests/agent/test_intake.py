@@ -238,11 +238,19 @@ def test_the_newest_heartbeat_is_kept(desk: Desk, stock: Stock) -> None:
     assert kept.issued == times.to_text(now - 10)
 
 
-def test_a_probe_is_verified_and_changes_nothing(desk: Desk, stock: Stock) -> None:
+def test_a_probe_is_verified_and_only_the_newest_is_kept(desk: Desk, stock: Stock) -> None:
     goal = stock["1.0.0"].goal()
-    assert desk.refused(stock.probe(goal), "probe.kiosk") == []
-    assert desk.refused(stock.probe(goal, group="g-two"), "probe.kiosk") == [Code.UPGRADE_SCOPE_MISMATCH]
-    assert list(desk.memory.docs.iterdir()) == []
+    assert desk.refused(stock.probe(goal, name="p-2"), "probe.kiosk") == []
+    assert desk.refused(stock.probe(goal, name="p-1", issued=-30), "probe.kiosk") == []
+    for changes in ({"group": "g-two"}, {"component": "other"}, {"fleet": "f-two"}):
+        payload = stock.probe(goal, name="p-3", **changes)  # type: ignore[arg-type]
+        assert desk.refused(payload, "probe.kiosk") == [Code.UPGRADE_SCOPE_MISMATCH]
+    forged = stock.probe(goal, name="p-3", key="director-2")
+    assert desk.refused(forged, "probe.kiosk") == [Code.UPGRADE_SIGNATURE_INVALID]
+    kept = desk.memory.probe("kiosk")
+    assert kept is not None
+    assert kept.id == "p-2"
+    assert [path.name for path in desk.memory.docs.iterdir()] == ["probe.kiosk"]
 
 
 # -- the chain of roots

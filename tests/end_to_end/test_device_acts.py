@@ -29,6 +29,7 @@ def test_a_device_goes_up_and_down_by_its_own_document_and_back_to_its_group(tow
     town.fleetfoot("device", "downgrade", *KIOSK, "1.0.0", "--pin")
     town.await_versions({DEVICE: "1.0.0"})
     town.fleetfoot("release", "promote", "kiosk", "1.1.0", "blessed")
+    assert _preflight(town, 3) == ({"ok": 0, "deferred": 0, "refused": 1, "unknown": 0}, "upgrade_pinned")
     rollout = town.rollout("1.1.0", "--immediate", "--settle", "0")
     until(lambda: town.state(rollout) == "tripped", "a wave of pinned devices has no success")
     pinned = town.witness.component(DEVICE)
@@ -37,10 +38,18 @@ def test_a_device_goes_up_and_down_by_its_own_document_and_back_to_its_group(tow
     assert (pinned.answered.scope, pinned.answered.reason) == ("own", Why.CURRENT)
     town.fleetfoot("rollout", "decide", rollout, "abort")
     town.fleetfoot("device", "unpin", *KIOSK)
+    assert _preflight(town, 0) == ({"ok": 1, "deferred": 0, "refused": 0, "unknown": 0}, "ordered")
     rollout = town.rollout("1.1.0", "--immediate", "--settle", "0")
     town.await_versions({DEVICE: "1.1.0"})
     town.await_state(rollout, "completed")
     _look_back(town, rollout)
+
+
+def _preflight(town: Town, status: int) -> tuple[dict[str, int], str]:
+    """What the fleet says to 1.1.0, by how many; and the reason of the first device."""
+    wish = ["--component", "kiosk", "--version", "1.1.0", "--group", "kitchens", "--immediate"]
+    found = town.fleetfoot("rollout", "plan", "--preflight", *wish, status=status)["preflight"]
+    return found["counts"], found["reasons"][0]["why"]
 
 
 def _look_back(town: Town, rollout: str) -> None:

@@ -96,6 +96,8 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
         for verb in ("unpin", "release", "upgrades", "downgrades")
     },
     "rollout.plan": {**START, "version": "9.9.9"},
+    "rollout.probe": {**START, "version": "9.9.9"},
+    "rollout.answers": {"id": "p-1", "component": COMPONENT, "digest": "0" * 64, "groups": ["hall"]},
     "rollout.start": {**START, "version": "9.9.9"},
     "rollout.decide": {"rollout": "r-1", "decision": "abort"},
     **{f"rollout.{verb}": {"rollout": "r-1"} for verb in ("show", "pause", "resume", "cancel", "retry")},

@@ -29,6 +29,7 @@ from fleetfoot_protocol.reports import (
     OutcomeRecord,
     Platform,
     PolicySummary,
+    Preflight,
     Problem,
     Reply,
     Request,
@@ -273,6 +274,26 @@ STATUS = Status(
         )
     },
 )
+#: The same device, after a probe.
+ASKED = STATUS.model_copy(
+    update={
+        "counter": 18,
+        "components": {
+            "kiosk": STATUS.components["kiosk"].model_copy(
+                update={
+                    "preflight": Preflight(
+                        id="p-0001",
+                        digest=RELEASE_DIGEST,
+                        verdict=Verdict.DEFERRED,
+                        code="upgrade_window_closed",
+                        reason="outside the maintenance window, until 2026-02-01T02:00:00Z",
+                        at=NOW,
+                    )
+                }
+            )
+        },
+    }
+)
 PROGRESS = RolloutProgress(
     fleet="harbour",
     rollout="r-0001",
@@ -304,6 +325,7 @@ DOCUMENTS: dict[str, tuple[PayloadType, Document, tuple[str, ...]]] = {
     "request": (PayloadType.REQUEST, REQUEST, ("operator-1",)),
     "reply": (PayloadType.REPLY, REPLY, ("director-1",)),
     "status": (PayloadType.STATUS, STATUS, ("device-1",)),
+    "status_preflight": (PayloadType.STATUS, ASKED, ("device-1",)),
     "rollout": (PayloadType.ROLLOUT, PROGRESS, ("director-1",)),
     "audit": (PayloadType.AUDIT, AUDIT_HEAD, ("director-1",)),
 }

@@ -23,6 +23,7 @@ SCHEMAS = (*generate.MODELS, *generate.WRAPPINGS)
 SCHEMA_OF = {name: name for name in samples.DOCUMENTS} | {
     "desired_group": "desired",
     "desired_device": "desired",
+    "status_preflight": "status",
 }
 
 

@@ -10,8 +10,9 @@ import pytest
 from tests.brokers.mosquitto import Mosquitto, bare
 from tests.support.fleet import Bundle, Director, House, everybody
 
-from fleetfoot_protocol import topics, trust
-from fleetfoot_protocol.documents import Desired
+from fleetfoot_protocol import dsse, times, topics, trust
+from fleetfoot_protocol.documents import Desired, Probe
+from fleetfoot_protocol.dsse import PayloadType
 from fleetfoot_protocol.errors import FleetfootError
 from fleetfoot_protocol.reports import Installed, Status
 from fleetfoot_protocol.topics import Kind
@@ -115,6 +116,43 @@ def test_what_is_not_signed_or_not_for_it_or_old_changes_nothing(house: House, b
     alone.device.told(order(house, goal, sequence=10))
     alone.device.given(bundles[0].envelope)
     assert alone.due == []
+
+
+def probe(house: House, bundle: Bundle, name: str, *, key: str = "director", group: str = GROUP) -> bytes:
+    payload = Probe(
+        fleet=house.root.fleet,
+        group=group,
+        component=kiosk.COMPONENT,
+        id=name,
+        goal=bundle.goal(),
+        issued=times.to_text(time.time()),
+        expires=times.to_text(time.time() + 60),
+    ).payload()
+    return dsse.encode(dsse.sign(PayloadType.PROBE, payload, house.keys[key]))
+
+
+def test_a_device_answers_a_probe_once_and_does_nothing_for_it(house: House, bundles: list[Bundle]) -> None:
+    alone = Alone(house, bundles[0])
+    for payload in (probe(house, bundles[1], "p-1", key="alice"), probe(house, bundles[1], "p-1", group="x")):
+        alone.device.asked(payload)
+    assert (alone.counts.refused, alone.wanted) == (2, [])
+    alone.device.asked(probe(house, bundles[1], "p-1"))
+    assert (alone.wanted, alone.said) == ([bundles[1].digest], [])
+    alone.device.given(bundles[1].envelope)
+    found = alone.status().components[kiosk.COMPONENT]
+    assert found.preflight is not None
+    assert (found.preflight.id, found.preflight.digest, found.preflight.verdict) == (
+        "p-1",
+        bundles[1].digest,
+        "accepted",
+    )
+    assert (found.running, alone.counts.begun) == (installed(bundles[0]), 0)
+    said = len(alone.said)
+    alone.device.asked(probe(house, bundles[1], "p-1"))
+    alone.device.given(bundles[1].envelope)
+    assert len(alone.said) == said
+    alone.device.asked(probe(house, bundles[0], "p-2"))
+    assert alone.status().components[kiosk.COMPONENT].preflight != found.preflight
 
 
 def test_a_device_that_fails_comes_back_and_refuses_that_attempt(house: House, bundles: list[Bundle]) -> None:

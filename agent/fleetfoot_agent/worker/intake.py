@@ -184,7 +184,12 @@ class Reader:
             self._memory.set_alarm(Code.UPGRADE_SEQUENCE_REPLAYED, False)
 
     def _probe(self, message: SpooledMessage, intake: Intake) -> None:
-        """Probes are verified, so that a bad one is told; nothing here changes by one."""
+        """The newest probe is kept for `preflight` to answer; an older one, or the same again, is nothing."""
         probe = trust.verify_probe(message.payload, self._memory.root)
         if probe.group != self._config.group:
             raise TrustError(Code.UPGRADE_SCOPE_MISMATCH, f"signed for group {probe.group}")
+        if probe.component not in self._config.components:
+            raise TrustError(Code.UPGRADE_SCOPE_MISMATCH, f"signed for component {probe.component}")
+        have = self._memory.probe(probe.component)
+        if have is None or (probe.id != have.id and probe.issued >= have.issued):
+            self._memory.store(f"probe.{probe.component}", message.payload)

@@ -23,7 +23,7 @@ from fleetfoot_agent import durable
 from fleetfoot_agent.worker import rooting
 from fleetfoot_protocol import dsse, keys, times, trust
 from fleetfoot_protocol.codes import Code
-from fleetfoot_protocol.documents import Desired, Heartbeat, Release
+from fleetfoot_protocol.documents import Desired, Heartbeat, Probe, Release
 from fleetfoot_protocol.errors import FleetfootError, FormError, TrustError
 from fleetfoot_protocol.fields import Digest, Id, Line, Uint, Word
 from fleetfoot_protocol.trust import TrustRoot
@@ -303,6 +303,14 @@ class Memory:
         data = self.envelope("heartbeat")
         try:
             return trust.verify_heartbeat(data, self.root) if data is not None else None
+        except (TrustError, FormError):
+            return None
+
+    def probe(self, component: str) -> Probe | None:
+        """The newest probe of a component, if it still verifies."""
+        data = self.envelope(f"probe.{component}")
+        try:
+            return trust.verify_probe(data, self.root) if data is not None else None
         except (TrustError, FormError):
             return None
 

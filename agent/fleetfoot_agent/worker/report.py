@@ -3,6 +3,7 @@
 import json
 import logging
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -19,7 +20,15 @@ from fleetfoot_protocol.codes import Code
 from fleetfoot_protocol.errors import FormError, TrustError
 from fleetfoot_protocol.events import Event, cloud_event
 from fleetfoot_protocol.fields import CHANNELS_ADMITTED
-from fleetfoot_protocol.reports import Clock, ComponentStatus, Disk, PolicySummary, Problem, Status
+from fleetfoot_protocol.reports import (
+    Clock,
+    ComponentStatus,
+    Disk,
+    PolicySummary,
+    Preflight,
+    Problem,
+    Status,
+)
 from fleetfoot_protocol.states import Lifecycle, Verdict
 
 log = logging.getLogger(__name__)
@@ -39,7 +48,7 @@ def _essence(status: dict[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in status.items() if k not in ("counter", "at", "disk", "clock")}
 
 
-def component_status(driver: Driver) -> ComponentStatus:
+def component_status(driver: Driver, preflight: Preflight | None = None) -> ComponentStatus:
     """One component as its driver knows it."""
     record, answer, plan = driver.record, driver.answer, driver.plan
     state, reason = record.state, ""
@@ -71,6 +80,7 @@ def component_status(driver: Driver) -> ComponentStatus:
         last_error=problem,
         outcomes=record.outcomes,
         checks=driver.watched.checks if driver.watched and driver.watched.checks else record.checks,
+        preflight=preflight,
     )
 
 
@@ -121,9 +131,11 @@ class Reporter:
         if code not in self._memory.alarms:
             self.event(component, Say(Event.ALARM, code, {"message": line(message)}), None)
 
-    def status(self, drivers: dict[str, Driver], time_floor: int) -> None:
+    def status(
+        self, drivers: dict[str, Driver], time_floor: int, preflights: Mapping[str, Preflight]
+    ) -> None:
         """Write a new snapshot if anything but counter, time and free space has changed."""
-        snapshot = self._snapshot(drivers, time_floor)
+        snapshot = self._snapshot(drivers, time_floor, preflights)
         essence = _essence(snapshot)
         if self._last is None:
             self._last = self._written()
@@ -158,7 +170,9 @@ class Reporter:
             return {}
         return _essence(value) if isinstance(value, dict) else {}
 
-    def _snapshot(self, drivers: dict[str, Driver], time_floor: int) -> dict[str, Any]:
+    def _snapshot(
+        self, drivers: dict[str, Driver], time_floor: int, preflights: Mapping[str, Preflight]
+    ) -> dict[str, Any]:
         config, memory, policy = self._config, self._memory, self._config.policy
         status = Status(
             fleet=memory.root.fleet,
@@ -183,6 +197,9 @@ class Reporter:
             clock=Clock(trusted=platform_facts.clock_trusted(), floor=times.to_text(time_floor)),
             lost_events=memory.lost_events,
             alarms=tuple(sorted(memory.alarms)),
-            components={name: component_status(driver) for name, driver in sorted(drivers.items())},
+            components={
+                name: component_status(driver, preflights.get(name))
+                for name, driver in sorted(drivers.items())
+            },
         )
         return status.model_dump(mode="json", exclude_none=True)

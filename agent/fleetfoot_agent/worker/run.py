@@ -23,6 +23,7 @@ from fleetfoot_agent.worker.lifecycle import Say
 from fleetfoot_agent.worker.lock import Lock
 from fleetfoot_agent.worker.memory import Memory
 from fleetfoot_agent.worker.planning import Clock, Planned
+from fleetfoot_agent.worker.preflight import Preflights
 from fleetfoot_agent.worker.report import WATCHED, Reporter
 from fleetfoot_agent.worker.watching import Watch
 from fleetfoot_protocol.codes import Code, Family, info
@@ -158,6 +159,7 @@ class Session:
         self._answers: dict[str, Answer | None] = {}
         self._settled_at: int | None = None
         self._watch = Watch(config, memory)
+        self._preflights = Preflights(config, memory)
         self._watch_again = float("-inf")
         self.drivers = {
             name: Driver(
@@ -214,6 +216,7 @@ class Session:
             if driver.may_go_on and self._may_activate(driver):
                 # It had to wait for one that came later in this turn and is done now.
                 self._carry(name, driver, clock)
+        self._preflights.look(self.drivers, clock, intake.refusals)
         self._watch_over()
         self._freshness(clock)
         self._way_back()
@@ -258,14 +261,15 @@ class Session:
 
     def tell(self) -> None:
         """Write wants, the next wake and the status, as far as they changed."""
-        manifests = tuple(d.wants.manifest for d in self.drivers.values() if d.wants.manifest)
+        manifests = {d.wants.manifest: None for d in self.drivers.values() if d.wants.manifest}
+        manifests |= dict.fromkeys(self._preflights.wants)
         blobs = {b.sha256: b for d in self.drivers.values() for b in d.wants.blobs}
         kept = {b.sha256: b for b in self._spool.want().blobs if self._is_needed(b.sha256)}
         roots = self._memory.roots_wanted(int(time.time()))
-        want = Want(manifests, roots, tuple({**kept, **blobs}.values()))
+        want = Want(tuple(manifests), roots, tuple({**kept, **blobs}.values()))
         self._spool.write_want(want)
         self._spool.write_wake_at(self._next_wake())
-        self._reporter.status(self.drivers, self._time_floor)
+        self._reporter.status(self.drivers, self._time_floor, self._preflights.answers)
 
     def _is_needed(self, sha256: str) -> bool:
         """Whether a blob that was asked for is still being verified or unpacked."""
@@ -389,6 +393,7 @@ class Session:
         """
         here = set(self._spool.slots())
         needed = {d.record.work.goal.digest for d in self.drivers.values() if d.record.work}
+        needed |= {want.digest for want in self._preflights.wants}
         needed |= {d.plan.goal.digest for d in self.drivers.values() if d.plan and d.plan.goal}
         for digest in self._memory.manifests():
             if digest not in needed and f"manifest.{digest}" not in here:

@@ -4,7 +4,14 @@ import argparse
 from typing import Any
 
 from fleetfoot_client import following, options, terminal
-from fleetfoot_client.commands import approval, looking_back, online, rollout_arguments, rollout_text
+from fleetfoot_client.commands import (
+    approval,
+    looking_back,
+    online,
+    preflight,
+    rollout_arguments,
+    rollout_text,
+)
 from fleetfoot_client.exits import Exit
 from fleetfoot_client.following import View
 from fleetfoot_client.rows import More, PlanRow, RolloutRow, parse, parse_list
@@ -20,7 +27,8 @@ def register(subparsers: options.Subparsers) -> None:
         details="A rollout goes out in waves. A failure trips it: nobody else begins, and it waits for you.",
         example="fleetfoot rollout list",
     )
-    rollout_arguments.add_plan(group, _plan)
+    preflight.add_options(rollout_arguments.add_plan(group, _plan))
+    preflight.add(group)
     rollout_arguments.add_start(group, _start)
     rollout_arguments.add_list(group, _list)
     rollout_arguments.add_show(group, _show)
@@ -32,8 +40,13 @@ def register(subparsers: options.Subparsers) -> None:
 
 
 def _plan(args: argparse.Namespace) -> int:
-    result = online.ask(args, "rollout.plan", **rollout_arguments.wishes(args))
-    text = "" if args.json else rollout_text.plan(parse(PlanRow, result.get("plan")))
+    wishes = {name: value for name, value in rollout_arguments.wishes(args).items() if value is not None}
+    with online.open_session(args) as session:
+        result = session.request("rollout.plan", arguments=wishes, timeout=args.reply_timeout)
+        text = "" if args.json else rollout_text.plan(parse(PlanRow, result.get("plan")))
+        if args.preflight:
+            answers = preflight.ask(session, args)
+            return preflight.show({**result, "preflight": answers}, text + "\n\n", args)
     text += "\n\nnothing has begun: to begin, say 'start' instead of 'plan'"
     terminal.show(result, text, as_json=args.json)
     return Exit.OK

@@ -56,7 +56,7 @@ def wishes(args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def add_plan(group: Subparsers, handler: Handler) -> None:
+def add_plan(group: Subparsers, handler: Handler) -> argparse.ArgumentParser:
     """`rollout plan`."""
     parser = options.add_command(
         group,
@@ -65,7 +65,8 @@ def add_plan(group: Subparsers, handler: Handler) -> None:
         "show what a rollout would do, without doing it",
         example="fleetfoot rollout plan --component kiosk --version 1.1.0 --group ovens --waves 10%,50%,100%",
     )
-    _add_wishes(parser)
+    add_wishes(parser)
+    return parser
 
 
 def add_start(group: Subparsers, handler: Handler) -> None:
@@ -79,11 +80,12 @@ def add_start(group: Subparsers, handler: Handler) -> None:
         "    --waves 3,15,30 --settle 5m\n"
         "fleetfoot rollout start --component kiosk --version 1.1.0 --group lab --immediate",
     )
-    _add_wishes(parser)
+    add_wishes(parser)
     parser.add_argument("--quiet", "-q", action="store_true", help="print the rollout's id and nothing else")
 
 
-def _add_wishes(parser: argparse.ArgumentParser) -> None:
+def add_wishes(parser: argparse.ArgumentParser) -> None:
+    """What a rollout is to be."""
     add = parser.add_argument
     add("--component", metavar="NAME", type=options.identifier, required=True, help="what to upgrade")
     add("--version", type=options.version, required=True, help="to which published version")

@@ -178,6 +178,22 @@ class RolloutPlan(Model):
         return self
 
 
+class RolloutProbe(RolloutPlan):
+    """`rollout.probe`: the fleet is asked what it would do; `deadline`: seconds in which answers count."""
+
+    deadline: Annotated[int, Field(ge=1, le=_DAY)] = 30
+
+
+class RolloutAnswers(Model):
+    """`rollout.answers`: to the probe `id`, of the devices that `rollout.probe` was about."""
+
+    id: Id
+    component: Id
+    digest: Digest
+    groups: Annotated[tuple[Id, ...], Field(min_length=1, max_length=MAX_GROUPS)]
+    selector: Annotated[dict[LabelKey, Label], Field(max_length=16)] = {}  # noqa: RUF012 - pydantic copies
+
+
 class RolloutList(Model):
     """`rollout.list`: newest first."""
 

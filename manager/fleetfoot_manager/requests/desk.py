@@ -30,6 +30,7 @@ from fleetfoot_manager.requests import (
     history,
     identities,
     overview,
+    preflight,
     releases,
     rollouts,
 )
@@ -84,6 +85,8 @@ HANDLERS: dict[str, Handler] = {
     "device.upgrades": device_acts.upgrades,
     "device.downgrades": device_acts.downgrades,
     "rollout.plan": rollouts.plan,
+    "rollout.probe": preflight.probe,
+    "rollout.answers": preflight.answers,
     "rollout.start": rollouts.start,
     "audit.list": audits.listing,
     "audit.show": audits.show,

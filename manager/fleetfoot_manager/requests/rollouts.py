@@ -56,7 +56,7 @@ def plan(work: Work, request: Request) -> dict[str, Any]:
     asked = arguments.parse(arguments.RolloutPlan, request.arguments)
     rights.demand(work.house.root, request, asked.groups)
     made = planning.make(work.tx, asked, "r-plan", work.now)
-    _demand_signed(work, made.release)
+    demand_signed(work, made.release)
     return {"plan": _described(work, made)}
 
 
@@ -67,7 +67,7 @@ def _described(work: Work, made: planning.Planned) -> dict[str, Any]:
     return planning.describe(made) | {"notes": shown}
 
 
-def _demand_signed(work: Work, release: ReleaseRow) -> None:
+def demand_signed(work: Work, release: ReleaseRow) -> None:
     """A release whose signers have left the root since would be refused by every device: not even planned."""
     try:
         trust.verify_release(release.envelope, work.house.root)
@@ -86,7 +86,7 @@ def start(work: Work, request: Request) -> dict[str, Any]:
     _demand_no_other(work, asked)
     name = work.house.name("r-")
     made = planning.make(work.tx, asked, name, work.now)
-    _demand_signed(work, made.release)
+    demand_signed(work, made.release)
     for group in asked.groups:
         _demand_room(work.intent(group, asked.component), group, asked.component)
     shown = _described(work, made)

@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from fleetfoot_protocol import dsse, keys, times, topics, trust
+from fleetfoot_protocol.allow import Rules
 from fleetfoot_protocol.codes import Code
-from fleetfoot_protocol.documents import Desired, Goal, Release
+from fleetfoot_protocol.documents import Desired, Goal, Probe, Release
 from fleetfoot_protocol.dsse import PayloadType
 from fleetfoot_protocol.errors import UpgradeError
 from fleetfoot_protocol.reports import (
@@ -25,15 +26,19 @@ from fleetfoot_protocol.reports import (
     OutcomeRecord,
     Platform,
     PolicySummary,
+    Preflight,
     Status,
 )
 from fleetfoot_protocol.resolve import Act, Device, Plan, resolve
 from fleetfoot_protocol.states import Lifecycle, Outcome, Verdict
 from fleetfoot_protocol.topics import Kind
 from fleetfoot_protocol.trust import TrustRoot
+from fleetfoot_sim.load import preflight
 from fleetfoot_sim.load.shapes import Nature
 
 PLATFORM = Platform(os="linux", arch="amd64")
+RULES = Rules(enabled=True, allowed_channels=("dev",))
+FREE = 10**9
 _YEAR = 365 * 86400
 _REMEMBERED = 64
 
@@ -51,6 +56,7 @@ class Verifier:
         self.count = 0
         self._each = each
         self._desired: dict[bytes, Desired | UpgradeError] = {}
+        self._probes: dict[bytes, Probe | UpgradeError] = {}
         self._releases: dict[bytes, tuple[Release, str] | UpgradeError] = {}
 
     def desired(self, data: bytes) -> Desired:
@@ -63,6 +69,20 @@ class Verifier:
             except UpgradeError as error:
                 found = error
             _remember(self._desired, data, found)
+        if isinstance(found, UpgradeError):
+            raise found
+        return found
+
+    def probe(self, data: bytes) -> Probe:
+        """The probe in an envelope. Raises UpgradeError."""
+        found = None if self._each else self._probes.get(data)
+        if found is None:
+            self.count += 1
+            try:
+                found = trust.verify_probe(data, self.root)
+            except UpgradeError as error:
+                found = error
+            _remember(self._probes, data, found)
         if isinstance(found, UpgradeError):
             raise found
         return found
@@ -128,6 +148,8 @@ class SimulatedDevice:
         "_later",
         "_outcomes",
         "_place",
+        "_preflight",
+        "_probe",
         "_publish",
         "_rollout",
         "_secret",
@@ -177,6 +199,8 @@ class SimulatedDevice:
         self._attempt: int | None = None
         self._outcomes: tuple[OutcomeRecord, ...] = ()
         self._waits_for: Plan | None = None
+        self._probe: Probe | None = None
+        self._preflight: Preflight | None = None
         self._done: set[tuple[str, int]] = set()
 
     # -- what comes in
@@ -198,6 +222,34 @@ class SimulatedDevice:
         self.counts.sequences[desired.sequence] = self.counts.sequences.get(desired.sequence, 0) + 1
         if self._state in (Lifecycle.IDLE, Lifecycle.STAGED):
             self._decide()
+
+    def asked(self, payload: bytes) -> None:
+        """A probe came; the newest is answered, once, as soon as its manifest is there."""
+        try:
+            probe = self._verifier.probe(payload)
+        except UpgradeError:
+            self.counts.refused += 1
+            return
+        if (probe.group, probe.component) != (self._place.group, self._place.component):
+            self.counts.refused += 1
+            return
+        have = self._probe
+        if have is None or (probe.id != have.id and probe.issued >= have.issued):
+            self._probe = probe
+            if not self._answered(None):
+                self._want(probe.goal.digest)
+
+    def _answered(self, release: Release | None) -> bool:
+        """Whether the newest probe can be answered; then that is said, unless it has been."""
+        probe = self._probe
+        if probe is None or (self._preflight is not None and self._preflight.id == probe.id):
+            return True
+        found = preflight.answer(probe, self.memory, release, RULES, PLATFORM, FREE)
+        if found is None:
+            return False
+        self._preflight = found
+        self.say()
+        return True
 
     def _decide(self) -> None:
         plan = resolve(self.desired, None, self.memory)
@@ -229,13 +281,18 @@ class SimulatedDevice:
 
     def given(self, payload: bytes) -> None:
         """A release manifest came: the work begins, if it is the one that was wanted."""
-        plan = self._waits_for
-        if plan is None or plan.goal is None or self._state is not Lifecycle.DOWNLOADING:
+        plan, probe = self._waits_for, self._probe
+        works = plan is not None and plan.goal is not None and self._state is Lifecycle.DOWNLOADING
+        if not works and probe is None:
             return
         try:
-            _, digest = self._verifier.release(payload)
+            release, digest = self._verifier.release(payload)
         except UpgradeError:
             self.counts.refused += 1
+            return
+        if probe is not None and digest == probe.goal.digest:
+            self._answered(release)
+        if plan is None or plan.goal is None or not works:
             return
         if digest == plan.goal.digest:
             goal = plan.goal
@@ -311,6 +368,7 @@ class SimulatedDevice:
             target=goal.digest if goal else None,
             refused=dict(self.memory.refused),
             outcomes=self._outcomes,
+            preflight=self._preflight,
         )
         return Status(
             fleet=self._verifier.root.fleet,
@@ -325,7 +383,7 @@ class SimulatedDevice:
             platform=PLATFORM,
             capabilities=("upgrade", "stage", "rollback"),
             policy=PolicySummary(enabled=True, channels=("stable", "beta", "dev")),
-            disk=Disk(free=10**9),
+            disk=Disk(free=FREE),
             clock=Clock(trusted=True, floor=times.to_text(0)),
             components={self._place.component: component},
         )

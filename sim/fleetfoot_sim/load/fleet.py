@@ -81,10 +81,10 @@ class Link:
         self.connection = connection
         self._manifests.clear()
         place = plan.place
-        group = topics.build(
-            Kind.GROUP_DESIRED, root=place.topic_root, group=place.group, component=place.component
+        connection.subscribe(
+            topics.build(kind, root=place.topic_root, group=place.group, component=place.component)
+            for kind in (Kind.GROUP_DESIRED, Kind.PROBE)
         )
-        connection.subscribe([group])
         for device in self.devices:
             connection.publish(self.topic(Kind.PRESENCE, device), b"online", retain=True)
             device.say()
@@ -121,6 +121,9 @@ class Link:
             self._manifests[topic] = payload
             for device in self.devices:
                 device.given(payload)
+        elif "/probe/" in topic:
+            for device in self.devices:
+                device.asked(payload)
         else:
             for device in self.devices:
                 device.told(payload)

@@ -1,0 +1,49 @@
+"""What a simulated device answers to a probe: by the functions of the protocol, as a worker does."""
+
+import time
+
+from fleetfoot_protocol import times
+from fleetfoot_protocol.allow import Environment, Rules, allow
+from fleetfoot_protocol.codes import Code
+from fleetfoot_protocol.documents import Desired, Probe, Release
+from fleetfoot_protocol.reports import Platform, Preflight
+from fleetfoot_protocol.resolve import Act, Device, resolve
+from fleetfoot_protocol.states import Verdict
+
+_VERDICTS = {"proceed": Verdict.ACCEPTED, "defer": Verdict.DEFERRED, "reject": Verdict.REJECTED}
+
+
+def answer(
+    probe: Probe, device: Device, release: Release | None, rules: Rules, platform: Platform, free: int
+) -> Preflight | None:
+    """The answer; None if it takes the manifest, and that has not come yet."""
+    asked = Desired(
+        fleet=probe.fleet,
+        group=probe.group,
+        component=probe.component,
+        epoch=1,
+        sequence=1,
+        issued=probe.issued,
+        expires=probe.expires,
+        baseline=probe.goal,
+    )
+    plan = resolve(asked, None, device)
+    if plan.act is Act.INSTALL:
+        if release is None:
+            return None
+        here = Environment(platform=platform, agent="0.1.0", run=device.run, free=free)
+        found = allow(plan, release, rules, here)
+        return _said(probe, _VERDICTS[found.verdict], found.code, found.reason or str(plan.why))
+    verdict = Verdict.REJECTED if plan.act is Act.REJECT else Verdict.ACCEPTED
+    return _said(probe, verdict, plan.code, str(plan.why))
+
+
+def _said(probe: Probe, verdict: Verdict, code: Code | None, reason: str) -> Preflight:
+    return Preflight(
+        id=probe.id,
+        digest=probe.goal.digest,
+        verdict=verdict,
+        code=str(code or ""),
+        reason=reason[:256],
+        at=times.to_text(time.time()),
+    )
