@@ -95,7 +95,7 @@ def test_every_unit_parses_as_sections_and_settings() -> None:
 
 @pytest.mark.needs("shellcheck")
 @pytest.mark.parametrize(
-    "script", ["install", "fleetfoot-note", "fleetfoot-launcher", "fleetfoot-hook", "fleetfoot-keep"]
+    "script", ["install", *(f"fleetfoot-{name}" for name in ("note", "launcher", "hook", "keep", "rollback"))]
 )
 def test_shellcheck_finds_nothing_in_the_scripts(script: str) -> None:
     told = subprocess.run(["shellcheck", "-s", "sh", str(FOLDER / script)], capture_output=True, text=True)
@@ -111,6 +111,7 @@ def test_a_package_gets_every_file_where_systemd_looks_for_it(tmp_path: Path) ->
         "usr/lib/fleetfoot/fleetfoot-note",
         "usr/lib/fleetfoot/fleetfoot-hook",
         "usr/lib/fleetfoot/fleetfoot-keep",
+        "usr/lib/fleetfoot/fleetfoot-rollback",
         "usr/lib/fleetfoot/fleetfoot-launcher",
         "usr/lib/fleetfoot/files.sha256",
         "usr/lib/sysusers.d/fleetfoot.conf",

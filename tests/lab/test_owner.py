@@ -161,6 +161,40 @@ def test_what_is_preserved_is_back_before_the_old_version_starts_where_the_guard
     assert "put back what versions/1.0.0-" in host.journal("-u", "fleetfoot-restore@kiosk.service")
 
 
+def test_rollback_by_hand_needs_neither_broker_nor_python(start: Start, lab: Lab) -> None:
+    device = start()
+    prepare(device, window=0.5)
+    host, old = device.host, device.current
+    good, newer = lab.shop.bundles["1.0.0"], lab.shop.release("1.1.0")
+    order = device.shop.order(newer, attempt=3)
+    device.order(order, newer)
+    device.await_runs(newer)
+    host.path("/etc/kiosk.conf").write_text("changed since\n")  # long after the commit: not of the trial
+    # From here on nothing of the agent can run.
+    host.run("systemctl", "stop", "fleetfoot-worker.path", "fleetfoot-worker.service")
+    host.run("sh", "-ec", "mkdir /away; mv /usr/lib/fleetfoot/agent/site /usr/bin/python3* /away")
+    assert "usage" in host.run("fleetfoot-agent", "rollback", "../kiosk", check=False)
+    assert "there is no component shop" in host.run("fleetfoot-agent", "rollback", "shop", check=False)
+    said = host.run("fleetfoot-agent", "rollback", "kiosk")
+    assert f"kiosk is back at {old.removeprefix('versions/')}\n{UNIT} is restarted" in said
+    until(lambda: device.version() == "1.0.0", "1.0.0 runs again")
+    assert host.path("/etc/kiosk.conf").read_text() == "changed since\n"
+    assert "is at versions/1.0.0" in host.run("fleetfoot-agent", "rollback", "kiosk", old[9:], check=False)
+    # With a worker again: it proves the old version, and what was left is refused, though the order stands.
+    host.run("sh", "-ec", "mv /away/site /usr/lib/fleetfoot/agent/; mv /away/python3* /usr/bin/")
+    host.run("systemctl", "start", "fleetfoot-worker.path", "fleetfoot-worker.service")
+    until(lambda: device.runs(good), "the worker agrees")
+    until(
+        lambda: device.host.show("fleetfoot-worker.service", "ActiveState")["ActiveState"] == "inactive",
+        "it ends",
+    )
+    record = device.record()
+    assert record is not None
+    assert record.refused == {newer.digest: 3}
+    assert device.runs(good)
+    assert device.layout.read_trial() is None
+
+
 def test_without_room_to_set_aside_nothing_is_activated(start: Start, lab: Lab) -> None:
     device = start()
     prepare(device, window=0.5)

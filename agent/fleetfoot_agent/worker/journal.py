@@ -110,7 +110,11 @@ class Journal:
                 raise UpgradeError(Code.UPGRADE_LAYOUT_REFUSED, text)
             self._write_rebuilt(known, run)
             return
-        goal = Goal(version=new[0].version, counter=new[0].counter, digest=new[0].digest, length=0)
+        # What was left by hand, without a worker, had been committed: it is refused up to that attempt.
+        attempt = max((o.attempt for o in known.outcomes if o.digest == new[0].digest), default=1)
+        goal = Goal(
+            version=new[0].version, counter=new[0].counter, digest=new[0].digest, length=0, attempt=attempt
+        )
         work = Work(
             act=Act.INSTALL,
             goal=goal,
