@@ -217,10 +217,20 @@ def test_a_component_waits_for_one_on_trial_and_goes_on_in_the_same_run(both: Ri
         order(both, "kiosk", 2, stock["1.1.0"])
         wake(both.config.wake_dir)
 
+    def panel_is_done() -> None:
+        waited.append(in_flight(both) == ["kiosk"])
+        events = [e for e in both.events() if e["component"] == "kiosk" and e["type"].endswith("deferred")]
+        told.extend((e["errorcode"], e["data"]["reason"]) for e in events)
+
+    told: list[tuple[str, str]] = []
     both.machines["panel"].before_restart = kiosk_is_ordered
-    both.machines["kiosk"].before_restart = lambda: waited.append(in_flight(both) == ["kiosk"])
+    both.machines["kiosk"].before_restart = panel_is_done
     both.run()
     assert waited == [True]
+    assert told == [("upgrade_locked", "panel is being worked on")]
+    answered = both.component("kiosk").answered
+    assert answered is not None
+    assert answered.verdict is Verdict.ACCEPTED
     assert runs(both, "kiosk", stock["1.1.0"])
     assert runs(both, "panel", panel(stock, "1.1.0"))
 

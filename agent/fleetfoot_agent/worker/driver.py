@@ -135,6 +135,11 @@ class Driver:
         staged = self.record.state is _L.STAGED and self.broken is None
         return staged and work is not None and work.act is not Act.STAGE and not self._staging.held
 
+    def wait_for(self, other: str, planned: Planned) -> None:
+        """Answer that what is staged waits until another component has been activated or has gone back."""
+        locked = Permission("defer", Code.UPGRADE_LOCKED, f"{other} is being worked on")
+        self._staging.answer = planning.answer(self._config, planned, locked)
+
     # -- the plan
 
     def follow(self, planned: Planned, now: int) -> None:

@@ -235,20 +235,24 @@ class Session:
                 driver.follow(planned, clock.now)
         except OSError as error:
             driver.give_up(error)  # the other components' disk may be well
+        if driver.may_go_on and (other := self._busy_with(driver)) is not None:
+            driver.wait_for(other, planned)
         self._tell_answer(name, driver, planned)
 
     def _plan(self, name: str, driver: Driver, clock: Clock) -> Planned:
         return planning.make_plan(self._config, self._memory, name, driver.record, clock)
 
     def _may_activate(self, driver: Driver) -> bool:
-        if driver.component.name == selfupgrade.COMPONENT and any(
-            d is not driver and d.may_go_on for d in self.drivers.values()
-        ):
-            return False
-        return not any(
-            d is not driver and d.record.state in lifecycle.IN_FLIGHT and not d.broken
-            for d in self.drivers.values()
-        )
+        return self._busy_with(driver) is None
+
+    def _busy_with(self, driver: Driver) -> str | None:
+        """The component that goes first: one at a time, the agent itself last. None: nobody does."""
+        last = driver.component.name == selfupgrade.COMPONENT
+        for name, other in self.drivers.items():
+            in_flight = other.record.state in lifecycle.IN_FLIGHT and not other.broken
+            if other is not driver and (in_flight or (last and other.may_go_on)):
+                return name
+        return None
 
     # -- telling
 
