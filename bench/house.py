@@ -148,7 +148,11 @@ class ManagerHouse:
             connection.close()
 
     def stored(self) -> int:
-        """Devices whose status is stored."""
+        """Devices whose status is stored, verified or not yet."""
+        return self.verified() + self._query("select count(*) from claims")
+
+    def verified(self) -> int:
+        """Devices whose status is stored and verified."""
         return self._query("select count(*) from devices where status is not null")
 
     def seen_since(self, moment: float) -> int:

@@ -1,19 +1,19 @@
 """The engine: one thread that owns the store, and everything that happens goes through its queue.
 
-A batch of inputs (whatever waits, at most 500 or 50 ms) is one transaction; each input is a step of it, so
-that one that fails is dropped alone. Only after the commit is anything published, and always from stored
-bytes. A row leaves the outbox when the broker has acknowledged it; on every connection what is left is
-sent again. Time is looked at when the next deadline comes and at least every second.
+A batch of inputs (whatever waits, at most 1000; under load waited for, 50 ms) is one transaction; each input
+from which something may follow is a step of it, so that one that fails is dropped alone. Only after the
+commit is anything published, and always from stored bytes. A row leaves the outbox when the broker has
+acknowledged it; on every connection what is left is sent again. Time is looked at when the next deadline
+comes and at least every second.
 
 A store that fails ends the engine: a manager that cannot remember must not decide.
 """
 
 import logging
-import queue
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -22,11 +22,13 @@ from typing import Any
 from sqlalchemy.exc import OperationalError
 
 from fleetfoot_manager import agenda, documents, keyring, reassert, revocation, rollout
+from fleetfoot_manager.claims import MAX_CLAIMS, Claim
 from fleetfoot_manager.documents import Publication
 from fleetfoot_manager.errands import Errand
 from fleetfoot_manager.faults import Stage
 from fleetfoot_manager.house import House
-from fleetfoot_manager.ingest import Ingest
+from fleetfoot_manager.inbox import Inbox
+from fleetfoot_manager.ingest import Ingest, Pair
 from fleetfoot_manager.mqtt import (
     Acknowledged,
     Arrived,
@@ -48,11 +50,15 @@ from fleetfoot_protocol.topics import Kind, Topic
 
 log = logging.getLogger(__name__)
 
-MAX_BATCH = 500
+MAX_BATCH = 1000
+#: So many inputs at once are load: from there on what decides nothing is verified later.
+LOADED = 200
 BATCH_SECONDS = 0.05
 QUEUE_LENGTH = 20_000
 #: Publications handed to the broker and not acknowledged yet, at most.
 WINDOW = 500
+#: Claims that are verified in one turn when there is time: some 20 ms, which what comes then has to wait.
+_JUDGED_AT_ONCE = 200
 _TICK_SECONDS = 1.0
 _TIDY_ROWS = 200
 _FAREWELL_SECONDS = 2.0
@@ -80,8 +86,9 @@ Input = Happening | Examined | Errand[Any] | Stop
 class Engine:
     """Start it with `start`, hand it inputs with `put`, end it with `stop`.
 
-    clock: unix seconds. `listening` is set once devices and operators are heard. `failure` is the error
-    that ended the engine, if one did; `on_end` is called whenever it has ended.
+    clock: unix seconds; loaded: so many inputs at once are load. `listening` is set once devices and
+    operators are heard. `failure` is the error that ended the engine, if one did; `on_end` is called whenever
+    it has ended.
     """
 
     def __init__(
@@ -90,6 +97,7 @@ class Engine:
         house: House,
         *,
         clock: Callable[[], float] = time.time,
+        loaded: int | None = None,
         on_end: Callable[[], None] = lambda: None,
     ) -> None:
         self.failure: BaseException | None = None
@@ -102,8 +110,10 @@ class Engine:
         self._store = store
         self._house = house
         self._clock = clock
+        self._loaded = LOADED if loaded is None else loaded
         self._on_end = on_end
-        self._queue: queue.Queue[Input] = queue.Queue(QUEUE_LENGTH)
+        self._inbox: Inbox[Input] = Inbox(QUEUE_LENGTH)
+        self._busy = False
         self._transport: Transport | None = None
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._live: dict[str, Rollout] = {}
@@ -130,17 +140,17 @@ class Engine:
 
     def put(self, item: Input) -> None:
         """Hand in what has happened, from any thread. Waits while the queue is full."""
-        while not self._closed:
-            try:
-                self._queue.put(item, timeout=_TICK_SECONDS)
-                return
-            except queue.Full:
-                continue
+        self.put_all([item])
+
+    def put_all(self, items: Sequence[Input]) -> None:
+        """Hand in a burst."""
+        while not self._closed and not self._inbox.put(items, _TICK_SECONDS):
+            pass
 
     @property
     def queued(self) -> int:
         """How many inputs wait."""
-        return self._queue.qsize()
+        return len(self._inbox)
 
     @property
     def connected(self) -> bool:
@@ -161,6 +171,7 @@ class Engine:
         self._transport = transport
         with self._store.read() as tx:
             self._live = {of.id: of for of in load_rollouts(tx, live=True)}
+            self._registry.claims.load(tx)
             self.desk.since = float(get_meta(tx, REQUESTS_SINCE) or 0)
         for of in self._live.values():
             log.info("rejoined rollout=%s state=%s wave=%d", of.id, of.state, of.wave)
@@ -197,21 +208,17 @@ class Engine:
     def _collect(self) -> list[Input]:
         """Whatever waits; blocks until something comes or time has to be looked at."""
         wait = min(_TICK_SECONDS, max(0.0, self.next_deadline() - self._clock()))
-        try:
-            batch = [self._queue.get(timeout=wait) if wait > 0 else self._queue.get_nowait()]
-        except queue.Empty:
-            return []
-        end = time.monotonic() + BATCH_SECONDS
-        while len(batch) < MAX_BATCH and time.monotonic() < end:
-            try:
-                batch.append(self._queue.get_nowait())
-            except queue.Empty:
-                break
+        # A batch that was large is followed by more: it is worth the wait for a large one again.
+        enough = self._loaded if self._busy else 1
+        batch = self._inbox.take(MAX_BATCH, wait, enough=enough, patience=BATCH_SECONDS)
+        self._busy = len(batch) >= self._loaded
         return batch
 
     def next_deadline(self) -> float:
         """When a turn is due although nothing has come, unix seconds."""
         moments = [self._planned(), *self._ticks.values()]
+        if self._registry.claims:
+            moments.append(self._clock())
         if self._session is not None and len(self._in_flight) < WINDOW:
             moments.append(self.reassertion.next_deadline())
         return min(moments)
@@ -225,7 +232,7 @@ class Engine:
         overdue = [name for name, due in self._ticks.items() if due <= now]
         # Acknowledgements alone are no reason to write; a row that is sent twice does no harm.
         tidy = self._acknowledged and (not batch or len(self._acknowledged) >= _TIDY_ROWS)
-        if not (decisive or overdue or tidy or self._planned() <= now):
+        if not (decisive or overdue or tidy or self._registry.claims or self._planned() <= now):
             return
         with self._transaction() as work:
             documents.acknowledged(work.tx, self._acknowledged)
@@ -234,9 +241,14 @@ class Engine:
             ]
             speakers = (t.device for t in parsed if t is not None and t.kind in _OF_DEVICES)
             self._registry.expect(work.tx, speakers)
+            hurried = len(decisive) >= self._loaded
             for item, topic in zip(decisive, parsed, strict=True):
-                writes = topic is None or topic.kind not in _OF_DEVICES
-                self._guarded(work, type(item).__name__, partial(self._take, work, item, topic), writes)
+                if isinstance(item, Arrived) and topic is not None and topic.kind in _OF_DEVICES:
+                    self._hear_device(work, topic, item, hurried)
+                else:
+                    self._guarded(work, type(item).__name__, partial(self._take, work, item, topic))
+            if not hurried:
+                self._judge(work, self._registry.claims.take(work.tx, _JUDGED_AT_ONCE))
             for name in overdue:
                 # What fails is not tried again at once.
                 if not self._guarded(work, "Tick", partial(self._tick, work, name)):
@@ -338,22 +350,30 @@ class Engine:
             with work.step(writes=writes):
                 act()
             return True
-        except OperationalError:
-            raise
-        except FleetfootError as error:
-            if error.code == "store_unusable":
-                raise
-            self.dropped[error.code] += 1
-            log.warning("dropped input=%s code=%s: %s", what, error.code, error.message)
-        except Exception:
-            self.dropped[what] += 1
-            log.exception("dropped input=%s", what)
+        except Exception as error:
+            self._drop(what, error)
         return False
 
+    def _drop(self, what: str, error: Exception) -> None:
+        """Go on without an input; raises `error` if it says that the store is of no use."""
+        if isinstance(error, OperationalError):
+            raise error
+        if not isinstance(error, FleetfootError):
+            self.dropped[what] += 1
+            log.error("dropped input=%s", what, exc_info=error)
+        elif error.code == "store_unusable":
+            raise error
+        else:
+            self.dropped[error.code] += 1
+            log.warning("dropped input=%s code=%s: %s", what, error.code, error.message)
+
     def _take(self, work: Work, item: Input, topic: Topic | None) -> None:
+        if not isinstance(item, Arrived) or topic is None or topic.kind is Kind.REQUESTS:
+            # Who asks is told of what has been verified, and it is as much as can be.
+            self._judge(work, self._registry.claims.take(work.tx, MAX_CLAIMS))
         match item:
-            case Arrived(_, payload, retained):
-                self._arrived(work, topic, payload, retained)
+            case Arrived(_, payload, _):
+                self._arrived(work, topic, payload)
             case Examined():
                 self.desk.examined(work, item)
             case Errand():
@@ -361,11 +381,28 @@ class Engine:
             case _:
                 raise AssertionError(f"no input of the store: {item!r}")
 
-    def _arrived(self, work: Work, topic: Topic | None, payload: bytes, retained: bool) -> None:
+    def _hear_device(self, work: Work, topic: Topic, item: Arrived, hurried: bool) -> None:
+        """What a device says: stored, or judged in a step of its own where something may follow from it."""
+        claims = self._registry.claims
+        try:
+            pair = self.ingest.message(work, topic, item.payload, retained=item.retained)
+        except Exception as error:
+            self._drop("Arrived", error)
+            return
+        if topic.kind is Kind.STATUS_ATTESTATION and pair is None and claims.of(topic.device) is not None:
+            self._judge(work, claims.take_of(work.tx, topic.device))
+        elif pair is not None:
+            self._judge(work, claims.take_of(work.tx, topic.device))
+            if not (hurried and self.ingest.claim(work, pair)):
+                self._judge(work, [pair])
+
+    def _judge(self, work: Work, pairs: Sequence[Pair | Claim]) -> None:
+        for pair in pairs:
+            self._guarded(work, "status", partial(self.ingest.judge, work, pair), writes=False)
+
+    def _arrived(self, work: Work, topic: Topic | None, payload: bytes) -> None:
         if topic is None:
             self.dropped["foreign topic"] += 1
-        elif topic.kind in _OF_DEVICES:
-            self.ingest.message(work, topic, payload, retained=retained)
         elif topic.kind is Kind.REQUESTS:
             self.desk.request(work, topic.operator, payload)
         else:
@@ -423,7 +460,5 @@ class Engine:
             return
         end = time.monotonic() + _FAREWELL_SECONDS
         while self._in_flight and (left := end - time.monotonic()) > 0:
-            try:
-                self._note(self._queue.get(timeout=left))
-            except queue.Empty:
-                return
+            for item in self._inbox.take(MAX_BATCH, left):
+                self._note(item)

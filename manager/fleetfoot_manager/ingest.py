@@ -9,6 +9,8 @@ paired by the sha256 of the status. Rules:
    So is a pair that another key signed, or that the device signed for another place: somebody writes there
    who should not. One alarm a minute for each device and code.
 3. Presence is nobody's signature: it is shown and decides nothing.
+4. Under load, a pair on which nothing waits (no rollout of its group, no act on its device) is stored as a
+   claim and verified when there is time, by the same rules. A request finds everything verified.
 """
 
 import hashlib
@@ -16,8 +18,10 @@ import logging
 import re
 from collections import Counter, OrderedDict
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from fleetfoot_manager import acts, audit, derive, publisher
+from fleetfoot_manager.claims import MAX_CLAIMS, Claim
 from fleetfoot_manager.inventory import DeviceEntry
 from fleetfoot_manager.rollout import Rollout
 from fleetfoot_manager.work import Work
@@ -52,98 +56,151 @@ def _keep(halves: OrderedDict[str, bytes], sha256: str, data: bytes) -> None:
         halves.popitem(last=False)
 
 
+class Pair(NamedTuple):
+    """A status and what came as its attestation, not looked into yet."""
+
+    device: str
+    sha256: str
+    status: bytes
+    attestation: bytes
+
+
 class Ingest:
-    """Takes in what devices publish. `ignored` counts what was passed over, by reason."""
+    """Takes in what devices publish. `ignored` counts what was passed over, by reason.
+
+    `message` and `claim` cannot fail half way; `judge` is for a step of its own.
+    """
 
     def __init__(self) -> None:
         self.ignored: Counter[str] = Counter()
         self._waiting: OrderedDict[str, _Halves] = OrderedDict()
         self._alarmed: OrderedDict[tuple[str, str], float] = OrderedDict()
 
-    def message(self, work: Work, topic: Topic, payload: bytes, *, retained: bool) -> None:
-        """One message on a device's topic. An empty payload is no information."""
+    def message(self, work: Work, topic: Topic, payload: bytes, *, retained: bool) -> Pair | None:
+        """One message on a device's topic; the pair that it completes. An empty payload is no information."""
         if not payload:
-            return
+            return None
         entry = work.devices.find(work.tx, topic.device)
         if entry is None or entry.group != topic.group:
             self.ignored["unknown device" if entry is None else "other group"] += 1
             if entry is None:
                 work.devices.bouncer.heard(work.tx, topic.group, topic.device, work.now)
-            return
+            return None
+        if topic.kind is Kind.STATUS:
+            return self._status(work, entry, payload, retained)
+        if topic.kind is Kind.STATUS_ATTESTATION:
+            return self._attestation(entry, payload)
         if topic.kind is Kind.PRESENCE:
             self._presence(work, entry, payload, retained)
-        elif topic.kind is Kind.STATUS:
-            self._status(work, entry, payload, retained)
-        elif topic.kind is Kind.STATUS_ATTESTATION:
-            self._attestation(work, entry, payload)
+        return None
+
+    def claim(self, work: Work, pair: Pair) -> bool:
+        """Store the pair to be verified later; False if it has to be judged now."""
+        claims = work.devices.claims
+        if (
+            len(claims) >= MAX_CLAIMS
+            or claims.of(pair.device) is not None
+            or self._awaited(work, pair.device)
+        ):
+            return False
+        claims.add(Claim(*pair, work.now))
+        return True
+
+    def _awaited(self, work: Work, device: str) -> bool:
+        """Whether something may be decided by what the device says now."""
+        entry = work.devices.find(work.tx, device)
+        return (
+            entry is None
+            or work.devices.may_have_act(work.tx, device)
+            or any(entry.group in of.groups or device in of.devices for of in work.rollouts.values())
+        )
 
     def _presence(self, work: Work, entry: DeviceEntry, payload: bytes, retained: bool) -> None:
         if payload not in (b"online", b"offline"):
             self.ignored["malformed"] += 1
             return
-        entry = work.devices.presence(entry, payload == b"online")
+        work.devices.presence(entry, payload == b"online")
         if not retained:
             work.devices.seen(entry, work.now)
 
-    def _status(self, work: Work, entry: DeviceEntry, payload: bytes, retained: bool) -> None:
+    def _status(self, work: Work, entry: DeviceEntry, payload: bytes, retained: bool) -> Pair | None:
         sha256 = hashlib.sha256(payload).hexdigest()
         if not retained:
-            entry = work.devices.seen(entry, work.now)
-        if sha256 == entry.status_sha256:
-            return
+            work.devices.seen(entry, work.now)
+        if sha256 == entry.status_sha256 or sha256 == work.devices.claims.of(entry.id):
+            return None
         halves = self._halves(entry.id)
-        attestation = halves.attestations.get(sha256)
+        attestation = halves.attestations.pop(sha256, None)
         if attestation is None:
             _keep(halves.statuses, sha256, payload)
-        else:
-            self._pair(work, entry, sha256, payload, attestation)
+            return None
+        return self._paired(halves, Pair(entry.id, sha256, payload, attestation))
 
-    def _attestation(self, work: Work, entry: DeviceEntry, payload: bytes) -> None:
+    def _attestation(self, entry: DeviceEntry, payload: bytes) -> Pair | None:
         # Only a hint of which status it is for: it is parsed, strictly, when that one is there.
         named = _NAMED.search(payload)
         if named is None:
             self.ignored["malformed"] += 1
-            return
+            return None
         sha256 = named[1].decode("ascii")
         if sha256 == entry.status_sha256:
-            return
+            return None
         halves = self._halves(entry.id)
-        status = halves.statuses.get(sha256)
+        status = halves.statuses.pop(sha256, None)
         if status is None:
             _keep(halves.attestations, sha256, payload)
-        else:
-            self._pair(work, entry, sha256, status, payload)
+            return None
+        return self._paired(halves, Pair(entry.id, sha256, status, payload))
 
     def _halves(self, device: str) -> _Halves:
-        halves = self._waiting.setdefault(device, _Halves())
-        self._waiting.move_to_end(device)
-        while len(self._waiting) > MAX_DEVICES:
-            self._waiting.popitem(last=False)
+        halves = self._waiting.get(device)
+        if halves is None:
+            halves = self._waiting[device] = _Halves()
+            while len(self._waiting) > MAX_DEVICES:
+                self._waiting.popitem(last=False)
+        else:
+            self._waiting.move_to_end(device)
         return halves
 
-    def _pair(self, work: Work, entry: DeviceEntry, sha256: str, payload: bytes, attestation: bytes) -> None:
-        halves = self._waiting.get(entry.id, _Halves())
-        halves.attestations.pop(sha256, None)
+    def _paired(self, halves: _Halves, pair: Pair) -> Pair:
+        if not halves.statuses and not halves.attestations:
+            del self._waiting[pair.device]
+        return pair
+
+    def judge(self, work: Work, pair: Pair | Claim) -> None:
+        """Verify, and take in what is news, with all that follows."""
+        entry = work.devices.find(work.tx, pair.device)
+        if entry is None or pair.sha256 == entry.status_sha256:
+            return
+        at = pair.at if isinstance(pair, Claim) else work.now
         try:
-            status = trust.verify_status(payload, attestation, entry.key)
+            status = trust.verify_status(pair.status, pair.attestation, entry.key)
         except UpgradeError as error:
             # The status may be true and only this attestation false: it waits for another one.
-            _keep(halves.statuses, sha256, payload)
+            self._again(work, pair)
             self.ignored[error.code] += 1
             log.warning("device=%s status refused code=%s: %s", entry.id, error.code, error.message)
             self._alarm(work, entry, error.upgrade_code, error.message)
             return
-        halves.statuses.pop(sha256, None)
         if (status.fleet, status.group, status.device) != (work.house.fleet, entry.group, entry.id):
             self.ignored[Code.UPGRADE_SCOPE_MISMATCH] += 1
             text = f"signed for {status.fleet}/{status.group}/{status.device}"
             self._alarm(work, entry, Code.UPGRADE_SCOPE_MISMATCH, text)
             return
         if self._is_news(work, entry, status):
-            new = work.devices.status(entry, status, payload, sha256)
-            work.devices.seen(new, min(work.now, times.from_text(status.at)))
+            new = work.devices.status(entry, status, pair.status, pair.sha256)
+            work.devices.seen(new, min(at, times.from_text(status.at)))
             tell_rollouts(work, status, entry)
             tell_acts(work, status)
+
+    def _again(self, work: Work, pair: Pair | Claim) -> None:
+        """Go on with the status of a pair that was refused: another attestation of it may be there."""
+        halves = self._halves(pair.device)
+        other = halves.attestations.pop(pair.sha256, None)
+        if other is None:
+            _keep(halves.statuses, pair.sha256, pair.status)
+        else:
+            self.judge(work, self._paired(halves, Pair(pair.device, pair.sha256, pair.status, other)))
 
     def _alarm(self, work: Work, entry: DeviceEntry, code: Code, message: str) -> None:
         """Tell the device's group of something on its topics that it did not write as it should."""

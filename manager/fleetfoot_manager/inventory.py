@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, RowMapping
 
 from fleetfoot_manager import schema
+from fleetfoot_manager.store import write_many
 from fleetfoot_protocol import strictjson
 from fleetfoot_protocol.documents import read
 from fleetfoot_protocol.errors import FleetfootError
@@ -23,9 +24,17 @@ from fleetfoot_protocol.reports import Status
 MAX_PAST_INCARNATIONS = 8
 
 
+@dataclass(slots=True)
+class Heard:
+    """Whether a device is there, and when it was heard. Nobody signs that: it is changed in place."""
+
+    online: bool = False
+    last_seen: float | None = None
+
+
 @dataclass(frozen=True)
 class DeviceEntry:
-    """An enrolled device. `status`: the bytes of its last attested status, verified when they came."""
+    """An enrolled device. `status`: the bytes of its last attested status, verified by the manager."""
 
     id: str
     group: str
@@ -36,8 +45,17 @@ class DeviceEntry:
     incarnation: str | None = None
     counter: int = 0
     past: Mapping[str, int] = field(default_factory=dict)
-    online: bool = False
-    last_seen: float | None = None
+    heard: Heard = field(default_factory=Heard, compare=False)
+
+    @property
+    def online(self) -> bool:
+        """Whether the device is connected."""
+        return self.heard.online
+
+    @property
+    def last_seen(self) -> float | None:
+        """When the device was heard, unix seconds."""
+        return self.heard.last_seen
 
     @cached_property
     def status(self) -> Status | None:
@@ -56,15 +74,19 @@ def _entry(row: RowMapping) -> DeviceEntry:
         id=row["id"],
         group=row["group"],
         key=bytes.fromhex(row["key"]),
-        enrolled_labels=json.loads(row["labels"]),
+        enrolled_labels=_object(row["labels"]),
         status_bytes=row["status"],
         status_sha256=row["status_sha256"],
         incarnation=row["incarnation"],
         counter=row["counter"] or 0,
-        past=json.loads(row["past"]),
-        online=row["online"],
-        last_seen=row["last_seen"],
+        past=_object(row["past"]),
+        heard=Heard(row["online"], row["last_seen"]),
     )
+
+
+def _object(text: str) -> dict[str, Any]:
+    found: dict[str, Any] = {} if text == "{}" else json.loads(text)
+    return found
 
 
 def find(tx: Connection, device: str) -> DeviceEntry | None:
@@ -176,29 +198,33 @@ def enroll(
     return Enrolled.RELABELLED if same_key else Enrolled.REPLACED
 
 
-def keep(tx: Connection, entries: Sequence[DeviceEntry]) -> None:
-    """Write what devices said of themselves, and when they were heard."""
-    table = schema.devices
-    columns = ("status", "status_sha256", "incarnation", "counter", "past", "online", "last_seen")
-    statement = (
-        sa.update(table)
-        .where(table.c.id == sa.bindparam("device"))
-        .values({name: sa.bindparam(f"new_{name}") for name in columns})
+def keep(tx: Connection, entries: Iterable[DeviceEntry]) -> None:
+    """Write what devices said of themselves."""
+    write_many(
+        tx,
+        "UPDATE devices SET status = ?, status_sha256 = ?, incarnation = ?, counter = ?, past = ?"
+        " WHERE id = ?",
+        [
+            (
+                entry.status_bytes,
+                entry.status_sha256,
+                entry.incarnation,
+                entry.counter,
+                strictjson.dumps(dict(entry.past)).decode(),
+                entry.id,
+            )
+            for entry in entries
+        ],
     )
-    rows = [
-        {
-            "device": entry.id,
-            "new_status": entry.status_bytes,
-            "new_status_sha256": entry.status_sha256,
-            "new_incarnation": entry.incarnation,
-            "new_counter": entry.counter,
-            "new_past": strictjson.dumps(dict(entry.past)).decode(),
-            "new_online": entry.online,
-            "new_last_seen": entry.last_seen,
-        }
-        for entry in entries
-    ]
-    tx.execute(statement, rows)
+
+
+def keep_heard(tx: Connection, heard: Mapping[str, Heard]) -> None:
+    """Write who is there, and when devices were heard."""
+    write_many(
+        tx,
+        "UPDATE devices SET online = ?, last_seen = ? WHERE id = ?",
+        [(one.online, one.last_seen, device) for device, one in heard.items()],
+    )
 
 
 def _update(tx: Connection, device: str, **values: Any) -> None:

@@ -2,8 +2,9 @@
 
 The store's outbox is the only queue: paho would keep its own messages over a reconnect and send old
 retained documents after newer ones, so each connection gets a new client, and what was not acknowledged
-on the old one is sent again by the engine. paho's callbacks only put inputs into the engine's queue; a
-full queue makes the socket wait. Reconnects wait with full jitter, 0.1 to 15 s.
+on the old one is sent again by the engine. paho's callbacks only note what came, and each burst of it is put
+into the engine's queue as one; a full queue makes the socket wait. Reconnects wait with full jitter, 0.1 to
+15 s.
 """
 
 import itertools
@@ -12,24 +13,28 @@ import random
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 from urllib.parse import urlsplit
 
 import paho.mqtt.client as mqtt
 from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
 
+from fleetfoot_manager.netloop import BufferedClient, NetworkLoop
 from fleetfoot_protocol.dsse import MAX_ENVELOPE
 from fleetfoot_protocol.errors import FleetfootError
 
 log = logging.getLogger(__name__)
 
+_Client = TypeVar("_Client", bound=mqtt.Client)
+
 KEEPALIVE_SECONDS = 30
 _BACKOFF = (0.1, 15.0)
 _FILTERS_PER_SUBSCRIBE = 64
 _CONNECT_SECONDS = 5.0
+_GOODBYE_SECONDS = 1.0
 #: A publication that is not acknowledged for so long is sent again, which takes a new connection.
 ACK_SECONDS = 30.0
 
@@ -48,8 +53,7 @@ class Disconnected:
     session: int
 
 
-@dataclass(frozen=True, slots=True)
-class Arrived:
+class Arrived(NamedTuple):
     """A message: the topic and payload as they came. `retained`: it was kept by the broker."""
 
     topic: str
@@ -171,7 +175,7 @@ def parse_broker(url: str) -> Address:
 
 
 class MqttTransport:
-    """Keeps a connection to one broker and tells `sink` what happens; `start`, `stop`, once each.
+    """Keeps a connection to one broker and tells `sink` what happens, in bursts; `start`, `stop`, once each.
 
     presence: the topic of the manager's presence; its Last Will says `offline`.
     """
@@ -181,7 +185,7 @@ class MqttTransport:
         address: Address,
         client_id: str,
         presence: str,
-        sink: Callable[[Happening], None],
+        sink: Callable[[Sequence[Happening]], None],
         credentials: Credentials | None = None,
     ) -> None:
         self._address = address
@@ -253,7 +257,7 @@ class MqttTransport:
         threading.Thread(target=act, name=f"evict {names[0]}", daemon=True).start()
 
     def _evict(self, client_id: str, clear: list[str]) -> None:
-        client = self._plain_client(client_id)
+        client = self._plain_client(client_id, mqtt.Client)
         try:
             client.connect(self._address.host, self._address.port, keepalive=KEEPALIVE_SECONDS)
             client.loop_start()
@@ -282,26 +286,42 @@ class MqttTransport:
         link = _Link(session, self._sink)
         client = self._new_client(link)
         client.connect(self._address.host, self._address.port, keepalive=KEEPALIVE_SECONDS)
-        client.loop_start()
+        loop = NetworkLoop(client, link.count, link.hand_on)
         try:
-            if link.answered.wait(_CONNECT_SECONDS) and link.stands:
+            self._await_answer(loop, link)
+            if link.stands and not link.ended:
                 self._link, self._client = link, client
-                self._sink(Connected(session))
+                self._sink([Connected(session)])
                 log.info("connected broker=%s:%d session=%d", self._address.host, self._address.port, session)
-                while not link.ended.wait(1.0):
-                    if link.overdue(ACK_SECONDS):
-                        log.warning("the broker does not acknowledge session=%d", session)
-                        break
+                self._stay(loop, link)
         finally:
             self._client = self._link = None
             client.disconnect()
-            client.loop_stop()
+            end = time.monotonic() + _GOODBYE_SECONDS
+            while client.socket() is not None and time.monotonic() < end:
+                loop.turn()
+            loop.close()
             if link.stands:
-                self._sink(Disconnected(session))
+                self._sink([Disconnected(session)])
         return link.stands
 
-    def _plain_client(self, client_id: str) -> mqtt.Client:
-        client = mqtt.Client(
+    def _await_answer(self, loop: NetworkLoop, link: "_Link") -> None:
+        end = time.monotonic() + _CONNECT_SECONDS
+        while not (link.answered or self._stopping.is_set()) and time.monotonic() < end:
+            loop.turn()
+
+    def _stay(self, loop: NetworkLoop, link: "_Link") -> None:
+        look = time.monotonic() + 1.0
+        while not link.ended:
+            loop.turn()
+            if time.monotonic() >= look:
+                look = time.monotonic() + 1.0
+                if link.overdue(ACK_SECONDS):
+                    log.warning("the broker does not acknowledge session=%d", link.session)
+                    return
+
+    def _plain_client(self, client_id: str, kind: type[_Client]) -> _Client:
+        client = kind(
             CallbackAPIVersion.VERSION2,
             client_id=client_id,
             clean_session=True,
@@ -315,8 +335,8 @@ class MqttTransport:
             client.tls_set_context(self._credentials.context())
         return client
 
-    def _new_client(self, link: "_Link") -> mqtt.Client:
-        client = self._plain_client(self._client_id)
+    def _new_client(self, link: "_Link") -> BufferedClient:
+        client = self._plain_client(self._client_id, BufferedClient)
         client.will_set(self._presence, b"offline", qos=1, retain=True)
         client.max_inflight_messages_set(100)
         client.on_connect = link.on_connect
@@ -328,18 +348,29 @@ class MqttTransport:
 
 
 class _Link:
-    """The callbacks of one connection: they note and enqueue, and decide nothing."""
+    """The callbacks of one connection: they note what came, and decide nothing."""
 
-    def __init__(self, session: int, sink: Callable[[Happening], None]) -> None:
-        self._session = session
-        self._sink = sink
-        self.answered = threading.Event()
-        self.ended = threading.Event()
+    def __init__(self, session: int, sink: Callable[[Sequence[Happening]], None]) -> None:
+        self.session = session
+        self.answered = False
+        self.ended = False
         self.stands = False
+        self._sink = sink
+        self._came: list[Happening] = []
         self._lock = threading.Lock()
         #: Publications by number and when they were sent; those acknowledged before that was noted.
         self._waiting: dict[int, float] = {}
         self._early: set[int] = set()
+
+    def count(self) -> int:
+        """How much has come and is not handed on."""
+        return len(self._came)
+
+    def hand_on(self) -> None:
+        """Give what came to the sink, which may make us wait."""
+        if self._came:
+            came, self._came = self._came, []
+            self._sink(came)
 
     def sent(self, mid: int) -> None:
         """A publication was handed over; its acknowledgement may have come already."""
@@ -361,34 +392,34 @@ class _Link:
         self.stands = not reason.is_failure
         if not self.stands:
             log.warning("the broker refuses the connection: %s", reason)
-        self.answered.set()
+        self.answered = True
 
     def on_disconnect(
         self, _client: mqtt.Client, _data: Any, _flags: Any, reason: Any, _properties: Any
     ) -> None:
-        log.info("connection ended session=%d: %s", self._session, reason)
-        self.answered.set()
-        self.ended.set()
+        log.info("connection ended session=%d: %s", self.session, reason)
+        self.answered = self.ended = True
 
     def on_message(self, _client: mqtt.Client, _data: Any, message: mqtt.MQTTMessage) -> None:
-        if len(message.payload) > MAX_ENVELOPE:
-            log.warning("dropped: a message of %d bytes", len(message.payload))
+        payload = message.payload
+        if len(payload) > MAX_ENVELOPE:
+            log.warning("dropped: a message of %d bytes", len(payload))
             return
         try:
             topic = message.topic
         except UnicodeDecodeError:  # paho decodes it on demand
             return
-        self._sink(Arrived(topic, bytes(message.payload), bool(message.retain)))
+        self._came.append(Arrived(topic, bytes(payload), message.retain))
 
     def on_publish(self, _client: mqtt.Client, _data: Any, mid: int, _reason: Any, _properties: Any) -> None:
         with self._lock:
             if self._waiting.pop(mid, None) is None:
                 self._early.add(mid)
-        self._sink(Acknowledged(self._session, mid))
+        self._came.append(Acknowledged(self.session, mid))
 
     def on_subscribe(
         self, _client: mqtt.Client, _data: Any, _mid: int, reasons: Any, _properties: Any
     ) -> None:
         if any(reason.is_failure for reason in reasons):
             log.warning("the broker refuses a subscription; see its access rules")
-        self._sink(Subscribed(self._session))
+        self._came.append(Subscribed(self.session))

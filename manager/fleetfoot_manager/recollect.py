@@ -3,6 +3,7 @@
 import queue
 import secrets
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from fleetfoot_manager.mqtt import Address, Arrived, Credentials, Happening, MqttTransport, Subscribed
@@ -26,8 +27,9 @@ _KINDS = (
 class _Collector:
     happenings: "queue.Queue[Happening]" = field(default_factory=queue.Queue)
 
-    def __call__(self, item: Happening) -> None:
-        self.happenings.put(item)
+    def __call__(self, items: Sequence[Happening]) -> None:
+        for item in items:
+            self.happenings.put(item)
 
 
 def collect(

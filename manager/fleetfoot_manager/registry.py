@@ -11,7 +11,8 @@ from dataclasses import replace
 from sqlalchemy.engine import Connection
 
 from fleetfoot_manager import acts, inventory
-from fleetfoot_manager.inventory import MAX_PAST_INCARNATIONS, DeviceEntry
+from fleetfoot_manager.claims import Claims
+from fleetfoot_manager.inventory import MAX_PAST_INCARNATIONS, DeviceEntry, Heard
 from fleetfoot_manager.revocation import Bouncer
 from fleetfoot_protocol.reports import Status
 
@@ -25,6 +26,8 @@ class Registry:
     def __init__(self) -> None:
         self._entries: OrderedDict[str, DeviceEntry] = OrderedDict()
         self._changed: dict[str, DeviceEntry] = {}
+        self._heard: dict[str, Heard] = {}
+        self.claims = Claims()
         #: Devices that may have an open act: more than there are does no harm, fewer would.
         self._acted: set[str] | None = None
         self.bouncer = Bouncer()
@@ -47,7 +50,7 @@ class Registry:
             entry = inventory.find(tx, device)
             if entry is None:
                 return None
-            self._entries[device] = entry
+            entry = self._known(entry)
             self._shrink()
         else:
             self._entries.move_to_end(device)
@@ -58,8 +61,14 @@ class Registry:
         missing = sorted({name for name in names if name not in self._entries})
         for start in range(0, len(missing), _READ_AT_ONCE):
             for entry in inventory.named(tx, missing[start : start + _READ_AT_ONCE]):
-                self._entries[entry.id] = entry
+                self._known(entry)
         self._shrink()
+
+    def _known(self, entry: DeviceEntry) -> DeviceEntry:
+        """Keep what was read; when it was heard is newer here than in the table."""
+        heard = self._heard.get(entry.id)
+        self._entries[entry.id] = entry if heard is None else replace(entry, heard=heard)
+        return self._entries[entry.id]
 
     def members(self, tx: Connection, groups: Iterable[str]) -> list[DeviceEntry]:
         """All devices of these groups as they are by now, by id."""
@@ -98,27 +107,28 @@ class Registry:
         self._put(new)
         return new
 
-    def presence(self, entry: DeviceEntry, online: bool) -> DeviceEntry:
+    def presence(self, entry: DeviceEntry, online: bool) -> None:
         """Keep whether the device is connected."""
-        if entry.online == online:
-            return entry
-        new = replace(entry, online=online)
-        self._put(new)
-        return new
+        if entry.heard.online != online:
+            entry.heard.online = online
+            self._heard[entry.id] = entry.heard
 
-    def seen(self, entry: DeviceEntry, at: float) -> DeviceEntry:
+    def seen(self, entry: DeviceEntry, at: float) -> None:
         """Keep when the device was heard; an earlier time than the known one is no news."""
-        if entry.last_seen is not None and at <= entry.last_seen:
-            return entry
-        new = replace(entry, last_seen=at)
-        self._put(new)
-        return new
+        heard = entry.heard
+        if heard.last_seen is None or at > heard.last_seen:
+            heard.last_seen = at
+            self._heard[entry.id] = heard
 
     def flush(self, tx: Connection) -> None:
         """Write what has changed into the transaction."""
         if self._changed:
-            inventory.keep(tx, list(self._changed.values()))
+            inventory.keep(tx, self._changed.values())
             self._changed = {}
+        if self._heard:
+            inventory.keep_heard(tx, self._heard)
+            self._heard = {}
+        self.claims.flush(tx)
 
     def forget(self, device: str) -> None:
         """Read the device anew when it is asked for again."""

@@ -143,9 +143,9 @@ def batch_data(rollout: Rollout) -> dict[str, Any]:
 def settled(rollout: Rollout, now: float) -> Turn:
     """The newest wave has settled: the next one opens, or the rollout completes.
 
-    Unless what made it pass is no longer so: then the gate is closed again.
+    Unless what made it pass is no longer so, or whoever joined is awaited: then the gate is closed again.
     """
-    if not succeeded(rollout):
+    if rollout.devices.awaited or not succeeded(rollout):
         return replace(rollout, state=RolloutState.RUNNING, settle_until=None), [PublishProgress()]
     if rollout.wave == len(rollout.waves):
         return _complete(rollout, now)

@@ -100,6 +100,17 @@ devices = Table(
     Column("last_seen", Float),
 )
 
+#: What devices said under load and nobody has verified yet. It counts for nothing until then.
+claims = Table(
+    "claims",
+    metadata,
+    Column("device", words(63), ForeignKey("devices.id", ondelete="CASCADE"), primary_key=True),
+    Column("sha256", words(64), nullable=False),
+    Column("status", LargeBinary, nullable=False),
+    Column("attestation", LargeBinary, nullable=False),
+    Column("at", Float, nullable=False),
+)
+
 #: What a group is meant to be, apart from rollouts that are under way.
 intents = Table(
     "intents",

@@ -12,7 +12,7 @@ Rules:
 
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -46,6 +46,13 @@ def upsert(tx: Connection, table: sa.Table, key: dict[str, Any], values: dict[st
     match = sa.and_(*(table.c[name] == value for name, value in key.items()))
     if tx.execute(sa.update(table).where(match).values(**values)).rowcount == 0:
         tx.execute(sa.insert(table).values(**key, **values))
+
+
+def write_many(tx: Connection, statement: str, rows: Sequence[Sequence[Any]]) -> None:
+    """Run a statement, with `?` for each value, for every row, without what a row costs in SQLAlchemy."""
+    if rows:
+        marked = statement if tx.dialect.paramstyle == "qmark" else statement.replace("?", "%s")
+        tx.exec_driver_sql(marked, [tuple(row) for row in rows])
 
 
 class Store:

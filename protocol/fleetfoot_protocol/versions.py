@@ -1,5 +1,7 @@
 """Versions: SemVer 2.0.0 without build metadata, at most 64 characters (contract section 2)."""
 
+from functools import lru_cache
+
 import semver
 
 MAX_LENGTH = 64
@@ -9,6 +11,7 @@ _WORD = "(0|[1-9][0-9]*|[0-9]*[A-Za-z-][0-9A-Za-z-]*)"
 PATTERN = rf"^{_NUMBER}\.{_NUMBER}\.{_NUMBER}(-{_WORD}(\.{_WORD})*)?$"
 
 
+@lru_cache(4096)
 def check(text: str) -> str:
     """Return `text` if it is a version of the contract, else raise ValueError."""
     if len(text) > MAX_LENGTH or not semver.Version.is_valid(text) or not text.isascii():

@@ -118,13 +118,14 @@ class Rig:
 
     def say(self, device: Device, status: tuple[bytes, bytes], *, first: int = 0) -> None:
         """A status and its attestation come, the one with index `first` first."""
-        ids = {"group": device.group, "device": device.id}
-        both = [
-            (topics.build(Kind.STATUS, **ids), status[0]),
-            (topics.build(Kind.STATUS_ATTESTATION, **ids), status[1]),
-        ]
+        both = messages(device, status)
         for topic, payload in (both[first], both[1 - first]):
             self.arrive(topic, payload)
+
+    def say_at_once(self, device: Device, *statuses: tuple[bytes, bytes]) -> None:
+        """Statuses with their attestations come in one burst."""
+        every = [one for status in statuses for one in messages(device, status)]
+        self.engine.put_all([Arrived(topic, payload, False) for topic, payload in every])
 
     def replies(self, name: str) -> list[Reply]:
         topic = topics.build(Kind.REPLIES, operator="alice")
@@ -180,6 +181,13 @@ class Rig:
         topic = topics.build(Kind.GROUP_DESIRED, group=group, component=COMPONENT)
         payload = until(lambda: self.broker.on(topic), f"a document of {group}")[-1]
         return trust.verify_desired(payload, self.house.root)
+
+
+def messages(device: Device, status: tuple[bytes, bytes]) -> list[tuple[str, bytes]]:
+    """(topic, payload) of a status and of its attestation."""
+    ids = {"group": device.group, "device": device.id}
+    kinds = (Kind.STATUS, Kind.STATUS_ATTESTATION)
+    return [(topics.build(kind, **ids), payload) for kind, payload in zip(kinds, status, strict=True)]
 
 
 def digest(data: bytes) -> str:

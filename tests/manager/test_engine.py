@@ -520,12 +520,28 @@ def test_an_input_that_fails_is_dropped_alone(
     rig: Rig, device: Device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rig.enroll(device)
+    whole = Ingest.judge
+
+    def fragile(self: Ingest, work: Any, pair: Any) -> None:
+        whole(self, work, pair)
+        if b"6.6.6" in pair.status:
+            raise ZeroDivisionError("on purpose")
+
+    monkeypatch.setattr(Ingest, "judge", fragile)
+    for agent in ("0.9.0", "6.6.6"):
+        rig.say(device, device.status(agent=agent))
+    assert rig.device("dev-1")["agent"] == "0.9.0"
+    assert rig.engine.dropped["status"] == 1
+
+
+def test_a_message_that_fails_ends_nothing(rig: Rig, device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    rig.enroll(device)
     whole = Ingest.message
 
-    def fragile(self: Ingest, work: Any, topic: Any, payload: bytes, *, retained: bool) -> None:
-        whole(self, work, topic, payload, retained=retained)
+    def fragile(self: Ingest, work: Any, topic: Any, payload: bytes, *, retained: bool) -> Any:
         if payload == b"offline":
             raise ZeroDivisionError("on purpose")
+        return whole(self, work, topic, payload, retained=retained)
 
     monkeypatch.setattr(Ingest, "message", fragile)
     topic = topics.build(Kind.PRESENCE, group="hall", device="dev-1")

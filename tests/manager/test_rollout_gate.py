@@ -37,6 +37,7 @@ from fleetfoot_manager.rollout import (
     Decide,
     Decision,
     IllegalTransition,
+    Joined,
     Left,
     Pause,
     Report,
@@ -185,6 +186,14 @@ def test_a_device_that_fails_while_the_wave_settles_trips() -> None:
     assert rollout.state is S.TRIPPED
     assert PublishDesired() in done
     assert next_deadline(rollout) is None
+
+
+def test_a_device_that_joins_while_the_wave_settles_is_waited_for_before_the_next() -> None:
+    rollout = settling()
+    joined = next(one for one in (f"new-{n}" for n in range(1000)) if rollout.wave_of(one) == 1)
+    rollout = go(rollout, Joined(joined, "hall"), Tick(), at=START + 61)
+    assert (rollout.state, rollout.wave) == (S.RUNNING, 1)
+    assert go(rollout, healthy(joined), at=START + 70).settle_until == START + 130
 
 
 def test_a_success_that_is_undone_while_the_wave_settles_does_not_pass_it() -> None:

@@ -68,7 +68,8 @@ class Manager:
         self.store = Store(folder)
         self.store.acquire()
         house = fleet.house(folder, faults=self.death, entropy=draw)
-        self.engine = Engine(self.store, house, clock=lambda: time.now)
+        # Two messages at once are load here, so that what load changes is met in every run.
+        self.engine = Engine(self.store, house, clock=lambda: time.now, loaded=2)
         self.engine.begin(self)
         self.connect()
 
