@@ -1,13 +1,15 @@
 """How the console bears a large fleet: `python -m bench.console [N ...]` (default: 1000 10000 50000).
 
 For each size, headless at 120x40: seconds from the data being there to a full table, the time of a frame with
-twenty changes on the screen, of a page down, and memory. Then, over a real broker and on a pseudo-terminal:
-a burst of statuses for ten seconds, during which keys are pressed; from key to bytes.
+twenty changes on the screen, of a page down, and memory. Then, over Mosquitto and on a pseudo-terminal: how
+soon after the start every device is shown; and a burst of statuses for ten seconds, with keys pressed meanwhile:
+from key to bytes, what the console costs (1 is one processor), and how far behind it was at the end.
 """
 
 import asyncio
 import json
 import resource
+import socket
 import statistics
 import sys
 import tempfile
@@ -19,7 +21,7 @@ from typing import Any
 from tests.tui.stage import Stage
 from tests.tui.terminal import Terminal
 
-from fleetfoot_manager.broker import EmbeddedBroker
+from bench.common import cost_of, mosquitto
 from fleetfoot_protocol import topics
 from fleetfoot_protocol.topics import Kind
 from fleetfoot_tui.screens.fleet import FleetRoom
@@ -105,7 +107,8 @@ async def headless(count: int) -> dict[str, Any]:
 #: The console as a process of its own, on the pseudo-terminal that is its standard input and output.
 _CHILD = """
 import sys
-sys.setswitchinterval(0.001)
+from fleetfoot_tui import swift
+swift.prepare()
 from pathlib import Path
 from fleetfoot_client.profiles import Profile
 from fleetfoot_protocol import trust
@@ -119,74 +122,134 @@ with Feed(profile) as feed:
 """
 
 
-def burst(count: int, rate: int, seconds: float) -> dict[str, Any]:
-    """Key to bytes while `rate` statuses a second come for so long."""
-    import paho.mqtt.client as mqtt
-    from paho.mqtt.enums import CallbackAPIVersion
+class Publisher:
+    """Statuses at a rate, QoS 1, ready-made packets on a bare socket: it must cost next to nothing itself."""
 
+    def __init__(self, port: int, said: list[tuple[str, str, bytes]]) -> None:
+        self.sent = 0
+        self._said = said
+        self._stop = threading.Event()
+        self._socket = socket.create_connection(("127.0.0.1", port))
+        name = b"bench"
+        body = b"\x00\x04MQTT\x04\x02\x00\x00" + len(name).to_bytes(2, "big") + name
+        self._socket.sendall(b"\x10" + _length(body) + body)
+        self._threads = [threading.Thread(target=work, daemon=True) for work in (self._acks, self._send)]
+        self._rate = 0
+
+    def _acks(self) -> None:
+        while self._socket.recv(1 << 16):
+            pass
+
+    def publish(self, name: str, group: str, payload: bytes, *, retain: bool = False) -> None:
+        """One status."""
+        topic = topics.build(Kind.STATUS, group=group, device=name).encode()
+        self.sent += 1
+        mark = (self.sent % 65535 + 1).to_bytes(2, "big")
+        body = len(topic).to_bytes(2, "big") + topic + mark + payload
+        self._socket.sendall((b"\x33" if retain else b"\x32") + _length(body) + body)
+
+    def begin(self, rate: int) -> None:
+        """Everything once, retained, as fast as it goes; then, once `rate` is set, at that rate."""
+        self._threads[0].start()
+        for name, group, payload in self._said:
+            self.publish(name, group, payload, retain=True)
+        self.sent = 0
+        self._rate = rate
+
+    def burst(self) -> None:
+        """Go on until `end`."""
+        self._threads[1].start()
+
+    def _send(self) -> None:
+        start = time.monotonic()
+        while not self._stop.is_set():
+            due = int((time.monotonic() - start) * self._rate)
+            while self.sent < due:
+                turn, place = divmod(self.sent, len(self._said))
+                name, group, payload = self._said[place]
+                self.publish(name, group, payload.replace(b'"counter": 1,', b'"counter": %d,' % (turn + 2)))
+            time.sleep(0.005)
+
+    def end(self) -> None:
+        """No more."""
+        self._stop.set()
+        if self._threads[1].is_alive():
+            self._threads[1].join()
+
+    def close(self) -> None:
+        """Leave."""
+        self._socket.shutdown(socket.SHUT_RDWR)
+        self._socket.close()
+
+
+def _length(body: bytes) -> bytes:
+    size, found = len(body), bytearray()
+    while True:
+        size, low = divmod(size, 128)
+        found.append(low | (128 if size else 0))
+        if not size:
+            return bytes(found)
+
+
+def burst(count: int, rate: int, seconds: float) -> dict[str, Any]:
+    """Key to bytes while `rate` statuses a second come for so long; before it, how soon all are there."""
     stage = Stage()
     said = payloads(stage, count)
-    with EmbeddedBroker() as broker, tempfile.TemporaryDirectory() as folder:
-        host, port = broker.address
+    with tempfile.TemporaryDirectory() as folder, mosquitto(Path(folder) / "broker") as (port, broker):
         root = Path(folder) / "root.json"
         root.write_bytes(stage.signed_root())
-        terminal = Terminal([sys.executable, "-c", _CHILD, f"mqtt://{host}:{port}", str(root)])
-        client = mqtt.Client(CallbackAPIVersion.VERSION2)
-        client.max_queued_messages_set(0)
-        client.connect(host, port)
-        client.loop_start()
-        sent = 0
-        stop = threading.Event()
-
-        def publish() -> None:
-            nonlocal sent
-            start = time.monotonic()
-            while not stop.is_set():
-                due = int((time.monotonic() - start) * rate)
-                while sent < due:
-                    name, group, payload = said[sent % count]
-                    body = payload.replace(b'"counter": 1,', b'"counter": %d,' % (sent // count + 2))
-                    client.publish(topics.build(Kind.STATUS, group=group, device=name), body, qos=0)
-                    sent += 1
-                time.sleep(0.005)
-
+        publisher = Publisher(port, said)
+        publisher.begin(rate)
+        begun = time.monotonic()
+        terminal = Terminal([sys.executable, "-c", _CHILD, f"mqtt://127.0.0.1:{port}", str(root)])
         try:
-            terminal.until(b"broker", 20)
-            thread = threading.Thread(target=publish, daemon=True)
-            thread.start()
             terminal.until(b"dev-", 20)
+            first = time.monotonic() - begun
+            terminal.until(b"%d of %d devices" % (count, count), 60)
+            whole = time.monotonic() - begun
+            before, broker_before = cost_of(terminal.process.pid), cost_of(broker.pid)
+            publisher.burst()
             took = []
             begun = time.monotonic()
-            end = time.monotonic() + seconds
-            while time.monotonic() < end:
+            while time.monotonic() < begun + seconds:
                 # Each of the two changes the heading line of the view, whatever else is drawn.
                 took.append(terminal.key(b"f", b"faults only"))
                 took.append(terminal.key(b"f", b"by device"))
-                time.sleep(0.1)
+                terminal.rest(0.1)
             ended = time.monotonic()
-            stop.set()
-            thread.join()
+            publisher.end()
+            sent = publisher.sent
+            after, broker_after = cost_of(terminal.process.pid), cost_of(broker.pid)
+            publisher.publish("the-last", "group-00", said[0][2], retain=True)
+            terminal.until(b"%d of %d devices" % (count + 1, count + 1), 60)
+            behind = time.monotonic() - ended
         finally:
-            stop.set()
+            publisher.end()
             terminal.close()
-            client.disconnect()
-            client.loop_stop()
+            publisher.close()
     took.sort()
     return {
         "devices": count,
-        "sent/s": int(sent / max(seconds, ended - begun)),
+        "first device s": round(first, 2),
+        "every device s": round(whole, 2),
+        "sent/s": int(sent / (ended - begun)),
         "keys": len(took),
         "key ms p50": round(statistics.median(took), 1),
         "key ms p95": round(took[int(len(took) * 0.95)], 1),
         "key ms max": round(took[-1], 1),
+        "console cpu": round((after.cpu - before.cpu) / (ended - begun), 2),
+        "broker cpu": round((broker_after.cpu - broker_before.cpu) / (ended - begun), 2),
+        "behind s": round(behind, 2),
     }
 
 
 def main(arguments: list[str]) -> int:
     """Measure and print JSON lines."""
-    for count in [int(one) for one in arguments] or SIZES:
+    sizes = [int(one) for one in arguments] or list(SIZES)
+    for count in sizes:
         print(json.dumps(asyncio.run(headless(count))), flush=True)
-    print(json.dumps(burst(10_000, _BURST_RATE, _BURST_SECONDS)), flush=True)
+    for count in sizes:
+        print(json.dumps(burst(count, _BURST_RATE, _BURST_SECONDS)), flush=True)
     return 0
 
 

@@ -29,6 +29,8 @@ _KEEPALIVE = 30
 #: Seconds between two attempts to come back, at most.
 _PATIENCE = 10
 _QOS = 1
+#: Topics of which it is remembered whether they are wanted.
+_MATCHED = 300_000
 
 
 class Link:
@@ -42,6 +44,8 @@ class Link:
         self._address = profile.address
         self._receiver = receiver
         self._filters: list[str] = []
+        #: Topic -> whether somebody subscribed to it: matching costs more than everything else here.
+        self._wanted: dict[str, bool] = {}
         self._changed = threading.Condition()
         self._connected = False
         self._closing = False
@@ -84,6 +88,7 @@ class Link:
         """
         with self._changed:
             self._filters += [f for f in filters if f not in self._filters]
+            self._wanted = {}
         _, mid = self._client.subscribe([(f, _QOS) for f in filters])
         if mid is None:
             raise self._unreachable("the connection is lost")
@@ -151,10 +156,16 @@ class Link:
             self._changed.notify_all()
 
     def _on_message(self, _client: mqtt.Client, _data: Any, message: mqtt.MQTTMessage) -> None:
-        with self._changed:
-            wanted = any(mqtt.topic_matches_sub(f, message.topic) for f in self._filters)
+        topic = message.topic
+        wanted = self._wanted.get(topic)
+        if wanted is None:
+            with self._changed:
+                wanted = any(mqtt.topic_matches_sub(f, topic) for f in self._filters)
+                if len(self._wanted) >= _MATCHED:
+                    self._wanted = {}
+                self._wanted[topic] = wanted
         if wanted:
-            self._receiver(message.topic, bytes(message.payload), message.retain)
+            self._receiver(topic, bytes(message.payload), message.retain)
 
     def _unreachable(self, why: str) -> FleetfootError:
         return FleetfootError("broker_unreachable", f"cannot reach the broker {self._address}: {why}")

@@ -65,6 +65,12 @@ class Terminal:
             except OSError:  # the other side is closed
                 return
 
+    def rest(self, seconds: float) -> None:
+        """Let time pass; what is drawn meanwhile is read, as a terminal does."""
+        end = time.monotonic() + seconds
+        while (left := end - time.monotonic()) > 0:
+            self.read(left)
+
     def type(self, text: bytes) -> None:
         """Keys, as a keyboard sends them."""
         os.write(self.master, text)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from rich.text import Text
+from textual import events
 from textual.app import App, SystemCommand
 from textual.binding import Binding
 from textual.screen import Screen
@@ -24,13 +25,15 @@ from fleetfoot_tui.pictures import self_contained
 from fleetfoot_tui.room import Room
 from fleetfoot_tui.screens import ROOMS
 from fleetfoot_tui.screens.fleet import FleetRoom
+from fleetfoot_tui.swift import Sweeper
 from fleetfoot_tui.table import LineTable
 
 _TICK = 0.1
-#: Seconds that reading messages may take of a tick: the rest is for keys and drawing.
-_BUDGET = 0.012
-#: Seconds between two such times while more is waiting.
-_BREATH = 0.02
+#: Seconds that reading messages may take at a time, and between two such times while more is waiting: while
+#: nobody types, and for a moment after each key, when answering comes first.
+_BUDGET, _BREATH = 0.025, 0.01
+_BUSY_BUDGET, _BUSY_BREATH = 0.004, 0.03
+_MOMENT = 0.12
 _ASK_STATUS = 10.0
 _STATUS_TIMEOUT = 5.0
 
@@ -89,6 +92,8 @@ class Console(App[None]):
         self._asked = float("-inf")
         self._inventory_asked = False
         self._hurrying = False
+        self._typed = float("-inf")
+        self._sweeper = Sweeper()
         #: Whether time passes: whoever draws pictures calls `tick` and `every_second` by hand.
         self.by_itself = True
         #: Where pictures and exports are written.
@@ -106,14 +111,24 @@ class Console(App[None]):
 
     def tick(self) -> None:
         """Take what has come, for a bounded time, and let the screen that is shown know."""
-        for topic, payload, retained in self._inbox.drain(_BUDGET):
+        busy = time.monotonic() - self._typed < _MOMENT
+        screen = self.screen
+        room = screen if self.is_running and isinstance(screen, Room) and screen.prepared else None
+        watched = room.watched() if room is not None else ()
+        first = [text for device in watched for text in self.fleet.topics_of(device, self._inbox.root)]
+        for topic, payload, retained in self._inbox.drain(_BUSY_BUDGET if busy else _BUDGET, first):
             self.fleet.take(topic, payload, retained=retained)
         if len(self._inbox) and not self._hurrying:
             self._hurrying = True
-            self.set_timer(_BREATH, self._hurry)
-        screen = self.screen
-        if self.is_running and isinstance(screen, Room) and screen.prepared:
-            screen.notice(self.fleet.take_changes())
+            self.set_timer(_BUSY_BREATH if busy else _BREATH, self._hurry)
+        if room is not None:
+            room.notice(self.fleet.take_changes())
+
+    async def on_event(self, event: events.Event) -> None:
+        """Keys and clicks come before messages, for a moment."""
+        if isinstance(event, events.Key | events.MouseEvent):
+            self._typed = time.monotonic()
+        await super().on_event(event)
 
     def _hurry(self) -> None:
         """More waits than there was time for: go on soon, with a breath for keys in between."""
@@ -124,6 +139,7 @@ class Console(App[None]):
         """Ages and countdowns; now and then, whether the manager's engine turns."""
         if not self.is_running:
             return
+        self._sweeper.idle(self._typed)
         self.tell_head()
         if isinstance(self.screen, Room) and self.screen.prepared:
             self.screen.second()

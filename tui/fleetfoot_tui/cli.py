@@ -9,6 +9,7 @@ from fleetfoot_client import options, profiles
 from fleetfoot_client.exits import Exit
 from fleetfoot_client.session import Session
 from fleetfoot_protocol.errors import FleetfootError
+from fleetfoot_tui import swift
 
 
 def register(subparsers: options.Subparsers) -> None:
@@ -37,8 +38,7 @@ def _tui(args: argparse.Namespace) -> int:
         )
     # Whatever is logged would be written across the screen.
     logging.disable(logging.CRITICAL)
-    # In a burst the thread that receives must not keep keys waiting for its turn to end.
-    sys.setswitchinterval(0.001)
+    swift.prepare()
     from fleetfoot_tui.app import Console
     from fleetfoot_tui.feed import Feed
 

@@ -64,6 +64,11 @@ class DeviceFacts:
     alarms: tuple[str, ...] = ()
     components: tuple[ComponentFacts, ...] = ()
 
+    @property
+    def hurts(self) -> bool:
+        """Whether a person should look at one of its components: they stand with the worst first."""
+        return bool(self.components) and self.components[0].faulty
+
 
 def read_status(payload: bytes) -> DeviceFacts | None:
     """The facts of a status, None if it is no JSON object of reasonable size."""

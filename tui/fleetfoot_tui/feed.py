@@ -7,7 +7,7 @@ What is too large, or too much, is dropped and counted; nothing here grows witho
 import threading
 import time
 from collections import OrderedDict, deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from fleetfoot_client.link import Link
 from fleetfoot_client.profiles import Profile
@@ -28,7 +28,7 @@ class Inbox:
     """Messages that wait. Safe to fill from another thread."""
 
     def __init__(self, root: str) -> None:
-        self._root = root
+        self.root = root
         self._lock = threading.Lock()
         self._newest: OrderedDict[str, tuple[bytes, bool]] = OrderedDict()
         self._events: deque[tuple[str, bytes]] = deque()
@@ -56,9 +56,18 @@ class Inbox:
     def __len__(self) -> int:
         return len(self._newest) + len(self._events)
 
-    def drain(self, seconds: float) -> Iterator[tuple[Topic, bytes, bool]]:
-        """Messages in the order of their topics' arrival, until `seconds` have passed or none is left."""
+    def drain(self, seconds: float, first: Iterable[str] = ()) -> Iterator[tuple[Topic, bytes, bool]]:
+        """Messages in the order of their topics' arrival, until `seconds` have passed or none is left.
+
+        Before all others, and in any case, those of the topics `first`: what somebody looks at.
+        """
         end = time.monotonic() + seconds
+        with self._lock:
+            urgent = [(text, self._newest.pop(text)) for text in first if text in self._newest]
+        for text, (payload, retained) in urgent:
+            topic = self._topic(text)
+            if topic is not None:
+                yield topic, payload, retained
         while self._newest or self._events:
             for text, payload, retained in self._batch():
                 topic = self._topic(text)
@@ -82,7 +91,7 @@ class Inbox:
         if text not in self._parsed:
             if len(self._parsed) >= _PARSED:
                 self._parsed.clear()
-            self._parsed[text] = topics.parse(text, root=self._root)
+            self._parsed[text] = topics.parse(text, root=self.root)
         return self._parsed[text]
 
 
@@ -102,7 +111,7 @@ class Feed(Inbox):
     def __enter__(self) -> "Feed":
         self._link.open(self._timeout)
         try:
-            self._link.subscribe(subscriptions(self._root), self._timeout)
+            self._link.subscribe(subscriptions(self.root), self._timeout)
         except BaseException:
             self._link.close()
             raise

@@ -48,6 +48,8 @@ class Device:
     key: bytes = b""
     verdict: str = ""
     counted: tuple[str, ...] = ()
+    #: Whether a person should look at it.
+    faulty: bool = False
     searched: str = ""
 
     @property
@@ -64,13 +66,6 @@ class Device:
     def state(self) -> str:
         """What its badge shows."""
         return self.main.state if self.said.components else ""
-
-    @property
-    def faulty(self) -> bool:
-        """Whether a person should look at it."""
-        return (
-            bool(self.said.alarms) or any(c.faulty for c in self.said.components) or self.verdict == "forged"
-        )
 
 
 @dataclass(slots=True)
@@ -151,7 +146,7 @@ class Fleet:
         device = self._device(topic)
         if len(payload) <= facts.MAX_BYTES:
             device.attestation, device.verdict = payload, ""
-            self.changes.devices.add(device.id)
+            self._changed(device)
 
     def _presence(self, topic: Topic, payload: bytes, retained: bool) -> None:
         if payload not in (b"online", b"offline"):
@@ -231,6 +226,16 @@ class Fleet:
             if self.audit_head is None or head.count >= self.audit_head.count:
                 self.audit_head = head
                 self.changes.kinds.add("audit")
+
+    def topics_of(self, identity: str, root: str) -> list[str]:
+        """Where a device tells what a line of a table shows."""
+        device = self.devices.get(identity)
+        if device is None:
+            return []
+        return [
+            topics.build(kind, root=root, group=device.group, device=identity)
+            for kind in (Kind.STATUS, Kind.STATUS_ATTESTATION, Kind.PRESENCE)
+        ]
 
     # -- the inventory, which the manager tells
 
@@ -312,6 +317,8 @@ class Fleet:
 
     def _changed(self, device: Device) -> None:
         device.searched = ""
+        said = device.said
+        device.faulty = bool(said.alarms) or said.hurts or device.verdict == "forged"
         self.changes.devices.add(device.id)
         link = "" if device.online is None else "online" if device.online else "offline"
         version = device.main.version

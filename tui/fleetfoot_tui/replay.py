@@ -9,6 +9,7 @@ from pathlib import Path
 from fleetfoot_client import options, recording, terminal
 from fleetfoot_client.exits import Exit
 from fleetfoot_protocol.errors import FleetfootError
+from fleetfoot_tui import swift
 
 
 def register(subparsers: options.Subparsers) -> None:
@@ -50,6 +51,7 @@ def _replay(args: argparse.Namespace) -> int:
                 "usage", "the console needs a terminal", remedy="--json counts what is in the file"
             )
         logging.disable(logging.CRITICAL)
+        swift.prepare()
         from fleetfoot_tui.app import Console
         from fleetfoot_tui.asking import Nobody
         from fleetfoot_tui.feed import Inbox

@@ -81,6 +81,10 @@ class Room(Screen[None]):
     def notice(self, changes: Changes) -> None:
         """What has changed, up to ten times a second, while the screen is shown."""
 
+    def watched(self) -> Iterable[str]:
+        """Devices that somebody looks at: what they say is taken in before what others say."""
+        return ()
+
     def second(self) -> None:
         """Once a second while the screen is shown: ages and countdowns."""
 

@@ -64,6 +64,10 @@ class DeviceRoom(Room):
         if self.device in changes.devices or changes.kinds & {"desired", "events"}:
             self.renew()
 
+    def watched(self) -> Iterable[str]:
+        """This one."""
+        return (self.device,)
+
     def second(self) -> None:
         """Ages."""
         self.renew()

@@ -130,6 +130,10 @@ class FleetRoom(Room):
         if changes.devices or changes.members:
             self._summary()
 
+    def watched(self) -> Iterable[str]:
+        """Those on the screen."""
+        return self.query_one(LineTable).on_screen()
+
     def second(self) -> None:
         """Ages grow; attestations of what is on the screen are checked."""
         shown = [self.fleet.devices[key] for key in self.table.on_screen() if key in self.fleet.devices]

@@ -77,6 +77,10 @@ class RolloutRoom(Room):
             self.query_one(LineTable).dirty(changes.devices)
             self._draw()
 
+    def watched(self) -> Iterable[str]:
+        """Those on the screen."""
+        return self.query_one(LineTable).on_screen()
+
     def second(self) -> None:
         """Countdowns."""
         self._draw()
