@@ -2,7 +2,7 @@
 
 For each size, headless at 120x40: seconds from the data being there to a full table, the time of a frame with
 twenty changes on the screen, of a page down, and memory. Then, over Mosquitto and on a pseudo-terminal: how
-soon after the start every device is shown; and a burst of statuses for ten seconds, with keys pressed meanwhile:
+soon after the start every device is shown; and a burst of statuses for ten seconds, keys being pressed:
 from key to bytes, what the console costs (1 is one processor), and how far behind it was at the end.
 """
 
@@ -24,6 +24,7 @@ from tests.tui.terminal import Terminal
 from bench.common import cost_of, mosquitto
 from fleetfoot_protocol import topics
 from fleetfoot_protocol.topics import Kind
+from fleetfoot_tui import swift
 from fleetfoot_tui.screens.fleet import FleetRoom
 
 SIZES = (1_000, 10_000, 50_000)
@@ -245,6 +246,7 @@ def burst(count: int, rate: int, seconds: float) -> dict[str, Any]:
 
 def main(arguments: list[str]) -> int:
     """Measure and print JSON lines."""
+    swift.prepare()
     sizes = [int(one) for one in arguments] or list(SIZES)
     for count in sizes:
         print(json.dumps(asyncio.run(headless(count))), flush=True)

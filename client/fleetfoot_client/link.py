@@ -74,6 +74,17 @@ class Link:
         self.close()
         raise self._unreachable(why)
 
+    def begin(self, filters: list[str]) -> None:
+        """Connect and subscribe as soon as the broker is there; `trouble` says why it is not."""
+        self._filters += [f for f in filters if f not in self._filters]
+        self._client.connect_async(self._address.host, self._address.port, _KEEPALIVE)
+        self._client.loop_start()
+
+    @property
+    def trouble(self) -> str:
+        """What the broker refused, in words; empty if nothing."""
+        return self._refusal
+
     def close(self) -> None:
         """Disconnect and end paho's thread."""
         self._closing = True
@@ -136,7 +147,7 @@ class Link:
             else:
                 if self._filters:
                     client.subscribe([(f, _QOS) for f in self._filters])
-                self._connected = True
+                self._connected, self._refusal = True, ""
             self._changed.notify_all()
 
     def _on_disconnect(
@@ -152,6 +163,8 @@ class Link:
         self, _client: mqtt.Client, _data: Any, mid: int, codes: list[ReasonCode], _p: Any
     ) -> None:
         with self._changed:
+            if any(code.is_failure for code in codes):
+                self._refusal = "it refuses a subscription"
             self._granted[mid] = codes
             self._changed.notify_all()
 

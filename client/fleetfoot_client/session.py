@@ -80,7 +80,7 @@ class Session:
 
     Raises FleetfootError: `key_unsafe`, `key_unreadable`, trust errors for the root; on entry
     `broker_unreachable`, `not_allowed` (by the broker). `connect_timeout` in seconds. `read_only`: nothing
-    is signed that could change anything.
+    is signed that could change anything. `patient`: a broker that is not there is waited for.
     """
 
     def __init__(
@@ -90,6 +90,7 @@ class Session:
         connect_timeout: float = 10.0,
         resend_after: float = RESEND_AFTER,
         read_only: bool = False,
+        patient: bool = False,
     ) -> None:
         self.profile = profile
         self.root = roots.load_valid(profile.root)
@@ -101,12 +102,16 @@ class Session:
         self._connect_timeout = connect_timeout
         self._resend_after = resend_after
         self._read_only = read_only
+        self._patient = patient
         self._lock = threading.Lock()
         self._pending: dict[str, queue.SimpleQueue[Reply]] = {}
         self._watched: queue.Queue[Message] = queue.Queue(_BACKLOG)
         self._link = Link(profile, self._receive)
 
     def __enter__(self) -> Self:
+        if self._patient:
+            self._link.begin([self.topic(Kind.REPLIES)])
+            return self
         self._link.open(self._connect_timeout)
         try:
             self._link.subscribe([self.topic(Kind.REPLIES)], self._connect_timeout)

@@ -51,6 +51,7 @@ class Link:
     """The way to the broker, as a test says it is."""
 
     connected: bool = True
+    trouble: str = ""
 
 
 @dataclass

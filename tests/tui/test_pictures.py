@@ -85,6 +85,7 @@ async def look(stage: Stage, keys: tuple[str, ...], size: tuple[int, int]) -> tu
     # Nothing happens by itself, and the age of the last message is no part of the picture.
     app.by_itself = False
     async with app.run_test(size=size) as pilot:
+        await settle(pilot)
         app.every_second()
         await settle(pilot)
         stage.inbox.last = None

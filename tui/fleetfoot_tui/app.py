@@ -46,6 +46,11 @@ class Source(Protocol):
         """Whether the broker is there."""
         ...
 
+    @property
+    def trouble(self) -> str:
+        """What it refused, empty if nothing."""
+        ...
+
 
 class Console(App[None]):
     """`source` fills the inbox; `now` is a clock in unix seconds."""
@@ -86,6 +91,9 @@ class Console(App[None]):
         self.operator = operator
         self.read_only = read_only
         self.engine = ""
+        #: Rollouts that wait for a person, as the manager says.
+        self.waiting = 0
+        self._way: tuple[bool, bool | None] = (False, None)
         self._inbox = inbox
         self._source = source
         self.asker = asker
@@ -139,6 +147,11 @@ class Console(App[None]):
         """Ages and countdowns; now and then, whether the manager's engine turns."""
         if not self.is_running:
             return
+        if (now := (self.connected, self.fleet.manager)) != self._way:
+            # What was known of the engine is of another time: ask at once where there is somebody to ask.
+            self._way, self.engine, self.waiting, self._asked = now, "", 0, float("-inf")
+            if isinstance(self.screen, Room) and self.screen.prepared:
+                self.screen.renew()
         self._sweeper.idle(self._typed)
         self.tell_head()
         if isinstance(self.screen, Room) and self.screen.prepared:
@@ -146,24 +159,40 @@ class Console(App[None]):
         if not self._inventory_asked:
             self._inventory_asked = True
             self.run_worker(self._read_inventory, thread=True, name="inventory")
-        if time.monotonic() - self._asked >= _ASK_STATUS:
+        there = self.connected and self.fleet.manager is True
+        if there and time.monotonic() - self._asked >= _ASK_STATUS:
             self._asked = time.monotonic()
             self.run_worker(self._ask_status, thread=True, name="status")
+
+    @property
+    def connected(self) -> bool:
+        """Whether what is shown is kept up to date. A recording is what it is."""
+        return self._source is None or self._source.connected
+
+    @property
+    def turning(self) -> bool:
+        """Whether, as far as is known, a manager is there that does what time demands."""
+        return self._source is None or (self.connected and self.fleet.manager is not False)
 
     # -- what the manager knows; the two below run on threads of their own
 
     def _ask_status(self) -> None:
+        way, waiting = self._way, 0
         try:
             result = self.asker.request("manager.status", timeout=_STATUS_TIMEOUT)
             engine = str(result.get("engine", ""))[:20]
+            found = result.get("waiting")
+            waiting = len(found) if isinstance(found, list) else 0
         except FleetfootError as error:
             if error.code == "no_manager":
                 return
             engine = "stuck" if error.code == "timeout" else ""
-        self.call_from_thread(self._told_engine, engine)
+        self.call_from_thread(self._told_engine, way, engine, waiting)
 
-    def _told_engine(self, engine: str) -> None:
-        self.engine = engine
+    def _told_engine(self, way: tuple[bool, bool | None], engine: str, waiting: int) -> None:
+        if way != self._way:
+            return  # it was asked of a manager that has gone since
+        self.engine, self.waiting = engine, waiting
         self.tell_head()
 
     def _read_inventory(self) -> None:
@@ -224,7 +253,10 @@ class Console(App[None]):
             return
         last = self._inbox.last
         health = Health(
-            broker=self._source.connected if self._source is not None else True,
+            broker=self.connected,
+            trouble=self._source.trouble if self._source is not None else "",
+            ever=last is not None,
+            waiting=self.waiting,
             manager=self.fleet.manager,
             engine=self.engine,
             silence=None if last is None else time.monotonic() - last,

@@ -43,7 +43,7 @@ def _tui(args: argparse.Namespace) -> int:
     from fleetfoot_tui.feed import Feed
 
     profile = profiles.choose(args.profile, os.environ)
-    with Session(profile, read_only=args.read_only) as session, Feed(profile) as feed:
+    with Session(profile, read_only=args.read_only, patient=True) as session, Feed(profile) as feed:
         console = Console(
             session.root,
             feed,

@@ -96,11 +96,10 @@ class Inbox:
 
 
 class Feed(Inbox):
-    """An inbox that a broker fills. Use it in a `with`; errors of opening are `Link.open`'s."""
+    """An inbox that a broker fills as soon as it is there, and whenever it is back. Use it in a `with`."""
 
-    def __init__(self, profile: Profile, *, timeout: float = 10.0) -> None:
+    def __init__(self, profile: Profile) -> None:
         super().__init__(profile.topic_root)
-        self._timeout = timeout
         self._link = Link(profile, self.put, patience=_PATIENCE)
 
     @property
@@ -108,13 +107,13 @@ class Feed(Inbox):
         """Whether the broker is there."""
         return self._link.connected
 
+    @property
+    def trouble(self) -> str:
+        """What the broker refused, empty if nothing."""
+        return self._link.trouble
+
     def __enter__(self) -> "Feed":
-        self._link.open(self._timeout)
-        try:
-            self._link.subscribe(subscriptions(self.root), self._timeout)
-        except BaseException:
-            self._link.close()
-            raise
+        self._link.begin(subscriptions(self.root))
         return self
 
     def __exit__(self, *_: object) -> None:

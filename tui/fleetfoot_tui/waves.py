@@ -72,14 +72,19 @@ def _filled(found: Mapping[str, int], size: int, length: int) -> list[Cell]:
     return [Cell(_BLOCKS.get(end, "█") * count, badge(end).colour) for end, count in blocks.items()]
 
 
-def gate(row: RolloutRow, now: float) -> list[Cell]:
-    """Which waves are open, how large each is, and what the next one waits for."""
+def gate(row: RolloutRow, now: float, *, turning: bool = True) -> list[Cell]:
+    """Which waves are open, how large each is, and what the next one waits for.
+
+    turning: whether there is a manager that opens it, as far as is known.
+    """
     cells = [Cell("waves       ", "grey")]
     for number, size in enumerate(row.waves, 1):
         mark = "✓" if number < row.wave else "▶" if number == row.wave else "·"
         colour = "blue" if number < row.wave else "bold" if number == row.wave else "grey"
         cells.append(Cell(f"{mark} {size}  ", colour))
-    if row.state == "settling" and row.settles:
+    if row.state == "settling" and row.settles and not turning:
+        cells.append(Cell("settles when the manager is back", "yellow"))
+    elif row.state == "settling" and row.settles:
         cells.append(Cell(f"settles in {span(_left(row.settles, now))}", "cyan"))
     return cells
 

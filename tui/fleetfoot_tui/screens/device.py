@@ -75,12 +75,14 @@ class DeviceRoom(Room):
     def _lines(self, device: Device) -> Iterable[list[Cell]]:
         said = device.said
         link = "online" if device.online else "offline" if device.online is not None else "never heard of"
+        known = self.console.connected
+        link = link if known or device.online is None else f"it was {link} when the broker was lost"
         labels = " ".join(f"{k}={v}" for k, v in sorted({**device.labels, **said.labels}.items()))
         heard = f", last heard {ago(self.console.now() - device.seen)} ago" if device.seen else ""
         yield from facts(
             [
                 ("group", device.group),
-                ("link", Cell(link + heard, "" if device.online else "yellow")),
+                ("link", Cell(link + heard, "" if device.online and known else "yellow")),
                 ("status", _ATTESTED[self.fleet.attested(device)]),
                 ("platform", said.platform),
                 ("agent", said.agent),

@@ -171,7 +171,7 @@ class FleetRoom(Room):
             self._mark(device),
             Cell(device.id),
             Cell(device.group, "grey"),
-            link(device),
+            link(device, self.console.connected),
             Cell(one.version or "-"),
             Cell("=", "grey") if target in ("", one.version) else Cell(target, "cyan"),
             state(device),
@@ -360,10 +360,12 @@ def _length(cells: list[Cell]) -> int:
     return sum(len(cell.text) for cell in cells)
 
 
-def link(device: Device) -> Cell:
-    """Whether it is there."""
+def link(device: Device, connected: bool = True) -> Cell:
+    """Whether it is there; without a broker, whether it was."""
     if device.online is None:
         return Cell("? unheard", "yellow")
+    if not connected:
+        return Cell("? was on" if device.online else "? was off", "yellow")
     return Cell("● online") if device.online else Cell("○ offline", "grey")
 
 

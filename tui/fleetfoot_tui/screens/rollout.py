@@ -158,7 +158,7 @@ class RolloutRoom(Room):
         room = max(20, self.size.width - 4)
         yield waves.title(row)
         yield waves.strip(row, room)
-        yield waves.gate(row, self.console.now())
+        yield waves.gate(row, self.console.now(), turning=self.console.turning)
         yield waves.counts(row)
         if row.requested_by:
             by = f", {row.decision} by {row.decided_by}" if row.decided_by else ""
