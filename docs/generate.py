@@ -19,6 +19,7 @@ from fleetfoot_protocol import dsse
 from fleetfoot_protocol.auditchain import AuditHead
 from fleetfoot_protocol.documents import Desired, Document, Heartbeat, Probe, Release
 from fleetfoot_protocol.dsse import PayloadType
+from fleetfoot_protocol.enrolment import Admission, Application, Token
 from fleetfoot_protocol.reports import Reply, Request, RolloutProgress, Status
 from fleetfoot_protocol.trust import TrustRoot
 
@@ -37,6 +38,17 @@ MODELS: dict[str, tuple[type[Document], str, PayloadType]] = {
     "status": (Status, "Status of a device", PayloadType.STATUS),
     "rollout": (RolloutProgress, "Progress of a rollout", PayloadType.ROLLOUT),
     "audit": (AuditHead, "Head of the audit log", PayloadType.AUDIT),
+}
+
+#: name of the schema -> (model, title, how it is vouched for): what goes over HTTPS, or from hand to hand.
+ENROLMENT: dict[str, tuple[type[Document], str, str]] = {
+    "enrolment-token": (Token, "Enrolment token", "Not signed: who holds it may use it once."),
+    "enrolment-application": (Application, "Application of a device", "Signed by both of its own keys."),
+    "enrolment-admission": (
+        Admission,
+        "Answer to an application",
+        "Not signed: it comes over the token's TLS.",
+    ),
 }
 
 _BASE64 = {"type": "string", "pattern": "^[A-Za-z0-9+/_-]*={0,2}$"}
@@ -103,12 +115,16 @@ def schema(name: str) -> dict[str, Any]:
     head = {"$schema": DIALECT, "$id": f"{name}.schema.json"}
     if name in WRAPPINGS:
         return {**head, **WRAPPINGS[name]}
-    model, title, kind = MODELS[name]
+    if name in ENROLMENT:
+        model, title, vouched = ENROLMENT[name]
+    else:
+        model, title, kind = MODELS[name]
+        vouched = f"Signed as `{kind}`."
     body = _tidied(model.model_json_schema())
     # With a default in the code, but what comes over the wire must say it.
     body["properties"]["spec"].pop("default")
     body["required"] = ["spec", *body["required"]]
-    description = f"{body.pop('description')}\n\nSigned as `{kind}`."
+    description = f"{body.pop('description')}\n\n{vouched}"
     body.pop("title")
     return {**head, "title": title, "description": description, **body}
 
@@ -119,7 +135,9 @@ def _schema_text(name: str) -> str:
 
 def files() -> dict[str, str]:
     """Every generated file, by its path below docs/."""
-    schemas = {f"schemas/{name}.schema.json": _schema_text(name) for name in (*MODELS, *WRAPPINGS)}
+    schemas = {
+        f"schemas/{name}.schema.json": _schema_text(name) for name in (*MODELS, *ENROLMENT, *WRAPPINGS)
+    }
     return {
         **schemas,
         "topics.md": topics_page(),

@@ -18,7 +18,7 @@ from fleetfoot_protocol.events import Event
 from fleetfoot_protocol.topics import Kind
 
 FILES = generate.files()
-SCHEMAS = (*generate.MODELS, *generate.WRAPPINGS)
+SCHEMAS = (*generate.MODELS, *generate.ENROLMENT, *generate.WRAPPINGS)
 #: golden document -> its schema
 SCHEMA_OF = {name: name for name in samples.DOCUMENTS} | {
     "desired_group": "desired",
@@ -43,6 +43,14 @@ def validator(name: str) -> Draft202012Validator:
     """Of the schema as it stands in docs/schemas/."""
     text = (generate.HERE / "schemas" / f"{name}.schema.json").read_text(encoding="utf-8")
     return Draft202012Validator(json.loads(text), format_checker=FormatChecker())
+
+
+def test_the_golden_documents_of_enrolment_fit_their_schemas() -> None:
+    vectors = load("enrolment")
+    for name in generate.ENROLMENT:
+        document = vectors[name.removeprefix("enrolment-")]
+        assert validator(name).is_valid(document), name
+        assert not validator(name).is_valid({**document, "more": 1})
 
 
 @pytest.mark.parametrize("name", SCHEMAS)

@@ -10,7 +10,7 @@ from tests.protocol.golden import hold, load
 from tests.protocol.resolve_cases import CASES
 from tests.protocol.vectors import generate
 
-from fleetfoot_protocol import admission, documents, dsse, keys, strictjson, topics, tree, trust
+from fleetfoot_protocol import admission, documents, dsse, enrolment, keys, strictjson, topics, tree, trust
 from fleetfoot_protocol.documents import Desired
 from fleetfoot_protocol.reports import Installed
 from fleetfoot_protocol.resolve import Act, Device, Why, resolve
@@ -219,3 +219,18 @@ def test_the_vectors_hold_no_secret_key() -> None:
     for name in samples.KEYS:
         forms = (samples.secret(name).hex(), base64.b64encode(samples.secret(name)).decode())
         assert not [form for form in forms for text in texts if form in text]
+
+
+def test_a_token_is_read_from_its_line_and_both_keys_have_signed_the_application() -> None:
+    vectors = load("enrolment")
+    token = enrolment.decode(vectors["line"])
+    hold("the token in its line", generate.plain(token), vectors["token"])
+    digest = hashlib.sha256(bytes.fromhex(vectors["token"]["secret"])).hexdigest()
+    hold("the digest of a token's secret", digest, vectors["secret_sha256"])
+    asked = vectors["application"]
+    parts = ["fleetfoot-enrolment-1", digest, asked["device"], asked["key"], asked["tls_key"]]
+    hold("what both keys sign", "\0".join(parts).encode().hex(), vectors["signed_hex"])
+    for key, signature in (("key", "key_signature"), ("tls_key", "tls_signature")):
+        public, signed = bytes.fromhex(asked[key]), bytes.fromhex(vectors["signed_hex"])
+        assert keys.verify(public, signed, bytes.fromhex(asked[signature]))
+    enrolment.demand_possession(enrolment.Application.model_validate(asked))

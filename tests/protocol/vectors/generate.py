@@ -12,7 +12,7 @@ from typing import Any
 from tests.protocol import samples
 from tests.protocol.resolve_cases import CASES
 
-from fleetfoot_protocol import admission, dsse, events, states, topics, tree
+from fleetfoot_protocol import admission, dsse, enrolment, events, states, topics, tree
 from fleetfoot_protocol.codes import TABLE
 from fleetfoot_protocol.documents import Document, Model, Target
 from fleetfoot_protocol.dsse import PayloadType
@@ -235,6 +235,39 @@ def tree_vectors() -> Any:
     return {"lines": [member.line() for member in members], "sha256": tree.tree_sha256(members)}
 
 
+def enrolment_vectors() -> Any:
+    """A token and its line, an application with what both keys sign, and an answer."""
+    token = enrolment.Token(
+        url="https://broker.example.org:8090",
+        secret="5e" * 32,
+        group=IDS["group"],
+        root=samples.RELEASE_DIGEST,
+        ca="ca" * 32,
+    )
+    device = IDS["device"]
+    application = enrolment.apply(
+        token, device, samples.secret("device"), samples.secret("tls"), {"site": "a"}
+    )
+    answer = enrolment.Admission(
+        device=device,
+        group=token.group,
+        certificate="-----BEGIN CERTIFICATE-----\n...",
+        ca="-----BEGIN CERTIFICATE-----\n...",
+        root='{"payload": "..."}',
+        broker="mqtts://broker.example.org:8883",
+        renew_at=1785000000,
+    )
+    signed = enrolment.signed_bytes(token.secret, device, application.key, application.tls_key)
+    return {
+        "token": plain(token),
+        "line": enrolment.encode(token),
+        "secret_sha256": enrolment.secret_digest(token.secret),
+        "application": plain(application),
+        "signed_hex": signed.hex(),
+        "admission": plain(answer),
+    }
+
+
 def word_vectors() -> Any:
     return {
         "codes": [
@@ -264,6 +297,7 @@ FILES = {
     "admission": admission_vectors,
     "tree": tree_vectors,
     "words": word_vectors,
+    "enrolment": enrolment_vectors,
 }
 
 
