@@ -17,6 +17,7 @@ from fleetfoot_protocol.errors import FleetfootError
 from fleetfoot_protocol.reports import Installed, Status
 from fleetfoot_protocol.topics import Kind
 from fleetfoot_sim import kiosk
+from fleetfoot_sim.load import fleet as fleets
 from fleetfoot_sim.load.device import Counts, Place, SimulatedDevice, Verifier, public_of
 from fleetfoot_sim.load.fleet import Fleet, Plan
 from fleetfoot_sim.load.mqtt import Connection
@@ -187,6 +188,14 @@ def test_shapes_repeat_with_their_seed_and_have_their_shares() -> None:
         Shapes(fail=2)
 
 
+def test_a_slow_device_takes_ten_times_as_long_and_an_absent_one_comes_within_half_a_minute() -> None:
+    names = [f"sim-{n}" for n in range(200)]
+    quick, slow = ([nature_of(Shapes(work=2.0, slow=share), 1, n).work for n in names] for share in (0, 1))
+    assert slow == [10 * work for work in quick]
+    assert all(1.0 <= work <= 3.0 for work in quick)
+    assert all(5 <= nature_of(Shapes(offline=1), 1, n).away <= 30 for n in names)
+
+
 def test_a_packet_is_read_however_it_is_cut() -> None:
     heard: list[tuple[str, bytes, bool]] = []
     stream = b"".join(
@@ -269,5 +278,24 @@ def test_a_device_that_vanishes_is_offline_and_comes_back(broker: Mosquitto, hou
 
     try:
         run(broker, house, {"devices": 2}, act)
+    finally:
+        director.close()
+
+
+@pytest.mark.needs("mosquitto")
+def test_a_flapping_device_loses_its_connection_again_and_again(
+    broker: Mosquitto, house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fleets, "_FLAP_SECONDS", (0.05, 0.1))
+    monkeypatch.setattr(fleets, "_RETRY_SECONDS", (0.05, 0.1))
+    director = Director(house, "127.0.0.1", broker.ports[0], "")
+    presence = topics.build(Kind.PRESENCE, group=GROUP, device="sim-0001")
+
+    async def act(_: Fleet) -> None:
+        said = director.heard.setdefault(presence, [])
+        await until(lambda: said.count(b"offline") > 2 and said.count(b"online") > 3, "it comes and goes")
+
+    try:
+        run(broker, house, {"devices": 1, "shapes": Shapes(flapping=1)}, act)
     finally:
         director.close()
