@@ -121,6 +121,12 @@ def test_a_handler_that_would_leave_the_table_is_stopped(monkeypatch: pytest.Mon
         step(working(L.WAITING), Permit(1, present=False), NOW)
 
 
+@pytest.mark.parametrize("state", [L.WAITING, L.DOWNLOADING, L.VERIFYING, L.STAGING, L.STAGED])
+def test_before_activation_work_can_be_ordered_anew_dropped_and_fail(state: Lifecycle) -> None:
+    assert state in lifecycle.BEFORE_ACTIVATION
+    assert {kind for at, kind in TRANSITIONS if at is state} >= {Reorder, Abandon, Fail}
+
+
 def test_work_is_there_exactly_when_something_is_done() -> None:
     for (state, kind), _ in TRANSITIONS.items():
         for event in EXAMPLES[kind]:
@@ -284,6 +290,19 @@ def test_a_permanent_failure_is_refused_at_this_attempt(code: Code) -> None:
     assert done.refused == {digest(2): 2}
     assert done.retry is None
     assert (done.outcomes[-1].outcome, done.outcomes[-1].code) == (Outcome.FAILED, str(code))
+
+
+def test_want_of_network_or_disk_or_an_owner_is_no_fault_of_the_release() -> None:
+    """Written out once more: by a code that is missing here a release would be refused for a cut cable."""
+    assert sorted(TRANSIENT) == [
+        "upgrade_disk_full",
+        "upgrade_download_failed",
+        "upgrade_download_slow",
+        "upgrade_hook_failed",
+        "upgrade_io_error",
+        "upgrade_read_only",
+        "upgrade_tls_failed",
+    ]
 
 
 @pytest.mark.parametrize("code", sorted(TRANSIENT))

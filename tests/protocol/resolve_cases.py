@@ -247,6 +247,12 @@ CASES: tuple[Case, ...] = (
         device(2, 1, floor=2),
     ),
     Case(
+        "recalled, the previous at the floor",
+        document(baseline=G3, withdrawn=(2,)),
+        None,
+        device(2, 1, floor=1),
+    ),
+    Case(
         "recalled, the previous refused, by whatever attempt",
         document(baseline=G3, withdrawn=(2,)),
         None,

@@ -107,7 +107,9 @@ class World:
             changed += [of for name in ended if (of := load_rollout(tx, name)) is not None]
             for of in changed:
                 self._known[of.id] = of.revision
-                if of.id not in self.witness.courses:
+                course = self.witness.courses.get(of.id)
+                # What awaited approval is planned anew, over the present inventory, when it is approved.
+                if course is None or course.state is _S.AWAITING_APPROVAL:
                     sites = {name: device.site for name, device in self.devices.items()}
                     self.witness.planned(of, sites)
                     self._check_approval(tx, of)
@@ -370,8 +372,8 @@ class World:
                 if (entry := inventory.find(tx, one.id)) is None or entry.group != one.group
             ]
         if missing:
-            facts = {"devices": [one.enrolment for one in missing], "replace": True}
-            self._ask("device.enroll", facts)
+            facts = [{**one.enrolment, "replace": True} for one in missing]
+            self._ask("device.enroll", {"devices": facts})
             self.time.run(5)
 
     def _answer(self, of: Rollout) -> None:

@@ -1,0 +1,359 @@
+"""Rollouts, one after the other, as a machine: people, devices, time and crashes in any order.
+
+Everything is real but the shell: the engine's core decides, `compose` makes the documents, each device does
+what its own `resolve` of the published document says. The machine is the shell: it keeps what is stored,
+applies effects in their order, and loses everything else in a crash.
+"""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from tests.manager.rollouts import NEW, OLD, S, T
+from tests.manager.test_rollout_properties import REPORTS
+
+from fleetfoot_manager import compose
+from fleetfoot_manager.compose import GroupIntent
+from fleetfoot_manager.documents import next_sequence
+from fleetfoot_manager.effects import Effect, Lift, PublishDesired, SetBaseline, Stand, Withdraw
+from fleetfoot_manager.rollout import (
+    TRANSITIONS,
+    Approve,
+    Bless,
+    Cancel,
+    Decide,
+    Decision,
+    Expire,
+    IllegalTransition,
+    Joined,
+    Left,
+    Pause,
+    Report,
+    Resume,
+    Retry,
+    Rollout,
+    RolloutEvent,
+    Start,
+    Tick,
+    advance,
+    next_deadline,
+    planned,
+    target,
+)
+from fleetfoot_manager.rollout_events import kind_of
+from fleetfoot_protocol.documents import Desired, Goal, read
+from fleetfoot_protocol.reports import Installed
+from fleetfoot_protocol.resolve import Act, Device, Plan, Why, resolve
+from fleetfoot_protocol.states import Terminal
+
+GROUPS = ("hall", "yard")
+LABELS = {"site": "north"}
+NEWER = "c" * 64
+RELEASES = {
+    digest: Goal(version=f"1.{counter}.0", counter=counter, digest=digest, length=1000)
+    for counter, digest in enumerate((OLD, NEW, NEWER), start=1)
+}
+DEVICES = st.integers(0, 9).map(lambda n: f"dev-{n:02}")
+PEOPLE: tuple[RolloutEvent, ...] = (
+    Approve(),
+    Start(),
+    Bless(),
+    Pause("ann"),
+    Resume(),
+    Retry(),
+    Decide(Decision.CONTINUE),
+    Decide(Decision.ROLLBACK),
+    Decide(Decision.ABORT),
+    Cancel(),
+    Expire(),
+)
+#: Most of the time people do what gets a rollout on.
+ONWARD = st.sampled_from([Approve(), Start(), Start(), Bless(), Resume(), Retry(), Decide(Decision.CONTINUE)])
+ENDS = st.sampled_from([T.ACTIVE, T.HEALTHY, T.HEALTHY, T.HEALTHY, T.ROLLED_BACK, T.FAILED])
+
+
+def installed(goal: Goal) -> Installed:
+    return Installed(version=goal.version, counter=goal.counter, digest=goal.digest)
+
+
+class Fleet(RuleBasedStateMachine):
+    """A manager's shell around its core, and the devices that read what it publishes."""
+
+    @initialize(devices=st.integers(1, 8))
+    def begin(self, devices: int) -> None:
+        self.now = 1_000.0
+        self.behind = 0.0
+        self.rollout: Rollout | None = None
+        self.count = 0
+        self.intents = {g: GroupIntent(baseline=RELEASES[OLD]) for g in GROUPS}
+        self.orders: dict[str, tuple[int, int]] = dict.fromkeys(GROUPS, (1, 0))
+        self.published: dict[str, Desired] = {}
+        self.home = {f"dev-{n:02}": GROUPS[n % 2] for n in range(devices)}
+        self.runs = dict.fromkeys((f"dev-{n:02}" for n in range(10)), RELEASES[OLD])
+        self.refused: dict[str, dict[str, int]] = {device: {} for device in self.runs}
+        self.joined: set[str] = set()
+        self.original: frozenset[str] = frozenset()
+        for group in GROUPS:
+            self.publish(group)
+
+    # -- the shell
+
+    def document(self, group: str, order: tuple[int, int]) -> Desired:
+        stands = target(self.rollout) if self.rollout is not None else None
+        return compose.desired(
+            self.intents[group],
+            () if stands is None else (stands,),
+            fleet="acme",
+            group=group,
+            component="kiosk",
+            epoch=order[0],
+            sequence=order[1],
+            issued=1_000.0,
+            expires=2_000_000.0,
+        )
+
+    def publish(self, group: str) -> None:
+        epoch, last = self.orders[group]
+        document = self.document(group, (epoch, next_sequence(last, self.now - self.behind)))
+        assert read(Desired, document.payload()) == document, "what is published is well-formed"
+        assert document.order > self.orders[group], "the order never goes back"
+        before = self.published.get(group)
+        self.check_hold(before, document)
+        self.published[group], self.orders[group] = document, document.order
+
+    def check_hold(self, before: Desired | None, after: Desired) -> None:
+        """While a hold stands nothing is wider than it was."""
+        held = {t.rollout: t for t in before.targets if t.hold} if before is not None else {}
+        for one in after.targets:
+            if one.hold and one.rollout in held:
+                assert one.stage_cut == held[one.rollout].stage_cut
+                assert one.activate_cut == held[one.rollout].activate_cut
+            assert not one.hold or one.goal.digest not in after.withdrawn
+
+    def take(self, event: RolloutEvent) -> bool:
+        """One event on the rollout; False if it was refused, which must change nothing."""
+        before = self.rollout
+        assert before is not None
+        known = json.dumps(before.to_json())
+        try:
+            after, effects = advance(before, event, self.now)
+        except IllegalTransition:
+            assert json.dumps(before.to_json()) == known
+            return False
+        assert kind_of(event) in TRANSITIONS[before.state]
+        assert json.dumps(before.to_json()) == known
+        self.check_end(before, after, effects)
+        self.rollout = after
+        self.do(effects)
+        return True
+
+    def do(self, effects: tuple[Effect, ...]) -> None:
+        assert self.rollout is not None
+        for effect in effects:
+            for group in self.rollout.groups:
+                if isinstance(effect, Lift | Withdraw | SetBaseline | Stand):
+                    self.intents[group] = compose.applied(self.intents[group], effect)
+                elif isinstance(effect, PublishDesired):
+                    self.publish(group)
+
+    def check_end(self, before: Rollout, after: Rollout, effects: tuple[Effect, ...]) -> None:
+        assert not before.state.ended or after.state is before.state, "what has ended stays so"
+        assert not before.state.ended or PublishDesired() not in effects
+        if after.state.ended and not before.state.ended:
+            wanted = after.state is S.COMPLETED
+            assert wanted == any(isinstance(e, SetBaseline | Stand) for e in effects)
+        if before.state in (S.PAUSED, S.TRIPPED) and after.state is before.state:
+            assert {d for d, r in after.devices.items() if r.since is not None} - {
+                d for d, r in before.devices.items() if r.since is not None
+            } <= self.joined
+
+    @property
+    def live(self) -> Rollout | None:
+        return self.rollout if self.rollout is not None and not self.rollout.state.ended else None
+
+    # -- people
+
+    @precondition(lambda self: self.live is None and self.home and len(self.intents["hall"].standing) < 6)
+    @rule(data=st.data(), digest=st.sampled_from([OLD, NEW, NEW, NEWER]), down=st.booleans())
+    def somebody_plans(self, data: st.DataObject, digest: str, down: bool) -> None:
+        """Also over the one before, which the new one then supersedes."""
+        total = len(self.home)
+        waves = data.draw(st.sets(st.integers(1, total), min_size=1, max_size=3)) | data.draw(
+            st.sampled_from([set(), {total}])
+        )
+        mode = "exactly" if down else "at_least"
+        goal = RELEASES[digest].model_copy(update={"mode": mode, "attempt": 1})
+        self.count += 1
+        self.rollout = planned(
+            id=f"r-{self.count}",
+            component="kiosk",
+            goal=goal,
+            devices=list(self.home.items()),
+            waves=tuple(sorted(waves)),
+            now=self.now,
+            groups=GROUPS,
+            selector=data.draw(st.sampled_from([{}, {}, LABELS])),
+            already={d for d in self.home if self.runs[d].digest == digest},
+            settle=data.draw(st.sampled_from([0.0, 30.0])),
+            device_timeout=100.0,
+            breaker=data.draw(st.integers(0, 2)),
+            approval=data.draw(st.booleans()),
+            canary=data.draw(st.sampled_from([False, False, True])),
+        )
+        self.original, self.joined = frozenset(self.home), set()
+
+    @precondition(lambda self: self.rollout is not None)
+    @rule(event=ONWARD)
+    def somebody_gets_it_on(self, event: RolloutEvent) -> None:
+        self.take(event)
+
+    @precondition(lambda self: self.rollout is not None)
+    @rule(event=st.sampled_from(PEOPLE))
+    def somebody_acts(self, event: RolloutEvent) -> None:
+        taken = self.take(event)
+        assert self.rollout is not None
+        assert not taken or self.rollout.state is not S.AWAITING_APPROVAL or isinstance(event, Bless)
+
+    @precondition(lambda self: self.rollout is not None and self.rollout.state in (S.PAUSED, S.TRIPPED))
+    @rule(event=st.sampled_from([Resume(), Decide(Decision.CONTINUE), Decide(Decision.ROLLBACK), Retry()]))
+    def somebody_ends_the_hold(self, event: RolloutEvent) -> None:
+        self.take(event)
+
+    # -- devices
+
+    def asks(self, device: str) -> Plan:
+        facts = Device(device, LABELS, installed(self.runs[device]), None, self.refused[device])
+        return resolve(self.published[self.home[device]], None, facts)
+
+    @precondition(lambda self: self.live is not None and self.live.wave)
+    @rule(ends=st.lists(ENDS, min_size=1, max_size=4))
+    def devices_obey(self, ends: list[Terminal]) -> None:
+        """Devices that are asked to install do, and tell the truth about how it went."""
+        asked = [(d, p) for d in sorted(self.home) if (p := self.asks(d)).act is Act.INSTALL]
+        for (device, plan), end in zip(asked, ends, strict=False):
+            assert plan.goal is not None
+            goal = plan.goal
+            if end is T.HEALTHY:
+                self.runs[device] = goal
+            elif end is not T.ACTIVE:
+                self.refused[device][goal.digest] = goal.attempt
+            running = self.runs[device].digest
+            self.take(Report(device, running, end, rollout=plan.rollout, attempt=goal.attempt))
+
+    @precondition(lambda self: self.rollout is not None)
+    @rule()
+    def devices_go_back_where_recalled(self) -> None:
+        for device in sorted(self.home):
+            plan = self.asks(device)
+            if plan.act is Act.RETURN:
+                assert plan.goal is not None
+                assert plan.goal.digest not in self.published[self.home[device]].withdrawn
+                self.runs[device] = RELEASES[plan.goal.digest]
+                self.take(Report(device, plan.goal.digest))
+
+    @precondition(lambda self: self.rollout is not None)
+    @rule(report=REPORTS)
+    def somebody_says_anything(self, report: Report) -> None:
+        self.take(report)
+
+    @precondition(lambda self: self.live is not None)
+    @rule(device=DEVICES, group=st.sampled_from(GROUPS))
+    def a_device_comes(self, device: str, group: str) -> None:
+        if self.take(Joined(device, group)):
+            self.home[device] = group
+            if device not in self.original:
+                self.joined.add(device)
+
+    @precondition(lambda self: self.live is not None and len(self.home) > 1)
+    @rule(device=DEVICES)
+    def a_device_leaves(self, device: str) -> None:
+        if device in self.home and self.take(Left(device)):
+            del self.home[device]
+
+    # -- time and crashes
+
+    @precondition(lambda self: self.rollout is not None)
+    @rule(seconds=st.sampled_from([None, None, 1.0, 30.0, 100.0, 500.0]))
+    def time_passes(self, seconds: float | None) -> None:
+        assert self.rollout is not None
+        due = next_deadline(self.rollout)
+        self.now = max(self.now, due or 0.0) if seconds is None else self.now + seconds
+        self.take(Tick())
+
+    @rule(seconds=st.sampled_from([0.0, 3600.0]))
+    def the_clock_is_set_back(self, seconds: float) -> None:
+        self.behind = seconds
+
+    @rule()
+    def the_manager_crashes(self) -> None:
+        """What was stored is all there is: it says the same, and publishing again changes no decision."""
+
+        def stored(body: dict[str, Any]) -> Any:
+            return json.loads(json.dumps(body))
+
+        if self.rollout is not None:
+            back = Rollout.from_json(stored(self.rollout.to_json()))
+            assert back == self.rollout
+            self.rollout = back
+        for group, intent in self.intents.items():
+            self.intents[group] = GroupIntent.from_json(stored(intent.to_json()))
+            assert self.intents[group] == intent
+            self.publish(group)
+
+    # -- what always holds
+
+    @invariant()
+    def what_is_published_is_what_stands(self) -> None:
+        """No act forgets to publish: composing anew gives the same document."""
+        for group, document in self.published.items():
+            assert self.document(group, document.order) == document
+
+    @invariant()
+    def exposed_are_those_that_were_approved_or_joined(self) -> None:
+        if self.rollout is None:
+            return
+        exposed = {d for d, record in self.rollout.devices.items() if record.since is not None}
+        assert len(exposed) <= self.rollout.approved + len(self.joined)
+        assert len(exposed & self.original) <= self.rollout.approved
+        if self.rollout.state in (S.PLANNED, S.AWAITING_APPROVAL):
+            assert not exposed
+
+    @invariant()
+    def devices_read_what_the_table_says(self) -> None:
+        """Whoever is exposed is asked, whoever is not is not; under a hold nobody begins."""
+        of = self.rollout
+        stands = None if of is None else target(of)
+        for device in self.home:
+            plan = self.asks(device)
+            record = None if of is None else of.devices.get(device)
+            if of is None or stands is None:
+                assert of is None or plan.rollout != of.id or of.state is S.COMPLETED
+            elif record is None or record.since is None:
+                assert plan.rollout != of.id
+            elif plan.why is not Why.RECALLED and plan.why is not Why.NO_WAY_BACK:
+                assert plan.rollout == of.id
+                assert (plan.act, plan.why) == self.expected(device, of)
+
+    def expected(self, device: str, of: Rollout) -> tuple[Act, Why]:
+        goal, run = of.goal, self.runs[device]
+        if run.digest == goal.digest:
+            return Act.STAY, Why.CURRENT
+        if goal.mode == "at_least" and run.counter >= goal.counter:
+            return Act.STAY, Why.AHEAD
+        if self.refused[device].get(goal.digest, 0) >= goal.attempt:
+            return Act.REJECT, Why.REFUSED
+        held = of.state in (S.PAUSED, S.TRIPPED)
+        return (Act.DEFER, Why.HOLD) if held else (Act.INSTALL, Why.ORDERED)
+
+
+TestFleet = Fleet.TestCase
+TestFleet.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
+
+
+@pytest.mark.parametrize("state", [state for state in S if state.ended])
+def test_nothing_but_a_report_is_taken_once_a_rollout_has_ended(state: S) -> None:
+    assert set(TRANSITIONS[state]) == {Report}
+    assert TRANSITIONS[state][Report].leads_to == {state}
