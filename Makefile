@@ -37,7 +37,7 @@ endif
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: bench soak help demo picture test powercuts cutpoints deb check fuzz simulate crash format docs security pins venv clean
+.PHONY: bench soak help demo picture test powercuts cutpoints deb check fuzz simulate mutate crash format docs security pins venv clean
 .DELETE_ON_ERROR:
 
 help:
@@ -47,6 +47,7 @@ help:
 	@echo 'make cutpoints  replay every block that an upgrade writes, cut at each; as root'
 	@echo 'make fuzz    mutate documents and see that none is accepted (N=1000000 cases, FROM=0)'
 	@echo 'make simulate  play manager, devices, broker and people in virtual time (SEEDS=100000, FROM=0)'
+	@echo 'make mutate  plant mistakes into the cores and see which no quick test notices (ARGS="resolve")'
 	@echo 'make crash   kill and fail every step of an upgrade; takes long (ARGS="--sample 10 --times 5")'
 	@echo 'make soak    rollouts over 1000 simulated devices with faults for 30 minutes (ARGS="MINUTES DEVICES")'
 	@echo 'make bench   run the benchmarks and write docs/benchmarks.md (BENCH="ingest wave")'
@@ -93,6 +94,9 @@ fuzz: $(STAMP)
 
 simulate: $(STAMP)
 	@$(RUN)python -m fleetfoot_sim.world $(SEEDS) $(FROM)
+
+mutate: $(STAMP)
+	@$(RUN)python -m tests.mutation $(ARGS)
 
 crash: $(STAMP)
 	@$(RUN)python -m tests.crash $(ARGS)

@@ -32,6 +32,7 @@ from fleetfoot_agent.worker.steps import (
 )
 from fleetfoot_protocol.codes import Code
 from fleetfoot_protocol.documents import Goal
+from fleetfoot_protocol.errors import FleetfootError
 from fleetfoot_protocol.events import Event
 from fleetfoot_protocol.reports import MAX_OUTCOMES, MAX_REFUSED, CheckResult, Installed
 from fleetfoot_protocol.resolve import Act
@@ -127,6 +128,17 @@ def test_before_activation_work_can_be_ordered_anew_dropped_and_fail(state: Life
     assert {kind for at, kind in TRANSITIONS if at is state} >= {Reorder, Abandon, Fail}
 
 
+def test_who_stays_resident_and_who_reads_blobs_is_written_out() -> None:
+    assert {L.ACTIVATING, L.PROBATION, L.ROLLING_BACK} == lifecycle.IN_FLIGHT
+    assert {L.DOWNLOADING, L.VERIFYING, L.STAGING} == lifecycle.NEEDS_BLOBS
+
+
+def test_a_record_that_says_at_work_but_not_on_what_is_a_defect() -> None:
+    with pytest.raises(FleetfootError) as caught:
+        step(Record(state=L.STAGING), Unpacked(), NOW)
+    assert caught.value.code == Code.UPGRADE_INTERNAL
+
+
 def test_work_is_there_exactly_when_something_is_done() -> None:
     for (state, kind), _ in TRANSITIONS.items():
         for event in EXAMPLES[kind]:
@@ -177,6 +189,7 @@ def test_a_stage_only_order_ends_as_staged_and_can_still_be_activated() -> None:
     assert told.work.told
     ordered, _ = step(told, Reorder(Act.INSTALL, goal(), "r-1"), NOW)
     assert ordered.work is not None
+    assert ordered.work.act is Act.INSTALL
     assert ordered.work.told  # the same order, wider: its staging is not told again
     active, _ = step(ordered, Activate(name(1)), NOW)
     assert active.state is L.ACTIVATING
@@ -211,7 +224,7 @@ def test_commit_moves_the_way_back_raises_the_floor_and_forgives() -> None:
     assert (done.last_error, done.retry) == (None, None)
     entry = done.outcomes[-1]
     assert (entry.rollout, entry.attempt, entry.digest, entry.running) == ("r-1", 1, digest(2), digest(2))
-    assert entry.outcome is Outcome.COMPLETED
+    assert (entry.outcome, entry.code) == (Outcome.COMPLETED, "")
 
 
 def test_a_lower_min_counter_does_not_lower_the_floor() -> None:
@@ -256,6 +269,14 @@ def test_what_was_recalled_is_not_held_against_the_release(state: Lifecycle, end
     done, _ = step(back, end, NOW)
     assert done.refused == {}
     assert (done.outcomes[-1].outcome, done.outcomes[-1].code) == (Outcome.CANCELED, "upgrade_canceled")
+
+
+def test_what_fails_once_more_is_the_newest_refusal() -> None:
+    """By their order the oldest make room: one that fails again and again must not be the first to go."""
+    record = working(L.STAGING, goal=goal(attempt=2)).model_copy(
+        update={"refused": {digest(2): 1, digest(9): 1}}
+    )
+    assert list(fail(record, Code.UPGRADE_TREE_MISMATCH).refused.items()) == [(digest(9), 1), (digest(2), 2)]
 
 
 def test_two_bad_versions_are_an_alarm() -> None:

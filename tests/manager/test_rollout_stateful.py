@@ -47,7 +47,7 @@ from fleetfoot_manager.rollout_events import kind_of
 from fleetfoot_protocol.documents import Desired, Goal, read
 from fleetfoot_protocol.reports import Installed
 from fleetfoot_protocol.resolve import Act, Device, Plan, Why, resolve
-from fleetfoot_protocol.states import Terminal
+from fleetfoot_protocol.states import RolloutState, Terminal
 
 GROUPS = ("hall", "yard")
 LABELS = {"site": "north"}
@@ -354,6 +354,6 @@ TestFleet.settings = settings(max_examples=100, stateful_step_count=40, deadline
 
 
 @pytest.mark.parametrize("state", [state for state in S if state.ended])
-def test_nothing_but_a_report_is_taken_once_a_rollout_has_ended(state: S) -> None:
+def test_nothing_but_a_report_is_taken_once_a_rollout_has_ended(state: RolloutState) -> None:
     assert set(TRANSITIONS[state]) == {Report}
     assert TRANSITIONS[state][Report].leads_to == {state}

@@ -53,6 +53,8 @@ class World:
         self._asked: set[str] = set()
         self._heard: dict[str, list[bytes]] = {}
         self._known: dict[str, int] = {}
+        #: What each group demanded at the end of the turn before.
+        self._policies: dict[str, policies.Policy] = {}
         self._hand = self.broker.connect("people", self._reply)
         self.broker.subscribe(self._hand, [topics.build(Kind.REPLIES, operator="alice")])
         self._boot()
@@ -113,6 +115,7 @@ class World:
                     sites = {name: device.site for name, device in self.devices.items()}
                     self.witness.planned(of, sites)
                     self._check_approval(tx, of)
+            self._policies = {group: policies.of_group(tx, group) for group in GROUPS}
             self.witness.heard(inventory.counters(tx))
             self.witness.turned(changed, lambda group: self._stored(tx, group))
 
@@ -120,7 +123,9 @@ class World:
         if of.state is _S.AWAITING_APPROVAL:
             return
         order = policies.order_of(tx, of.id)
-        needed = policies.demand_approval(tx, of.groups, of.total)
+        # A start and a policy may come in one turn, in either order: what stood before had to be known.
+        stood = any(policy.demands(of.total) for group in of.groups if (policy := self._policies.get(group)))
+        needed = stood and policies.demand_approval(tx, of.groups, of.total)
         demand(not needed or bool(order and order.decision), "started without approval", of.id)
 
     def _stored(self, tx: Any, group: str, device: str = "") -> Desired | None:
