@@ -145,7 +145,7 @@ class Fleet(RuleBasedStateMachine):
             return False
         assert kind_of(event) in TRANSITIONS[before.state]
         assert json.dumps(before.to_json()) == known
-        self.check_end(before, after, effects)
+        self.check_end(before, after, event, effects)
         self.rollout = after
         self.do(effects)
         return True
@@ -159,16 +159,20 @@ class Fleet(RuleBasedStateMachine):
                 elif isinstance(effect, PublishDesired):
                     self.publish(group)
 
-    def check_end(self, before: Rollout, after: Rollout, effects: tuple[Effect, ...]) -> None:
+    def check_end(
+        self, before: Rollout, after: Rollout, event: RolloutEvent, effects: tuple[Effect, ...]
+    ) -> None:
         assert not before.state.ended or after.state is before.state, "what has ended stays so"
         assert not before.state.ended or PublishDesired() not in effects
         if after.state.ended and not before.state.ended:
             wanted = after.state is S.COMPLETED
             assert wanted == any(isinstance(e, SetBaseline | Stand) for e in effects)
         if before.state in (S.PAUSED, S.TRIPPED) and after.state is before.state:
-            assert {d for d, r in after.devices.items() if r.since is not None} - {
+            # Whoever comes, or comes back, is exposed by the cut that stands already: nobody else.
+            newly = {d for d, r in after.devices.items() if r.since is not None} - {
                 d for d, r in before.devices.items() if r.since is not None
-            } <= self.joined
+            }
+            assert newly <= ({event.device} if isinstance(event, Joined) else set())
 
     @property
     def live(self) -> Rollout | None:
@@ -262,10 +266,10 @@ class Fleet(RuleBasedStateMachine):
     @precondition(lambda self: self.live is not None)
     @rule(device=DEVICES, group=st.sampled_from(GROUPS))
     def a_device_comes(self, device: str, group: str) -> None:
+        if device not in self.original:
+            self.joined.add(device)
         if self.take(Joined(device, group)):
             self.home[device] = group
-            if device not in self.original:
-                self.joined.add(device)
 
     @precondition(lambda self: self.live is not None and len(self.home) > 1)
     @rule(device=DEVICES)
