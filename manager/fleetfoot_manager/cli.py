@@ -8,26 +8,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from fleetfoot_manager import cli_store
+from fleetfoot_manager import cli_store, logs
 from fleetfoot_manager.cli_parts import add_command, add_credentials, add_database, credentials_of
 from fleetfoot_protocol.errors import FleetfootError
 
 _LEVELS = ("debug", "info", "warning", "error")
 #: Libraries that tell every packet at the level at which we tell decisions.
 _CHATTY = ("amqtt", "transitions", "aiohttp")
-#: No blank in it: a line is made of `name=value`.
-_TIME = "%Y-%m-%dT%H:%M:%S%z"
-_FORMAT = "ts=%(asctime)s level=%(levelname)s logger=%(name)s %(message)s"
-
-
-class OneLine(logging.Formatter):
-    """Messages as they are, but on one line: some of their words come from the network."""
-
-    def formatMessage(self, record: logging.LogRecord) -> str:
-        record.message = "".join(
-            char if char.isprintable() else char.encode("unicode_escape").decode() for char in record.message
-        )
-        return super().formatMessage(record)
 
 
 def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -135,6 +122,12 @@ def _add_run(commands: Any) -> None:
     parser.add_argument(
         "--log-level", choices=_LEVELS, default="info", help="what is logged on stderr (default: %(default)s)"
     )
+    parser.add_argument(
+        "--log-format",
+        choices=tuple(logs.FORMATS),
+        default="text",
+        help="lines of name=value, or a JSON object a line with the same names (default: %(default)s)",
+    )
     parser.add_argument("--json", action="store_true", help="say where it serves as one JSON object")
     parser.set_defaults(handler=_run)
 
@@ -190,7 +183,7 @@ def _run(args: argparse.Namespace) -> int:
     from fleetfoot_protocol import topics
 
     console = logging.StreamHandler()
-    console.setFormatter(OneLine(_FORMAT, _TIME))
+    console.setFormatter(logs.FORMATS[args.log_format]())
     logging.basicConfig(level=args.log_level.upper(), handlers=[console])
     for name in _CHATTY:
         logging.getLogger(name).setLevel(logging.DEBUG if args.log_level == "debug" else logging.WARNING)

@@ -4,6 +4,7 @@
    the engine's transactions. The same device with the same keys gets the same answer again, as its first one
    may have been lost on the way; any other is refused.
 2. A token that does not name its device never replaces an enrolment.
+3. Where another key takes a device's place, the certificates given until then are listed as revoked first.
 """
 
 import secrets
@@ -50,6 +51,9 @@ def admit(work: Work, door: Door, asked: Application) -> Admission:
             raise _refused("this token has expired")
         if token["device"] not in (None, asked.device):
             raise _refused(f"this token is for {token['device']}, not for {asked.device}")
+        known = inventory.find(work.tx, asked.device)
+        if token["device"] is not None and known is not None and known.key.hex() != asked.key:
+            door.pki.revoke("device", asked.device)
         _enroll(work, asked, token["group"], token["operator"], digest, replace=token["device"] is not None)
         work.tx.execute(
             sa.update(table).where(table.c.secret_sha256 == digest).values(used_by=keys, used_at=work.now)

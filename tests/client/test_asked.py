@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 from tests.client.rig import HandManager, Run
 
+from fleetfoot_client import keyfiles
 from fleetfoot_client.exits import Exit
 from fleetfoot_client.profiles import Profile
 
@@ -23,6 +24,19 @@ GROUP: dict[str, Any] = {
 }  # fmt: skip
 PAST = {**ROLLOUT, "state": "completed", "total": 3, "success_percent": 66}
 DRIFT = {"device": "oven-7", "component": "kiosk", "why": "ordered", "runs": "1.0.0", "badge": "idle"}
+
+COMPARED = {
+    "component": "kiosk", "from": {**RELEASE, "version": "1.0.0"}, "to": RELEASE,
+    "platforms": [
+        {"platform": "linux/amd64", "from_length": 10, "to_length": 20, "same": False},
+        {"platform": "linux/arm64", "from_length": None, "to_length": 30, "same": False},
+    ],
+    "between": [{"version": "1.1.0", "notes": "a hotter\x1b oven", "recalled": ""}],
+}  # fmt: skip
+BEHIND = {
+    "id": "oven-7", "group": "ovens", "components": {"kiosk": {"version": "1.0.0", "badge": "idle"}},
+    "unsupported": {"kiosk": "3.0.0 is more than one major version ahead"},
+}  # fmt: skip
 
 #: command -> (verb, arguments, answer, words that people are shown)
 ASKED: dict[str, tuple[str, dict[str, Any], dict[str, Any], str]] = {
@@ -60,6 +74,15 @@ ASKED: dict[str, tuple[str, dict[str, Any], dict[str, Any], str]] = {
         {"labels": {"site": "b"}, "effective": {}}, "the device tells itself",
     ),
     "device forget oven-7": ("device.forget", {"device": "oven-7"}, {"cleared": 4}, "4 retained topics"),
+    "group create bakery --title Bread": (
+        "group.create", {"group": "bakery", "title": "Bread"}, {**GROUP, "group": "bakery"},
+        "device enroll --group bakery",
+    ),
+    "release compare kiosk 1.0.0 1.1.0": (
+        "release.compare", {"component": "kiosk", "version": "1.0.0", "to": "1.1.0"}, COMPARED,
+        "hotter\\x1b oven",
+    ),
+    "device show oven-7": ("device.show", {"device": "oven-7"}, BEHIND, "out of support"),
     "group list": ("group.list", {}, {"groups": [GROUP]}, "1.1.0 3"),
     "group show ovens": ("group.show", {"group": "ovens"}, GROUP, "more than 100 devices"),
     "group drift ovens": (
@@ -101,6 +124,27 @@ def test_a_command_asks_for_exactly_this(
     assert (request.verb, request.arguments, request.group) == (verb, arguments, "*")
     told = run(*command.split(), "--json").json
     assert set(answer) - {"group"} <= set(told) or "policy" in told
+
+
+@pytest.mark.parametrize(
+    ("certificates", "words"),
+    [(2, "2 certificates of the old one are on devices.crl"), (0, "take the old one's at the broker away")],
+)
+def test_replaced_hardware_is_told_by_its_key_and_what_becomes_of_the_old_one(
+    manager: HandManager, profile: Profile, run: Run, certificates: int, words: str
+) -> None:
+    answer = {"device": "oven-7", "cleared": 3, "certificates": certificates}
+    manager.answers["device.replace"] = lambda request: answer
+    done = run("device", "replace", "oven-7", "--key", manager.fleet.public("new"))
+    assert (done.code, words in done.out) == (0, True), done.out + done.err
+    (request,) = manager.heard
+    key = keyfiles.load_public(str(manager.fleet.public("new"))).hex()
+    assert (request.verb, request.arguments) == ("device.replace", {"device": "oven-7", "key": key})
+
+
+def test_who_is_out_of_support_shows_it_in_the_list(manager: HandManager, profile: Profile, run: Run) -> None:
+    manager.answers["device.list"] = lambda request: {"devices": [BEHIND]}
+    assert "out of support" in run("device", "list").out
 
 
 def test_an_approval_is_of_the_revision_that_was_seen(

@@ -16,6 +16,7 @@ from fleetfoot_manager.director import Director, read_key
 from fleetfoot_manager.engine import Engine
 from fleetfoot_manager.house import House
 from fleetfoot_manager.mqtt import Acknowledged, Arrived, Connected, Disconnected, Subscribed
+from fleetfoot_manager.pki.folder import Pki
 from fleetfoot_manager.store import Store
 from fleetfoot_protocol import topics, trust
 from fleetfoot_protocol.documents import Desired
@@ -67,7 +68,7 @@ class PlayedBroker:
 class Rig:
     """An engine on the store of a realm. `shift`: seconds that its clock is ahead; `looks`: at the clock."""
 
-    def __init__(self, realm: Realm, *, mirror: str = MIRROR) -> None:
+    def __init__(self, realm: Realm, *, mirror: str = MIRROR, pki: Pki | None = None) -> None:
         self.realm = realm
         self.shift = 0.0
         self.looks = 0
@@ -83,6 +84,7 @@ class Rig:
             mirror=mirror,
             broker="played",
             started=time.time(),
+            pki=pki,
         )
         self.ended = threading.Event()
         self.engine = Engine(self.store, self.house, clock=self.now, on_end=self.ended.set)

@@ -38,11 +38,11 @@ def do(rig: Rig, act: Any) -> Any:
     return errand.answer.result(20)
 
 
-def token(rig: Rig, life: float = 3600.0) -> Token:
+def token(rig: Rig, life: float = 3600.0, device: str | None = None) -> Token:
     secret = secrets.token_hex(32)
     digest = enrolment.secret_digest(secret)
-    root = do(rig, lambda w: enrolling.keep_token(w, digest, "ovens", None, w.now + life, "alice"))
-    return Token(url="https://127.0.0.1:1", secret=secret, group="ovens", root=root)
+    root = do(rig, lambda w: enrolling.keep_token(w, digest, "ovens", device, w.now + life, "alice"))
+    return Token(url="https://127.0.0.1:1", secret=secret, group="ovens", device=device, root=root)
 
 
 def admit(rig: Rig, door: Door, using: Token, name: str = "oven-1") -> Admission:
@@ -74,6 +74,15 @@ def test_a_token_that_is_refused_is_not_used_up(rig: Rig, door: Door) -> None:
     with pytest.raises(FleetfootError, match="another key"):
         admit(rig, door, second, "taken")
     assert admit(rig, door, second, "free").group == "ovens"
+
+
+def test_another_key_for_a_known_device_takes_the_old_certificates_away(rig: Rig, door: Door) -> None:
+    admit(rig, door, token(rig))
+    (first,) = door.pki.issued("device")["oven-1"]
+    again = token(rig, device="oven-1")
+    admit(rig, door, again)
+    assert door.pki.revoked("device") == {first}
+    assert len(door.pki.issued("device")["oven-1"]) == 2
 
 
 def test_the_group_learns_of_its_first_device(rig: Rig, door: Door) -> None:

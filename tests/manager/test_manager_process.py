@@ -1,7 +1,6 @@
 """The manager as people run it: a real process, a real broker, signed requests, attested statuses."""
 
 import json
-import logging
 import signal
 import subprocess
 import sys
@@ -16,7 +15,6 @@ from tests.support.waiting import until
 
 from fleetfoot_manager import audit
 from fleetfoot_manager.broker import EmbeddedBroker
-from fleetfoot_manager.cli import OneLine
 from fleetfoot_manager.store import Store
 from fleetfoot_protocol import topics, trust
 from fleetfoot_protocol.documents import Desired
@@ -375,8 +373,3 @@ def test_status_tells_what_the_store_knows_while_the_manager_runs_and_after(flee
     assert [(row["rollout"], row["state"]) for row in seen["rollouts"]] == [(name, "running")]
     assert fleet.manager.stop() == 0
     assert not look()["running"]
-
-
-def test_a_log_line_stays_one_line_whatever_the_network_says() -> None:
-    record = logging.LogRecord("x", logging.INFO, "x", 1, "refused %s", ("a\nforged=line\x1b[2J",), None)
-    assert OneLine("%(message)s").format(record) == "refused a\\nforged=line\\x1b[2J"

@@ -9,6 +9,7 @@ from tests.manager.realm import COMPONENT, Device, Realm, runs
 from tests.support.waiting import until
 
 from fleetfoot_manager import keyring
+from fleetfoot_manager.pki.folder import Pki
 from fleetfoot_protocol import keys, topics
 from fleetfoot_protocol.topics import Kind
 
@@ -115,3 +116,22 @@ def test_replaced_hardware_keeps_its_place_and_nothing_of_the_old(rig: Rig, old:
     until(lambda: rig.device("dev-1")["labels"] == {"site": "south"}, "the new one is heard")
     assert keyring.read(rig.realm.state)["dev-1"]["key"] == public
     assert rig.ask("device.replace", {"device": "dev-1", "key": public}).code == "state_refused"
+
+
+def test_replaced_hardware_takes_its_certificates_and_its_session_with_it(tmp_path: Path) -> None:
+    pki = Pki.create(tmp_path / "pki", "testfleet", ["127.0.0.1"])
+    pki.issue("device", "dev-1")
+    serials = set(pki.issued("device")["dev-1"])
+    rig = Rig(Realm(tmp_path), pki=pki)
+    try:
+        rig.connect()
+        rig.enroll(Device("dev-1", "hall"))
+        found = rig.do("device.replace", {"device": "dev-1", "key": "1" * 64})
+        names, cleared = until(lambda: rig.broker.evicted, "the old one is turned away")[-1]
+    finally:
+        rig.close()
+    assert (found["certificates"], pki.revoked("device")) == (1, serials)
+    assert "dev-1" in names
+    assert topics.build(Kind.STATUS, group="hall", device="dev-1") in cleared
+    pki.issue("device", "dev-1")
+    assert not set(pki.issued("device")["dev-1"]) <= pki.revoked("device")

@@ -41,7 +41,8 @@ def add(group: options.Subparsers) -> None:
         _replace,
         "put other hardware in a device's place: the same name, group and labels, another key",
         details="What the old one said is forgotten, what was asked of it alone ends. The new one gets its\n"
-        "group's orders once it speaks.",
+        "group's orders once it speaks. A manager with --pki revokes all certificates of this name: issue\n"
+        "the new one's afterwards, or enrol it with 'device token --id', which does both.",
         example="fleetfoot device replace oven-07 --key new/state/worker/device.pub",
     )
     _add_device(replace)
@@ -81,7 +82,18 @@ def _relabel(args: argparse.Namespace) -> int:
 def _replace(args: argparse.Namespace) -> int:
     key = keyfiles.load_public(args.key)
     result = online.ask(args, "device.replace", device=args.device, key=key.hex())
-    return _done(args, result, f"{args.device} is known by another key from now on")
+    text = (
+        f"{args.device} is known by another key from now on; {result.get('cleared')} retained topics cleared"
+    )
+    listed = result.get("certificates")
+    if listed:
+        text += (
+            f"\n{listed} certificates of the old one are on devices.crl: let the broker load it, then issue"
+            "\nthe new one's (docs/identities.md)"
+        )
+    else:
+        text += "\nthis manager has none of its certificates: take the old one's at the broker away yourself"
+    return _done(args, result, text)
 
 
 def _forget(args: argparse.Namespace) -> int:

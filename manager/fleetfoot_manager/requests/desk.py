@@ -18,7 +18,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.exc import OperationalError
 
-from fleetfoot_manager import documents, rights, schema
+from fleetfoot_manager import documents, logs, rights, schema
 from fleetfoot_manager.catalogue import Candidate
 from fleetfoot_manager.requests import (
     approvals,
@@ -218,12 +218,16 @@ class Desk:
         self._answer(work, item.request, item.digest, act)
 
     def _answer(self, work: Work, request: Request, digest: str, act: Callable[[], dict[str, Any]]) -> None:
+        with logs.about(request.id):
+            self._answered(work, request, digest, act)
+
+    def _answered(self, work: Work, request: Request, digest: str, act: Callable[[], dict[str, Any]]) -> None:
         work.request_digest = digest
         try:
             with work.step():
                 reply = self._sign(work, request, {"ok": True, "result": act()})
             level = logging.DEBUG if request.verb in _CHANGES_NOTHING else logging.INFO
-            log.log(level, "done operator=%s verb=%s id=%s", request.operator, request.verb, request.id)
+            log.log(level, "done operator=%s verb=%s", request.operator, request.verb)
         except OperationalError:
             raise
         except FleetfootError as error:
@@ -231,7 +235,7 @@ class Desk:
                 raise
             reply = self._refuse(work, request, error)
         except Exception:
-            log.exception("operator=%s verb=%s id=%s failed", request.operator, request.verb, request.id)
+            log.exception("failed operator=%s verb=%s", request.operator, request.verb)
             reply = self._refuse(work, request, _unexpected())
         finally:
             work.request_digest = ""

@@ -54,20 +54,24 @@ def relabel(work: Work, request: Request) -> dict[str, Any]:
 def replace(work: Work, request: Request) -> dict[str, Any]:
     """`device.replace`: other hardware under the same name, in the same group, with the same labels.
 
-    What the old one said is forgotten and cleared, what was asked of it alone ends.
+    What the old one said is forgotten and cleared, what was asked of it alone ends. Its certificates are
+    listed as revoked first, so that a failure here errs on the safe side, and its session is ended.
     """
     asked = arguments.parse(arguments.DeviceReplace, request.arguments)
     entry = demand(work, request, asked.device)
     if entry.key.hex() == asked.key:
         raise FleetfootError("state_refused", f"{entry.id} has this key already")
+    pki = work.house.pki
+    listed = pki.revoke("device", entry.id) if pki is not None and pki.can_enroll else 0
     cleared = leave(work, entry)
     labels = dict(entry.enrolled_labels)
     inventory.enroll(work.tx, entry.id, entry.group, asked.key, labels, work.now, replace=True)
     work.devices.forget(entry.id)
     work.newcomers.append((entry.group, entry.id))
+    work.evictions.append((entry.group, entry.id))
     data = {"device": entry.id, "group": entry.group, "key": asked.key, "replaced": entry.key.hex()}
-    work.audit(request.operator, "device.enroll", data)
-    return {"device": entry.id, "group": entry.group, "cleared": cleared}
+    work.audit(request.operator, "device.enroll", {**data, "certificates": listed})
+    return {"device": entry.id, "group": entry.group, "cleared": cleared, "certificates": listed}
 
 
 def forget(work: Work, request: Request) -> dict[str, Any]:
