@@ -4,7 +4,7 @@ An export is JSON lines, an entry each, byte for byte what was hashed; beside it
 signed head that the broker retained. Public keys alone suffice to verify both, on any machine.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +67,17 @@ def read_export(path: Path) -> Iterator[Entry]:
                     yield entry(strictjson.loads(line), f"line {number}")
     except OSError as error:
         raise FleetfootError("io_error", f"cannot read {path}: {error.strerror}") from error
+
+
+def read_exports(paths: Sequence[Path]) -> Iterator[Entry]:
+    """The entries of several exports in their order; what a later one has once more is left out there."""
+    known: dict[int, str] = {}
+    for path in paths:
+        before = dict(known) if len(paths) > 1 else {}
+        for row in read_export(path):
+            if before.get(row.n) != row.hash:
+                known[row.n] = row.hash
+                yield row
 
 
 def entry(value: object, where: str) -> Entry:

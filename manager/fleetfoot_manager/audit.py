@@ -13,6 +13,7 @@ from sqlalchemy.engine import Connection
 from fleetfoot_manager import schema
 from fleetfoot_protocol import auditchain, strictjson, times
 from fleetfoot_protocol.auditchain import GENESIS, hash_of
+from fleetfoot_protocol.errors import FleetfootError
 
 MANAGER = "manager"
 
@@ -76,6 +77,23 @@ def page(
         return [Entry(*row) for row in tx.execute(query.limit(limit))]
     newest = tx.execute(query.order_by(table.n.desc()).limit(limit)).all()
     return [Entry(*row) for row in reversed(newest)]
+
+
+def prune(tx: Connection, through: int, expected: str) -> int:
+    """Delete the rows up to `through`, whose hash the caller must know; returns how many there were.
+
+    Whoever calls adds the entry that tells of it. FleetfootError `not_found`, `conflict`, `state_refused`.
+    """
+    row, end = entry(tx, through), last(tx)
+    if row is None or end is None:
+        raise FleetfootError("not_found", f"the audit log has no entry {through}")
+    if row.hash != expected:
+        raise FleetfootError(
+            "conflict", f"entry {through} is another one here", remedy="export the log of this manager anew"
+        )
+    if row.n == end.n:
+        raise FleetfootError("state_refused", "the newest entry stays: the chain goes on from it")
+    return tx.execute(sa.delete(schema.audit).where(schema.audit.c.n <= through)).rowcount
 
 
 def first_broken(rows: Iterator[Entry]) -> int | None:

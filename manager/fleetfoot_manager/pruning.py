@@ -4,7 +4,7 @@
   hour may be waiting for its publication.
 - Events wait for the broker, 10 000 at most (`documents.trim_events`); decided requests are remembered for
   30 days, upload tokens for an hour (`agenda`).
-- The audit log is never cut here: who wants it elsewhere exports it.
+- The audit log is cut by a signed request alone, `audit.prune`, of what was exported before.
 """
 
 import hashlib

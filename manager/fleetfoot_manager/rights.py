@@ -48,6 +48,7 @@ VERBS: dict[str, Right] = {
     "rollout.start": Right.STEER,
     "audit.list": Right.READ,
     "audit.show": Right.READ,
+    "audit.prune": Right.ADMINISTER,
     "rollout.history": Right.READ,
     "rollout.note": Right.PLAN,
     "rollout.report": Right.READ,

@@ -126,3 +126,36 @@ def test_without_a_head_nothing_is_called_whole(fleet: Fleet, run: Run, tmp_path
     path = export(tmp_path, fleet, ROWS, ROWS)
     path.with_name("audit.jsonl.head").unlink()
     assert run("audit", "verify", path, "--root", fleet.root).code != 0
+
+
+def test_old_entries_go_by_what_a_whole_export_says_and_by_nothing_else(
+    log: HandManager, fleet: Fleet, profile: Profile, run: Run, tmp_path: Path
+) -> None:
+    log.answers["audit.prune"] = lambda request: {**request.arguments, "removed": 7}
+    path = export(tmp_path, fleet, ROWS[:6], ROWS)
+    assert run("audit", "prune", path, "--older-than", "1d").code == Exit.FAILED
+    path = export(tmp_path, fleet, ROWS, ROWS)
+    assert "so old" in run("audit", "prune", path, "--older-than", "36500d").out
+    assert log.heard == []
+    done = run("audit", "prune", path, "--older-than", "1d")
+    assert (done.code, "7 entries removed, up to 7" in done.out) == (0, True), done.out + done.err
+    (request,) = log.heard
+    assert request.arguments == {"through": 7, "hash": ROWS[6]["hash"]}
+
+
+def test_exports_verify_together_where_one_ends_inside_the_next(
+    fleet: Fleet, run: Run, tmp_path: Path
+) -> None:
+    first, second = tmp_path / "a", tmp_path / "b"
+    for folder in (first, second):
+        folder.mkdir()
+    older = export(first, fleet, ROWS[:4], ROWS[:4])
+    newer = export(second, fleet, ROWS[2:], ROWS)
+    found = run("audit", "verify", older, newer, "--root", fleet.root, "--json")
+    assert (found.code, found.json["entries"]) == (0, 7)
+    alone = run("audit", "verify", newer, "--root", fleet.root, "--json")
+    assert (alone.code, alone.json["flaws"][0]["what"]) == (Exit.TRUST, "missing")
+    twice = export(
+        second, fleet, [*ROWS[2:4], {**ROWS[3], "actor": "bob", "hash": "0" * 64}, *ROWS[4:]], ROWS
+    )
+    assert run("audit", "verify", older, twice, "--root", fleet.root).code == Exit.TRUST

@@ -107,3 +107,25 @@ def test_a_longer_signed_log_on_the_broker_is_an_alarm(rig: Rig) -> None:
     rig.arrive(HEAD, rig.house.director.envelope(PayloadType.AUDIT, document), retained=True)
     events = topics.build(Kind.GROUP_EVENTS, group="hall")
     until(lambda: any(b"upgrade_equivocation" in data for data in rig.broker.on(events)), "the alarm is told")
+
+
+def test_what_was_exported_may_go_and_the_rest_still_verifies(rig: Rig) -> None:
+    rig.enroll(*(Device(f"dev-{n}", "hall") for n in range(5)))
+    before, old = [Entry.model_validate(row) for row in whole(rig)], head(rig)
+    cut = before[-2]
+    wrong = {"through": cut.n, "hash": "0" * 64}
+    assert rig.ask("audit.prune", wrong).code == "conflict"
+    assert rig.ask("audit.prune", {"through": cut.n, "hash": cut.hash}, operator="hugo").code == "not_allowed"
+    newest = [Entry.model_validate(row) for row in whole(rig)][-1]
+    assert rig.ask("audit.prune", {"through": newest.n, "hash": newest.hash}).code == "state_refused"
+    found = rig.do("audit.prune", {"through": cut.n, "hash": cut.hash})
+    assert found["removed"] == cut.n
+    left = [Entry.model_validate(row) for row in whole(rig)]
+    assert (left[0].n, left[-1].action) == (cut.n + 1, "audit.prune")
+    until(lambda: head(rig).count == left[-1].n, "the head follows")
+    assert flaws(left, [head(rig)]) == []
+    assert flaws([*before[: cut.n], *left], [old, head(rig)]) == []
+    rig.enroll(Device("dev-9", "hall"))
+    again = [Entry.model_validate(row) for row in whole(rig)]
+    until(lambda: head(rig).count == again[-1].n, "the head follows")
+    assert flaws(again, [head(rig)]) == []

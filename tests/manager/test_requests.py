@@ -80,6 +80,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "device.show": {"device": "dev-1"},
     **{f"group.{verb}": {"group": "hall"} for verb in ("show", "drift", "policy")},
     "audit.show": {"n": 10_000},
+    "audit.prune": {"through": 10_000, "hash": "0" * 64},
     "rollout.note": {"rollout": "r-1", "title": "smoke"},
     "rollout.report": {"rollout": "r-1"},
     "device.move": {"device": "dev-1", "group": "hall"},

@@ -83,3 +83,26 @@ def test_an_older_head_finds_what_a_newer_one_was_made_to_hide() -> None:
     assert flaws(forged, [head(forged)]) == []
     (flaw,) = flaws(forged, [head(forged), head(LOG, 5)])
     assert (flaw.what, flaw.n) == ("replaced", 5)
+
+
+def pruned(through: int, hashed: str = "") -> Log:
+    """LOG, with an entry behind it that says that the first ones were removed."""
+    data = json.dumps({"through": through, "hash": hashed or LOG[through - 1].hash})
+    last = made("audit.prune", previous=LOG[-1].hash, first=len(LOG) + 1)
+    return rehashed([*LOG, *last], len(LOG) + 1, data=data)
+
+
+def test_a_log_that_says_how_far_it_was_cut_is_whole_behind_that() -> None:
+    whole = pruned(3)
+    assert flaws(whole[3:], [head(whole), head(LOG, 3), head(LOG, 5)]) == []
+    assert [flaw.what for flaw in flaws(whole[3:], [head(whole), head(LOG, 2)])] == ["missing"]
+    assert flaws(whole, [head(whole), head(LOG, 2)]) == []
+
+
+@pytest.mark.parametrize(
+    "log",
+    [pruned(3)[4:], pruned(3)[2:], pruned(3, "0" * 64)[3:], LOG[3:], pruned(9, "0" * 64)[8:]],
+    ids=["more", "less", "another", "unsaid", "itself"],
+)
+def test_a_log_that_was_cut_elsewhere_than_it_says_is_not_whole(log: Log) -> None:
+    assert [(flaw.what, flaw.n) for flaw in flaws(log, [head(log, len(log))])] == [("missing", 1)]

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from fleetfoot_client import auditing, options, roots, terminal
 from fleetfoot_client.commands import online
 from fleetfoot_client.exits import Exit
 from fleetfoot_client.rows import AuditRow, parse, parse_list
-from fleetfoot_protocol import strictjson, trust
+from fleetfoot_protocol import strictjson, times, trust
 from fleetfoot_protocol.auditchain import AuditHead, Entry, flaws
 from fleetfoot_protocol.errors import FleetfootError
 
@@ -44,6 +45,24 @@ def register(subparsers: options.Subparsers) -> None:
     export.add_argument("--out", metavar="FILE", type=Path, required=True, help="a new file")
     options.add_manager(export)
     _add_verify(group)
+    _add_prune(group)
+
+
+def _add_prune(group: options.Subparsers) -> None:
+    parser = options.add_command(
+        group,
+        "prune",
+        _prune,
+        "remove old entries from the manager, once they are exported",
+        details="Only what stands in EXPORT, verified with its head. The log says how far it was cut, in\n"
+        "the same chain, so that the rest verifies by itself, and together with the export as a whole.",
+        example="fleetfoot audit prune audit-2026-01.jsonl --older-than 365d",
+    )
+    add = parser.add_argument
+    add("export", metavar="EXPORT", type=Path, help="what 'audit export' wrote")
+    add("--older-than", metavar="TIME", type=options.duration, required=True,
+        help="entries that are older than this: 365d, 12h")  # fmt: skip
+    options.add_manager(parser)
 
 
 def _add_list(group: options.Subparsers) -> None:
@@ -73,10 +92,17 @@ def _add_verify(group: options.Subparsers) -> None:
         "With FILE: an export, with public keys alone. Heads of older exports count as well.\n"
         "Exits with 5 if anything is wrong.",
         example="fleetfoot audit verify\n"
+        "fleetfoot audit verify audit-2025.jsonl audit-2026.jsonl\n"
         "fleetfoot audit verify audit-2026-01.jsonl --root root.json --head audit-2025-12.jsonl.head",
     )
     add = parser.add_argument
-    add("file", metavar="FILE", type=Path, nargs="?", help="an export")
+    add(
+        "files",
+        metavar="FILE",
+        type=Path,
+        nargs="*",
+        help="exports, oldest first: what was removed, and what follows",
+    )
     add("--root", metavar="FILE", type=Path, help="the trust root that names the director (with FILE)")
     add("--head", metavar="FILE", type=Path, action="append", default=[],
         help="a signed head that the log must meet; repeatable (default: FILE.head)")  # fmt: skip
@@ -134,7 +160,7 @@ def _export(args: argparse.Namespace) -> int:
 
 
 def _verify(args: argparse.Namespace) -> int:
-    if args.file is None:
+    if not args.files:
         if args.root is not None:
             raise FleetfootError("usage", "--root is for an export: name its FILE")
         with online.open_session(args) as session:
@@ -142,14 +168,35 @@ def _verify(args: argparse.Namespace) -> int:
             older = [auditing.read_head(path, session.root) for path in args.head]
             rows = auditing.fetched(session, timeout=args.reply_timeout)
             return _judged((auditing.entry(row, "an entry") for row in rows), [head, *older], args.json)
-    if args.root is None:
-        with_profile = online.open_session(args)
-        root = with_profile.root
-    else:
-        root = roots.load_valid(args.root)
-    paths = [auditing.head_path(args.file), *args.head]
+    root = online.open_session(args).root if args.root is None else roots.load_valid(args.root)
+    paths = [*map(auditing.head_path, args.files), *args.head]
     heads = [auditing.read_head(path, root) for path in paths]
-    return _judged(auditing.read_export(args.file), heads, args.json)
+    return _judged(auditing.read_exports(args.files), heads, args.json)
+
+
+def _prune(args: argparse.Namespace) -> int:
+    with online.open_session(args) as session:
+        head = auditing.read_head(auditing.head_path(args.export), session.root)
+        rows = list(auditing.read_export(args.export))
+        if found := flaws(rows, [head]):
+            raise FleetfootError(
+                "state_refused",
+                f"{args.export} is not whole: {found[0].message}",
+                remedy="export the log anew: 'fleetfoot audit export'",
+            )
+        limit = time.time() - args.older_than
+        old = [row for row in rows if row.n <= head.count and times.from_text(row.at) < limit]
+        if not old:
+            terminal.show({"removed": 0}, "no entry of this export is so old", as_json=args.json)
+            return Exit.OK
+        arguments = {"through": old[-1].n, "hash": old[-1].hash}
+        result = session.request("audit.prune", arguments=arguments, timeout=args.reply_timeout)
+    text = (
+        f"{result.get('removed')} entries removed, up to {old[-1].n}; keep {args.export} and its head\n"
+        f"verify it all: fleetfoot audit export --out NEXT && fleetfoot audit verify {args.export} NEXT"
+    )
+    terminal.show(result, terminal.literal(text, keep="\n"), as_json=args.json)
+    return Exit.OK
 
 
 def _judged(entries: Iterable[Entry], heads: list[AuditHead], as_json: bool) -> int:

@@ -312,6 +312,13 @@ class AuditShow(Model):
     n: Annotated[int, Field(ge=1)]
 
 
+class AuditPrune(Model):
+    """`audit.prune`: entries up to `through`, whose `hash` the operator's export has."""
+
+    through: Annotated[int, Field(ge=1)]
+    hash: Digest
+
+
 A = TypeVar("A", bound=Model)
 
 

@@ -6,6 +6,7 @@ from fleetfoot_manager import audit, rights
 from fleetfoot_manager.requests import arguments
 from fleetfoot_manager.requests.answers import fitted
 from fleetfoot_manager.work import Work
+from fleetfoot_protocol import auditchain
 from fleetfoot_protocol.errors import FleetfootError
 from fleetfoot_protocol.reports import Request
 
@@ -35,3 +36,13 @@ def show(work: Work, request: Request) -> dict[str, Any]:
     if row is None:
         raise FleetfootError("not_found", f"the audit log has no entry {asked.n}")
     return row._asdict()
+
+
+def prune(work: Work, request: Request) -> dict[str, Any]:
+    """`audit.prune`: only of what the operator holds an export, as the hash of its last entry shows."""
+    asked = arguments.parse(arguments.AuditPrune, request.arguments)
+    rights.demand(work.house.root, request, [rights.EVERY_GROUP])
+    removed = audit.prune(work.tx, asked.through, asked.hash)
+    data = {"through": asked.through, "hash": asked.hash}
+    work.audit(request.operator, auditchain.PRUNE, {**data, "removed": removed})
+    return {**data, "removed": removed}

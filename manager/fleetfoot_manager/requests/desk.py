@@ -90,6 +90,7 @@ HANDLERS: dict[str, Handler] = {
     "rollout.start": rollouts.start,
     "audit.list": audits.listing,
     "audit.show": audits.show,
+    "audit.prune": audits.prune,
     "rollout.history": history.history,
     "rollout.note": history.note,
     "rollout.report": history.report,
