@@ -66,6 +66,7 @@ CAPABILITIES: dict[str, Capability] = {
     "postgresql": Capability(stores.present, "apt-get install postgresql"),
     "nats": Capability(on_path("nats-server"), "apt-get install nats-server"),
     "rabbitmq": Capability(on_path("rabbitmq-server"), "apt-get install rabbitmq-server"),
+    "tmux": Capability(on_path("tmux"), "apt-get install tmux"),
     "dash": Capability(on_path("dash"), "apt-get install dash"),
     "busybox": Capability(on_path("busybox"), "apt-get install busybox"),
     "zstd": Capability(unzstd.available, "apt-get install libzstd1"),

@@ -14,7 +14,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from fleetfoot_client import bundle as bundles
 from fleetfoot_client import publishing
@@ -41,12 +41,32 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """devices: how many; keep: folder that stays; speed: divides every waiting time; sabotage: for tests."""
+    """devices: how many; keep: folder that stays; speed: divides every waiting time; sabotage: for tests.
+
+    asks: whether a person takes the decision on the bad release.
+    """
 
     devices: int = 30
     keep: Path | None = None
     speed: float = 1.0
     sabotage: str | None = None
+    asks: bool = False
+
+
+class Audience(Protocol):
+    """Who looks with a console of their own."""
+
+    def ready(self, profile: Profile) -> None:
+        """The fleet is up; this is the way to it."""
+        ...
+
+    def ended(self, result: dict[str, Any]) -> None:
+        """The story is told; returns when they have seen enough."""
+        ...
+
+
+#: States of a rollout in which nothing is to be decided any more.
+_DECIDED = ("rolled_back", "aborted", "completed", "canceled", "expired", "superseded")
 
 
 @dataclass(slots=True)
@@ -78,8 +98,15 @@ def _is_back(rollout: str) -> Callable[[dict[str, Any]], bool]:
 class Demo:
     """One demo. `run` returns the figures; `show` is called whenever there is something new to see."""
 
-    def __init__(self, options: Options, show: Callable[[View], None], interrupts: Interrupts) -> None:
+    def __init__(
+        self,
+        options: Options,
+        show: Callable[[View], None],
+        interrupts: Interrupts,
+        audience: Audience | None = None,
+    ) -> None:
         self.options = options
+        self._audience = audience
         self.view = View()
         self._show = show
         self._interrupts = interrupts
@@ -114,10 +141,13 @@ class Demo:
             self._kept = True
             remedy = f"read the logs in {folder / 'logs'}; {error.remedy}"
             raise FleetfootError(error.code, error.message, remedy=remedy) from error
-        result = dict(self.view.snapshot["result"])
-        result["seconds"] = round(time.monotonic() - self._began, 1)
+        result = self._figures()
         self._say("done; ending everything that was started")
         return result
+
+    def _figures(self) -> dict[str, Any]:
+        figures: dict[str, Any] = dict(self.view.snapshot["result"])
+        return figures | {"seconds": round(time.monotonic() - self._began, 1)}
 
     def _started_with_it(self, start: Callable[[], T], end: Callable[[T], object]) -> T:
         """Start something that ends with the demo, at whatever moment somebody interrupts it."""
@@ -156,13 +186,13 @@ class Demo:
             self._show(self.view)
             self._changed.notify_all()
 
-    def _await(self, what: str, seconds: float, look: Callable[[dict[str, Any]], bool]) -> None:
+    def _await(self, what: str, seconds: float | None, look: Callable[[dict[str, Any]], bool]) -> None:
         """Wait until the watcher sees it."""
         with self._changed:
             if not self._changed.wait_for(
                 lambda: bool(self.view.snapshot) and look(self.view.snapshot), seconds
             ):
-                raise FleetfootError("timeout", f"{what}: not seen within {seconds:g} s")
+                raise FleetfootError("timeout", f"{what}: not seen within {seconds or 0:g} s")
 
     # -- the story
 
@@ -185,8 +215,12 @@ class Demo:
             total = len(devices)
             self._await(f"{total} devices run {FIRST}", 60, lambda s: s["result"]["final"] == {FIRST: total})
             self._say("the fleet is up", f"{total} devices in {len(GROUPS)} groups run kiosk {FIRST}")
+            if self._audience is not None:
+                self._audience.ready(profile)
             self._good(session, scene, total)
             self._bad(session, scene, total)
+        if self._audience is not None:
+            self._audience.ended(self._figures())
 
     def _publish(self, session: Session, scene: Scene, version: str) -> None:
         bundle = bundles.load(scene.bundle(version))
@@ -234,9 +268,21 @@ class Demo:
         )
         told = f"{BAD} died on {came_back}; {bad['untouched']} never began"
         self._say("the bad release is stopped", told)
-        self._decide(session, rollout)
+        if self.options.asks:
+            decided = self._asked(rollout)
+            if decided != "rolled_back":
+                self._say("decided otherwise", f"you decided otherwise: {BAD} is {decided}")
+                return
+        else:
+            self._decide(session, rollout)
         self._await(f"{total} devices run {GOOD}", 60, lambda s: s["result"]["final"] == {GOOD: total})
         self._say("rolled back", f"rolled back: the whole fleet runs {GOOD}")
+
+    def _asked(self, rollout: str) -> str:
+        """Wait for the person's decision, as long as they like; how the rollout ended."""
+        self._say("waiting for your decision", "the decision is yours: 2, enter, then b rolls it back")
+        self._await("a decision", None, _state_is(rollout, *_DECIDED))
+        return str(self.view.snapshot["rollouts"][rollout]["state"])
 
     def _decide(self, session: Session, rollout: str) -> None:
         row = session.request("rollout.show", arguments={"rollout": rollout}, timeout=30)

@@ -1,4 +1,4 @@
-"""How the demo is shown: plain lines, or a live picture on a terminal; and the picture as a file."""
+"""How the demo is shown where there is no console: plain lines, and its end as a picture."""
 
 import shutil
 import sys
@@ -6,9 +6,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TextIO
 
-from rich.console import Console, Group, RenderableType
-from rich.live import Live as RichLive
-from rich.panel import Panel
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -78,28 +76,6 @@ class Plain:
                 f"  {rollout['version']} {rollout['state']}, wave {rollout['wave']} of {len(waves)}, "
                 f"{reach} admitted{why}",
             )
-
-
-class Live:
-    """The picture, redrawn as things change."""
-
-    def __init__(self) -> None:
-        self.last = View()
-        self._live = RichLive(console=Console(), refresh_per_second=8, transient=False)
-
-    def __enter__(self) -> Self:
-        self._live.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._live.stop()
-
-    def show(self, view: View) -> None:
-        """Draw what is there now."""
-        self.last = view
-        self._live.update(draw(view))
 
 
 def _cell(device: str, found: dict[str, str]) -> Text:
@@ -173,12 +149,6 @@ def body(view: View) -> RenderableType:
     """Devices, rollouts and the story so far."""
     story = Text("\n").join(Text(f"{at:5.0f} s  {line}") for at, line in view.story)
     return Group(_grid(view), Text(), _legend(), Text(), _rollouts(view), Text(), story)
-
-
-def draw(view: View) -> RenderableType:
-    """The whole picture on a terminal."""
-    title = f"fleetfoot demo   {view.seconds:.0f} s   {view.step}"
-    return Panel(body(view), title=title, title_align="left")
 
 
 def epilogue(result: dict[str, Any], keep: Path | None) -> str:

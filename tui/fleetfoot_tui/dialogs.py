@@ -69,7 +69,7 @@ class Confirm(ModalScreen[bool]):
             yield Static(Text("\n".join(lines)), markup=False)
             if deed.typed:
                 yield Label(Text(f"Type {deed.typed} and press enter"))
-                yield Input(placeholder=deed.typed, compact=True)
+                yield Input(compact=True)
             with Horizontal():
                 yield Button("No, go back", id="no", compact=True)
                 if not deed.typed:

@@ -68,9 +68,12 @@ class LineTable(ScrollView, can_focus=True):
         """The number of the row under the cursor."""
         return self._cursor
 
-    def show(self, keys: list[str]) -> None:
-        """Show these rows in this order; the cursor stays on its row, or near where it was."""
-        before = self.cursor
+    def show(self, keys: list[str], *, lead: bool = False) -> None:
+        """Show these rows in this order; the cursor stays on its row, or near where it was.
+
+        lead: a cursor on the first row stays there, whichever that is: the newest is what matters.
+        """
+        before = None if lead and self._cursor == 0 else self.cursor
         self.keys, self._places = keys, None
         self.virtual_size = Size(self.size.width, len(keys) + 1)
         place = self._place_of(before) if before is not None else None

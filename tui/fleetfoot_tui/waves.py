@@ -79,8 +79,9 @@ def gate(row: RolloutRow, now: float, *, turning: bool = True) -> list[Cell]:
     """
     cells = [Cell("waves       ", "grey")]
     for number, size in enumerate(row.waves, 1):
-        mark = "✓" if number < row.wave else "▶" if number == row.wave else "·"
-        colour = "blue" if number < row.wave else "bold" if number == row.wave else "grey"
+        passed = number < row.wave or (number == row.wave and row.state == "completed")
+        mark = "✓" if passed else "▶" if number == row.wave else "·"
+        colour = "blue" if passed else "bold" if number == row.wave else "grey"
         cells.append(Cell(f"{mark} {size}  ", colour))
     if row.state == "settling" and row.settles and not turning:
         cells.append(Cell("settles when the manager is back", "yellow"))

@@ -95,7 +95,7 @@ class RolloutsRoom(Room):
             for row in sorted(rows, key=lambda r: (r.started, r.rollout), reverse=True)
         ]
         table = self.query_one(LineTable)
-        table.show(order)
+        table.show(order, lead=True)
         table.dirty()
         first = [Cell(f"{len(active)} go on, {len(ended)} have ended", "bold")]
         second = [Cell(self._wrong, "yellow")] if self._wrong else self._rates
