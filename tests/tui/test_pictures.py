@@ -24,13 +24,14 @@ SCREENS: dict[str, tuple[str, ...]] = {
     "help": ("question_mark",),
     "device": ("f", "down", "enter"),
     "rollouts": ("2",),
-    "rollout": ("2", "enter"),
-    "rollback": ("2", "enter", "b"),
+    "rollout": ("2", "down", "enter"),
+    "rollback": ("2", "down", "enter", "b"),
     "new-rollout": ("n", "tab", *"1.2.0".replace(".", "!"), "tab"),
     "releases": ("3",),
     "approvals": ("4",),
     "events": ("5", "w"),
     "audit": ("6",),
+    "grid": ("7", "down", "right"),
 }
 
 

@@ -66,6 +66,7 @@ class Console(App[None]):
         Binding("4", "room('approvals')", "Approvals", show=False, id="approvals"),
         Binding("5", "room('events')", "Events", show=False, id="events"),
         Binding("6", "room('audit')", "Audit", show=False, id="audit"),
+        Binding("7", "room('grid')", "Grid", show=False, id="grid"),
         Binding("q", "leave", "Quit", show=False, id="quit"),
     ]
     CSS = """
@@ -83,11 +84,14 @@ class Console(App[None]):
         source: Source | None = None,
         read_only: bool = False,
         operator: str = "",
+        keys: Mapping[str, str] | None = None,
+        theme: str = "",
         now: Callable[[], float] = time.time,
     ) -> None:
         super().__init__()
         self.fleet = Fleet(root, now)
         self.now = now
+        self._own = (dict(keys or {}), theme)
         self.operator = operator
         self.read_only = read_only
         self.engine = ""
@@ -109,11 +113,20 @@ class Console(App[None]):
 
     def on_mount(self) -> None:
         """The fleet comes first."""
+        keys, theme = self._own
+        self.set_keymap(keys)
+        if theme:
+            self.theme = theme
         self.push_screen(FleetRoom())
         if self.by_itself:
             self.set_interval(_TICK, self.tick)
         if self.by_itself:
             self.set_interval(1.0, self.every_second)
+
+    @classmethod
+    def binding_ids(cls) -> frozenset[str]:
+        """The ids under which keys that every screen has can be bound anew."""
+        return frozenset(one.id for one in cls.BINDINGS if isinstance(one, Binding) and one.id)
 
     # -- time
 

@@ -9,7 +9,7 @@ from fleetfoot_client import options, profiles
 from fleetfoot_client.exits import Exit
 from fleetfoot_client.session import Session
 from fleetfoot_protocol.errors import FleetfootError
-from fleetfoot_tui import swift
+from fleetfoot_tui import settings, swift
 
 
 def register(subparsers: options.Subparsers) -> None:
@@ -41,7 +41,9 @@ def _tui(args: argparse.Namespace) -> int:
     swift.prepare()
     from fleetfoot_tui.app import Console
     from fleetfoot_tui.feed import Feed
+    from fleetfoot_tui.screens import bindings
 
+    own = settings.from_environment(bindings() | Console.binding_ids())
     profile = profiles.choose(args.profile, os.environ)
     with Session(profile, read_only=args.read_only, patient=True) as session, Feed(profile) as feed:
         console = Console(
@@ -51,6 +53,8 @@ def _tui(args: argparse.Namespace) -> int:
             source=feed,
             read_only=args.read_only,
             operator=profile.operator,
+            keys=own.keys,
+            theme=own.theme,
         )
         console.run()
     return console.return_code or Exit.OK

@@ -7,4 +7,6 @@ _FONT = re.compile(r"@font-face \{.*?\}\s*", re.DOTALL)
 
 def self_contained(svg: str) -> str:
     """The picture without fonts from a network; the viewer's own monospace takes their place."""
+    # Without the first some viewers drop the blanks at the beginning of a piece of a line.
+    svg = svg.replace("<svg ", '<svg xml:space="preserve" ', 1)
     return _FONT.sub("", svg).replace("Fira Code, monospace", "Fira Code, DejaVu Sans Mono, monospace")

@@ -19,6 +19,8 @@ from fleetfoot_tui.model import Changes, Fleet
 if TYPE_CHECKING:
     from fleetfoot_tui.app import Console
 
+#: What a scrollbar may take of the width.
+_BAR = 3
 Lines = Iterable[Iterable[Cell]]
 
 
@@ -115,7 +117,7 @@ class Room(Screen[None]):
         """Lines of cells as text; whatever is in them is shown literally."""
         dark = self.app.current_theme.dark
         text = Text()
-        every = [line for cells in lines for line in hanging(list(cells), self.size.width)]
+        every = [line for cells in lines for line in hanging(list(cells), self.size.width - _BAR)]
         for place, cells in enumerate(every):
             text.append("\n" if place else "")
             for cell in cells:

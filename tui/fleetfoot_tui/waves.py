@@ -125,8 +125,12 @@ def funnel(devices: Iterable[RolloutDevice], states: Mapping[str, str], width: i
     for device in devices:
         if device.terminal in ("pending", "skipped", "canceled"):
             continue
-        done = device.terminal in ("healthy", "staged")
-        reached[len(PHASES) if done else places.get(states.get(device.id, "idle"), 0)] += 1
+        if device.terminal in ("healthy", "staged"):
+            reached[len(PHASES)] += 1
+        elif device.terminal == "rolled_back":
+            reached[places["activating"]] += 1
+        else:
+            reached[places.get(states.get(device.id, "idle"), 0)] += 1
     total = sum(reached.values())
     if not total:
         return []

@@ -34,9 +34,9 @@ class ApprovalsRoom(Room):
 
     ABOUT = "Rollouts that wait for approval. e approves with smaller waves, longer settle, earlier trip."
     BINDINGS = [
-        Binding("a", "approve", "Approve"),
-        Binding("e", "edit", "Approve with edit"),
-        Binding("x", "reject", "Reject"),
+        Binding("a", "approve", "Approve", id="approval.approve"),
+        Binding("e", "edit", "Approve with edit", id="approval.edit"),
+        Binding("x", "reject", "Reject", id="approval.reject"),
     ]
     DEFAULT_CSS = "ApprovalsRoom #about { height: 2; }"
 

@@ -9,6 +9,7 @@ from textual.widget import Widget
 from fleetfoot_client.rows import ReachableRow, parse_list
 from fleetfoot_protocol.codes import TABLE, Code
 from fleetfoot_protocol.errors import FleetfootError
+from fleetfoot_protocol.resolve import Why
 from fleetfoot_tui import ordering
 from fleetfoot_tui.device_acts import CAPABILITY
 from fleetfoot_tui.facts import ComponentFacts
@@ -21,6 +22,20 @@ _ATTESTED = {
     "yes": Cell("✓ signed by the device", "blue"),
     "forged": Cell("✗ not signed by the device: somebody else wrote this status", "red"),
     "unknown": Cell("? not checked: key or attestation are not here", "yellow"),
+}
+#: Why a plan is what it is, in words.
+_WHY: dict[Why, str] = {
+    Why.NO_GOAL: "its documents want nothing",
+    Why.PINNED: "it is pinned to what it runs",
+    Why.CURRENT: "that is what it runs",
+    Why.AHEAD: "it is ahead, and may stay so",
+    Why.WITHDRAWN: "what it runs was withdrawn",
+    Why.NO_WAY_BACK: "what it runs was recalled, and there is nothing to go back to",
+    Why.BELOW_FLOOR: "it refuses: that is below its floor",
+    Why.REFUSED: "it refuses: that failed here before",
+    Why.HOLD: "it waits: on hold",
+    Why.ORDERED: "ordered",
+    Why.RECALLED: "what it runs was recalled",
 }
 
 
@@ -106,7 +121,7 @@ class DeviceRoom(Room):
         plan = self.fleet.answer(device, one)
         wanted, why = ("nothing", "") if plan is None or plan.goal is None else (plan.goal.version, "")
         if plan is not None:
-            why = f"{plan.act}: {str(plan.why).replace('_', ' ')}"
+            why = _WHY[plan.why]
             if plan.goal is None and str(plan.why) == "current":
                 wanted = one.version
         yield [Cell(one.name, "bold"), Cell("  "), shown]

@@ -37,10 +37,10 @@ class EventsRoom(Room):
         "on the last line, it follows; space holds the view still; enter shows one whole."
     )
     BINDINGS = [
-        Binding("slash", "filter", "Filter", key_display="/"),
-        Binding("space", "pause", "Pause"),
-        Binding("w", "wrap", "Whole lines"),
-        Binding("e", "export", "Export"),
+        Binding("slash", "filter", "Filter", key_display="/", id="events.filter"),
+        Binding("space", "pause", "Pause", id="events.pause"),
+        Binding("w", "wrap", "Whole lines", id="events.wrap"),
+        Binding("e", "export", "Export", id="events.export"),
     ]
     DEFAULT_CSS = """
     EventsRoom #about { height: 1; }

@@ -44,11 +44,11 @@ class ReleasesRoom(Room):
         "A recall withdraws a release everywhere until it is lifted."
     )
     BINDINGS = [
-        Binding("p", "promote", "Promote"),
-        Binding("x", "archive", "Archive"),
-        Binding("r", "recall", "Recall"),
-        Binding("l", "lift", "Lift recall"),
-        Binding("n", "new", "New rollout"),
+        Binding("p", "promote", "Promote", id="release.promote"),
+        Binding("x", "archive", "Archive", id="release.archive"),
+        Binding("r", "recall", "Recall", id="release.recall"),
+        Binding("l", "lift", "Lift recall", id="release.lift"),
+        Binding("n", "new", "New rollout", id="rollout.new"),
     ]
     DEFAULT_CSS = "ReleasesRoom #about { height: 8; border-top: solid $surface-lighten-2; }"
 

@@ -39,7 +39,9 @@ class RolloutRoom(Room):
         "failures by cause, every device. Acts are signed with the revision you see: if something else "
         "happened meanwhile, the manager refuses."
     )
-    BINDINGS = [Binding(act.key, f"act('{act.name}')", act.label) for act in steering.ACTS]
+    BINDINGS = [
+        Binding(act.key, f"act('{act.name}')", act.label, id=f"rollout.{act.name}") for act in steering.ACTS
+    ]
     DEFAULT_CSS = "RolloutRoom #picture { max-height: 60%; }"
 
     def __init__(self, rollout: str) -> None:

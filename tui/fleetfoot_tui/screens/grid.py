@@ -1,0 +1,261 @@
+"""The fleet as a grid: one cell for each device, by group, so that one sees at a glance where it hurts."""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from rich.segment import Segment
+from rich.style import Style
+from textual import events
+from textual.binding import Binding
+from textual.geometry import Size
+from textual.scroll_view import ScrollView
+from textual.strip import Strip
+from textual.widget import Widget
+
+from fleetfoot_tui.look import Cell, badge, fitted, glyph, plural, style
+from fleetfoot_tui.messages import Chosen, Pointed
+from fleetfoot_tui.model import Changes, Device
+from fleetfoot_tui.room import Page, Room
+from fleetfoot_tui.screens.device import DeviceRoom
+from fleetfoot_tui.screens.fleet import link, state
+
+#: Characters of a cell: the glyph and a blank, so that glyphs of any width stand apart.
+_CELL = 2
+
+
+class Line(NamedTuple):
+    """A line of the grid: the heading of a group, or some of its devices."""
+
+    group: str
+    devices: tuple[str, ...] = ()
+
+
+def laid_out(groups: dict[str, list[str]], width: int) -> list[Line]:
+    """Headings, and as many devices in each line as fit. Pure."""
+    each = max(1, width // _CELL)
+    lines: list[Line] = []
+    for name, devices in groups.items():
+        lines.append(Line(name))
+        lines += [Line(name, tuple(devices[at : at + each])) for at in range(0, len(devices), each)]
+    return lines
+
+
+def cell_of(device: Device, *, connected: bool) -> Cell:
+    """A glyph and its colour: what hurts first, then whether it is there, then what it does."""
+    if device.verdict == "forged" or device.said.alarms:
+        return Cell("!", "red")
+    if device.main.faulty:
+        return glyph(device.state)
+    if not device.said.components:
+        return Cell("?", "yellow")
+    if not device.online:
+        return Cell("○", "grey")
+    return glyph(device.state) if connected else Cell("?", "yellow")
+
+
+class Grid(ScrollView, can_focus=True):
+    """Cells of devices; the arrows go from one to the next."""
+
+    BINDINGS = [
+        Binding("left,h", "step(-1)", show=False),
+        Binding("right,l", "step(1)", show=False),
+        Binding("up,k", "row(-1)", show=False),
+        Binding("down,j", "row(1)", show=False),
+        Binding("enter", "choose", "Open", show=False),
+    ]
+    DEFAULT_CSS = "Grid { height: 1fr; overflow-x: hidden; scrollbar-size-vertical: 1; }"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.groups: dict[str, list[str]] = {}
+        self.lines: list[Line] = []
+        self.at = ""
+        self._heading: dict[str, str] = {}
+
+    def show(self, groups: dict[str, list[str]], headings: dict[str, str]) -> None:
+        """These devices by group; the cursor stays on its device."""
+        self.groups, self._heading = groups, headings
+        self._lay_out()
+        order = self._order()
+        if self.at not in order and order:
+            self._point(order[0])
+
+    def _order(self) -> list[str]:
+        return [device for devices in self.groups.values() for device in devices]
+
+    def _lay_out(self) -> None:
+        self.lines = laid_out(self.groups, self.size.width - 1)
+        self.virtual_size = Size(self.size.width, len(self.lines))
+        self.refresh()
+
+    def on_resize(self, event: events.Resize) -> None:
+        """Other lines."""
+        self._lay_out()
+
+    def on_screen(self) -> list[str]:
+        """Devices whose cells are on the screen."""
+        top = round(self.scroll_y)
+        return [device for one in self.lines[top : top + self.size.height] for device in one.devices]
+
+    def render_line(self, y: int) -> Strip:
+        """A heading or a line of cells."""
+        width, place = self.size.width, round(self.scroll_y) + y
+        base = self.rich_style
+        if place >= len(self.lines):
+            return Strip.blank(width, base)
+        line = self.lines[place]
+        dark = self.app.current_theme.dark
+        if not line.devices:
+            text = fitted(f"{line.group}  {self._heading.get(line.group, '')}", width)
+            return Strip([Segment(text, base + style("title", dark=dark))], width)
+        room = self.screen
+        fleet = room.fleet.devices if isinstance(room, Room) else {}
+        connected = room.console.connected if isinstance(room, Room) else False
+        segments = []
+        for name in line.devices:
+            device = fleet.get(name)
+            cell = cell_of(device, connected=connected) if device is not None else Cell(" ")
+            look = base + style(cell.colour, dark=dark)
+            here = look + Style(reverse=True, bold=True) if name == self.at else look
+            segments += [Segment(fitted(cell.text, 1), here), Segment(" ", base)]
+        return Strip(segments).adjust_cell_length(width, base)
+
+    def action_step(self, step: int) -> None:
+        """The next device, or the one before."""
+        order = self._order()
+        if order:
+            here = order.index(self.at) if self.at in order else 0
+            self._point(order[max(0, min(len(order) - 1, here + step))])
+
+    def action_row(self, step: int) -> None:
+        """The line below or above, in the same column as far as there is one."""
+        here = next((n for n, line in enumerate(self.lines) if self.at in line.devices), None)
+        if here is None:
+            return
+        column, place = self.lines[here].devices.index(self.at), here + step
+        while 0 <= place < len(self.lines) and not self.lines[place].devices:
+            place += step
+        if 0 <= place < len(self.lines):
+            devices = self.lines[place].devices
+            self._point(devices[min(column, len(devices) - 1)])
+
+    def action_choose(self) -> None:
+        """Enter."""
+        if self.at:
+            self.post_message(Chosen(self.at))
+
+    def on_click(self, event: events.Click) -> None:
+        """The first click goes there, a second one opens."""
+        place = round(self.scroll_y) + event.y
+        devices = self.lines[place].devices if place < len(self.lines) else ()
+        if event.x // _CELL < len(devices):
+            name = devices[event.x // _CELL]
+            if name == self.at and event.chain > 1:
+                self.action_choose()
+            self._point(name)
+
+    def _point(self, name: str) -> None:
+        self.at = name
+        place = next((n for n, line in enumerate(self.lines) if name in line.devices), 0)
+        top = round(self.scroll_y)
+        if place < top or place >= top + self.size.height:
+            self.scroll_to(y=max(0, place - 1), animate=False)
+        self.refresh()
+        self.post_message(Pointed(name))
+
+
+class GridRoom(Room):
+    """One cell for each device."""
+
+    ABOUT = (
+        "A cell for each device, by group. ! an alarm or a status that the device did not sign; "
+        "○ offline; ? nothing known; else the glyph of its badge. The line below says it in words."
+    )
+    AUTO_FOCUS = "Grid"
+    BINDINGS = [
+        Binding("f", "faults", "Faults", id="grid.faults"),
+        Binding("1", "app.room('fleet')", "Table"),
+        Binding("2", "app.room('rollouts')", "Rollouts"),
+    ]
+    DEFAULT_CSS = "GridRoom #about { height: 2; }"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._faults = False
+
+    @property
+    def crumb(self) -> str:
+        """Grid."""
+        return "Grid"
+
+    @property
+    def grid(self) -> Grid:
+        """The cells."""
+        return self.query_one(Grid)
+
+    def body(self) -> Iterable[Widget]:
+        """Cells, and words about one of them."""
+        yield Grid()
+        yield Page(id="about")
+
+    def watched(self) -> Iterable[str]:
+        """Those on the screen."""
+        return self.grid.on_screen()
+
+    def renew(self) -> None:
+        """Who is there."""
+        groups: dict[str, list[str]] = {name: [] for name in sorted(self.fleet.groups)}
+        for device in self.fleet.devices.values():
+            if not self._faults or device.faulty:
+                groups.setdefault(device.group, []).append(device.id)
+        shown = {name: sorted(devices) for name, devices in groups.items() if devices}
+        self.grid.show(shown, {name: self._heading(name) for name in shown})
+        self._tell()
+
+    def _heading(self, name: str) -> str:
+        counts = self.fleet.groups.get(name)
+        if counts is None:
+            return ""
+        hurt = f", {counts['faulty']} hurt" if counts["faulty"] else ""
+        return f"{plural(counts['devices'], 'device')}, {counts['online']} online{hurt}"
+
+    def notice(self, changes: Changes) -> None:
+        """Cells are drawn from the model; the lines change only with who is there."""
+        if changes.members:
+            self.renew()
+        elif changes.devices:
+            self.grid.refresh()
+            self._tell()
+
+    def second(self) -> None:
+        """Headings, and whoever has begun or ceased to hurt."""
+        for name in self.grid.on_screen():
+            if name in self.fleet.devices:
+                self.fleet.attested(self.fleet.devices[name])
+        self.renew()
+
+    def on_pointed(self, message: Pointed) -> None:
+        """Another device."""
+        self._tell()
+
+    def _tell(self) -> None:
+        device = self.fleet.devices.get(self.grid.at)
+        cells: list[Cell] = [Cell("No device is like that.", "grey")]
+        if device is not None:
+            one = device.main
+            cells = [Cell(f"{device.id}  ", "bold"), Cell(f"{device.group}  ", "grey")]
+            cells += [link(device, self.console.connected), Cell(f"  {one.version or '-'}  "), state(device)]
+            cells.append(Cell(f"  {' '.join(device.said.alarms) or one.error or one.code}", "orange"))
+        legend = [badge(name) for name in ("completed", "probation", "rolled_back", "failed")]
+        words = [Cell(f"{cell.text}  ", cell.colour) for cell in legend]
+        words += [Cell("○ offline  ", "grey"), Cell("? unknown  ", "yellow"), Cell("! alarm", "red")]
+        self.query_one("#about", Page).update(self.paint([cells, words]))
+
+    def action_faults(self) -> None:
+        """Only devices that a person should look at."""
+        self._faults = not self._faults
+        self.renew()
+
+    def on_chosen(self, message: Chosen) -> None:
+        """Into the device."""
+        self.app.push_screen(DeviceRoom(message.key))
