@@ -464,6 +464,18 @@ def managed(stage: Stage) -> None:
     releases[2]["recalled"] = "does not boot"
     rate = {"rollouts": 4, "completed": 3, "success_percent": 87}
     stage.asker.answers |= {
+        "device.upgrades": {
+            "releases": [
+                {
+                    "version": "1.2.0",
+                    "channel": "stable",
+                    "direct": False,
+                    "code": "upgrade_refused_before",
+                    "reason": "it failed here before",
+                }
+            ]
+        },
+        "device.downgrades": {"releases": [{"version": "1.0.0", "channel": "stable", "direct": True}]},
         "rollout.list": {"rollouts": [rollout, waits, past]},
         "rollout.history": {"components": {COMPONENT: rate}},
         "rollout.show": lambda asked: rollout | {"devices": devices, "rollout": asked["rollout"]},

@@ -232,3 +232,18 @@ def test_the_badge_is_the_managers(stage: Stage) -> None:
         assert said is not None
         shown = said.components[0]
         assert (BADGES[shown.state].word, shown.code) == badge_of(case)[:2]
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b"",
+        b"[]",
+        b"{",
+        b'{"components": []}',
+        b'{"components": {"a": 1, "b": {"outcomes": 1}, "c": {"outcomes": [1, {"at": 3, "code": {}}]}}}',
+    ],
+)
+def test_recent_work_is_read_from_whatever_a_device_sends(payload: bytes) -> None:
+    found = facts.read_outcomes(payload)
+    assert [one.component for one in found] == (["c"] if b'"c"' in payload else [])

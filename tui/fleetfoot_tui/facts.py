@@ -6,7 +6,7 @@ attestation are for what is on the screen (`Fleet.attested`). So nothing here ma
 
 import json
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from fleetfoot_protocol.states import BADGES
 
@@ -103,6 +103,35 @@ def read_status(payload: bytes) -> DeviceFacts | None:
             )
         ),
     )
+
+
+class Outcome(NamedTuple):
+    """How one piece of work on a component ended."""
+
+    at: str
+    component: str
+    version: str
+    outcome: str
+    code: str
+    rollout: str
+
+
+def read_outcomes(payload: bytes) -> list[Outcome]:
+    """The recent work that a status tells of, the newest first: for the one device that is looked at."""
+    if len(payload) > MAX_BYTES:
+        return []
+    try:
+        value = json.loads(payload)
+    except (ValueError, RecursionError):
+        return []
+    found: list[Outcome] = []
+    for name, one in _first(_table(value, "components")) if isinstance(value, dict) else ():
+        told = one.get("outcomes") if isinstance(one, dict) else None
+        for row in told[:_MANY] if isinstance(told, list) else ():
+            if isinstance(row, dict):
+                words = (_text(row, key) for key in ("version", "outcome", "code", "rollout"))
+                found.append(Outcome(_text(row, "at"), name[:_TEXT], *words))
+    return sorted(found, reverse=True)
 
 
 def read_percent(payload: bytes) -> int | None:

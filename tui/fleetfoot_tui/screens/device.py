@@ -12,9 +12,9 @@ from fleetfoot_protocol.errors import FleetfootError
 from fleetfoot_protocol.resolve import Why
 from fleetfoot_tui import ordering
 from fleetfoot_tui.device_acts import CAPABILITY
-from fleetfoot_tui.facts import ComponentFacts
+from fleetfoot_tui.facts import ComponentFacts, read_outcomes
 from fleetfoot_tui.look import Cell, ago, badge
-from fleetfoot_tui.messages import Answered
+from fleetfoot_tui.messages import Answered, Refused
 from fleetfoot_tui.model import Changes, Device
 from fleetfoot_tui.room import Page, Room, facts
 
@@ -23,6 +23,8 @@ _ATTESTED = {
     "forged": Cell("✗ not signed by the device: somebody else wrote this status", "red"),
     "unknown": Cell("? not checked: key or attestation are not here", "yellow"),
 }
+#: Lines of a list, at most.
+_SHOWN = 8
 #: Why a plan is what it is, in words.
 _WHY: dict[Why, str] = {
     Why.NO_GOAL: "its documents want nothing",
@@ -55,6 +57,8 @@ class DeviceRoom(Room):
     def __init__(self, device: str) -> None:
         super().__init__()
         self.device = device
+        self._could: dict[str, tuple[ReachableRow, ...]] = {}
+        self._asked = ""
 
     @property
     def crumb(self) -> str:
@@ -73,6 +77,16 @@ class DeviceRoom(Room):
             self.query_one(Page).update(self.paint([[Cell("It was forgotten, or moved away.", "yellow")]]))
             return
         self.query_one(Page).update(self.paint(self._lines(device)))
+        self._ask_reachable(device)
+
+    def _ask_reachable(self, device: Device) -> None:
+        """Once for each version that it runs, and only of a device that can be upgraded."""
+        one = device.main
+        if one.version == self._asked or CAPABILITY not in device.said.capabilities or not one.name:
+            return
+        self._asked = one.version
+        for kind in ("upgrade", "downgrade"):
+            self.ask(f"could {kind}", f"device.{kind}s", {"device": device.id, "component": one.name})
 
     def notice(self, changes: Changes) -> None:
         """Its status, its documents, its events."""
@@ -113,6 +127,8 @@ class DeviceRoom(Room):
         for alarm in said.alarms:
             yield []
             yield from facts([("alarm", Cell(alarm, "red")), *explained(alarm)])
+        yield from self._reachable()
+        yield from recent(device)
         yield from self._events()
 
     def _component(self, device: Device, one: ComponentFacts) -> Iterable[list[Cell]]:
@@ -143,6 +159,16 @@ class DeviceRoom(Room):
             )
         elif one.error:
             yield from facts([("cause", one.message)])
+
+    def _reachable(self) -> Iterable[list[Cell]]:
+        """What it could go to by the manager's knowledge, and why not."""
+        for kind, rows in self._could.items():
+            yield []
+            yield [Cell(f"could {kind} to", "title")]
+            if not rows:
+                yield [Cell("nothing", "grey")]
+            for row in rows[:_SHOWN]:
+                yield [Cell(_reachable(row), "" if row.direct else "grey")]
 
     def _events(self) -> Iterable[list[Cell]]:
         found = [e for e in reversed(self.fleet.events) if e.who == self.device][:20]
@@ -183,9 +209,18 @@ class DeviceRoom(Room):
         except FleetfootError as error:
             self.console.show_error(error)
             return
-        if device is not None:
+        if message.tag.startswith("could "):
+            self._could[message.tag.removeprefix("could ")] = tuple(rows)
+            self._could = dict(sorted(self._could.items(), reverse=True))
+            self.renew()
+        elif device is not None:
             told = [_reachable(row) for row in rows[:8]] or [f"There is nothing to {message.tag} to."]
             ordering.begin(self.console, message.tag, [device], told)
+
+    def refused(self, message: Refused) -> None:
+        """Of what nobody has pressed a key for, nothing is said."""
+        if not message.tag.startswith("could "):
+            super().refused(message)
 
     def action_copy(self) -> None:
         """The status as it came, into the clipboard of the terminal."""
@@ -197,6 +232,23 @@ class DeviceRoom(Room):
 
 def _reachable(row: ReachableRow) -> str:
     return f"✓ {row.version}  {row.channel}" if row.direct else f"✗ {row.version}  {row.reason or row.code}"
+
+
+def recent(device: Device) -> Iterable[list[Cell]]:
+    """How the last work on it ended, as its status tells."""
+    found = read_outcomes(device.status)
+    if found:
+        yield []
+        yield [Cell("recent work, the newest first", "title")]
+    for one in found[:_SHOWN]:
+        shown = badge(one.outcome)
+        yield [
+            Cell(f"{one.at}  ", "grey"),
+            Cell(f"{one.component} {one.version}  "),
+            Cell(f"{shown.text}  ", shown.colour),
+            Cell(f"{one.code}  ", "orange"),
+            Cell(one.rollout, "grey"),
+        ]
 
 
 def _policy(device: Device) -> str | Cell:
