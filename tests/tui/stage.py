@@ -481,6 +481,13 @@ def managed(stage: Stage) -> None:
         "rollout.show": lambda asked: rollout | {"devices": devices, "rollout": asked["rollout"]},
         "rollout.plan": {"plan": plan},
         "rollout.start": {"rollout": "r-new0000001", "state": "awaiting_approval", "revision": 0},
+        "release.compare": {
+            "component": COMPONENT,
+            "from": releases[1],
+            "to": releases[2],
+            "between": [{"version": "1.2.0", "notes": "New ovens.", "recalled": "does not boot"}],
+            "platforms": [{"platform": "linux/arm64", "from_length": 4096, "to_length": 5120}],
+        },
         "release.list": {"releases": releases[::-1]},
         "audit.list": {"entries": stage.audit},
     }

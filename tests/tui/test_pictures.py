@@ -28,6 +28,7 @@ SCREENS: dict[str, tuple[str, ...]] = {
     "rollback": ("2", "down", "enter", "b"),
     "new-rollout": ("n", "tab", *"1.2.0".replace(".", "!"), "tab"),
     "releases": ("3",),
+    "compare": ("3", "c"),
     "approvals": ("4",),
     "events": ("5", "w"),
     "audit": ("6",),

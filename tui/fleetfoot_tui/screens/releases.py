@@ -2,16 +2,18 @@
 
 from collections.abc import Iterable, Sequence
 from functools import partial
+from typing import Any
 
+from rich.text import Text
 from textual.binding import Binding
 from textual.widget import Widget
 
-from fleetfoot_client.rows import ReleaseRow, parse_list
+from fleetfoot_client.rows import ComparedRow, ReleaseRow, parse, parse_list
 from fleetfoot_client.terminal import bytes_text
 from fleetfoot_protocol.errors import FleetfootError
 from fleetfoot_tui.columns import Column
-from fleetfoot_tui.dialogs import Ask, Confirm, Deed, Field
-from fleetfoot_tui.look import Cell
+from fleetfoot_tui.dialogs import Ask, Confirm, Deed, Field, Paper
+from fleetfoot_tui.look import Cell, safe
 from fleetfoot_tui.messages import Answered, Chosen, Pointed, Refused
 from fleetfoot_tui.room import Page, Room, facts
 from fleetfoot_tui.screens.new_rollout import NewRolloutRoom
@@ -48,6 +50,7 @@ class ReleasesRoom(Room):
         Binding("x", "archive", "Archive", id="release.archive"),
         Binding("r", "recall", "Recall", id="release.recall"),
         Binding("l", "lift", "Lift recall", id="release.lift"),
+        Binding("c", "compare", "Compare", id="release.compare"),
         Binding("n", "new", "New rollout", id="rollout.new"),
     ]
     DEFAULT_CSS = "ReleasesRoom #about { height: 8; border-top: solid $surface-lighten-2; }"
@@ -79,6 +82,9 @@ class ReleasesRoom(Room):
 
     def on_answered(self, message: Answered) -> None:
         """The catalogue, or what became of an act."""
+        if message.tag == "compare":
+            self._compared(message.result)
+            return
         if message.tag != "list":
             self.notify(f"{message.tag}: done", markup=False)
             self.ask("list", "release.list")
@@ -147,12 +153,50 @@ class ReleasesRoom(Room):
                 return row is not None and row.life != "archived"
             case "recall":
                 return row is not None and not row.recalled
+            case "compare":
+                return row is not None and bool(self._other(row))
             case "lift":
                 return row is not None and bool(row.recalled)
         return True
 
     def _names(self, row: ReleaseRow) -> dict[str, str]:
         return {"component": row.component, "version": row.version}
+
+    def _other(self, row: ReleaseRow) -> str:
+        """What to compare with: of its component, the version that most devices run, else the one before."""
+        others = [one for one in self._rows.values() if one.component == row.component and one != row]
+        running = max(others, key=lambda one: self.fleet.versions.get(one.version, 0), default=None)
+        if running is not None and self.fleet.versions.get(running.version, 0):
+            return running.version
+        before = max(
+            (one for one in others if one.counter < row.counter), key=lambda o: o.counter, default=None
+        )
+        return before.version if before is not None else ""
+
+    def action_compare(self) -> None:
+        """With what the fleet runs: notes between, sizes by platform."""
+        row = self.row
+        if row is not None and (other := self._other(row)):
+            named = {"component": row.component, "version": other, "to": row.version}
+            self.ask("compare", "release.compare", named)
+
+    def _compared(self, result: dict[str, Any]) -> None:
+        try:
+            both = parse(ComparedRow, result)
+        except FleetfootError as error:
+            self.console.show_error(error)
+            return
+        text = Text()
+        for one in both.platforms:
+            sizes = [bytes_text(n) if n is not None else "-" for n in (one.from_length, one.to_length)]
+            same = "  the same artifact" if one.same else ""
+            text.append(f"{safe(one.platform):16} {sizes[0]:>10} ▸ {sizes[1]:>10}{same}\n")
+        for step in both.between:
+            recalled = f" (recalled: {step.recalled})" if step.recalled else ""
+            text.append(f"\n{safe(step.version + recalled)}\n", "bold")
+            text.append(f"{safe(step.notes) or 'no notes'}\n")
+        title = f"{both.component} {both.older.version} ▸ {both.newer.version}"
+        self.app.push_screen(Paper(title, text))
 
     def action_promote(self) -> None:
         """One life further."""
