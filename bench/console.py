@@ -29,6 +29,8 @@ from fleetfoot_tui.screens.fleet import FleetRoom
 
 SIZES = (1_000, 10_000, 50_000)
 _FRAMES = 60
+#: Seconds within which the toolkit has drawn what changed; processor time is what is measured.
+_DRAWN = 0.04
 _BURST_SECONDS = 10.0
 _BURST_RATE = 5_000
 
@@ -89,11 +91,11 @@ async def headless(count: int) -> dict[str, Any]:
             fill(stage, said[top : top + 20], counter=number + 2)
             before = cpu()
             app.tick()
-            await asyncio.sleep(0.001)
+            await asyncio.sleep(_DRAWN)
             frames.append(cpu() - before)
             before = cpu()
             room.table.action_page(1)
-            await asyncio.sleep(0.001)
+            await asyncio.sleep(_DRAWN)
             pages.append(cpu() - before)
     return {
         "devices": count,
