@@ -20,7 +20,8 @@ def test_the_demo_opens_the_console_and_the_person_takes_the_decision(tmp_path: 
         tmux.until("Rollouts")
         tmux.resize(80, 24)
         tmux.press("Enter")
-        tmux.until("Roll back", "failures by cause", "  upgrade_")
+        # The canary is back: what is decided now is decided on what is seen.
+        tmux.until("Roll back", "failures by cause", "  upgrade_", "↩ rolled back 1")
         tmux.press("b")
         tmux.until("The release is withdrawn")
         tmux.press("y")
