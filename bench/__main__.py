@@ -11,7 +11,7 @@ import bench
 from bench.common import HEADER, ROOT, Figure, machine
 
 PAGE = ROOT / "docs" / "benchmarks.md"
-_NOT = {"common", "house", "install_peers", "__main__"}
+_NOT = {"common", "house", "install_one", "install_peers", "__main__"}
 _TOP = """\
 # Benchmarks
 

@@ -206,7 +206,10 @@ BROKEN_GZIP: dict[str, tuple[bytes, str]] = {
     "is followed by zeros": (GZIP + bytes(100), "after the end of the compressed data"),
     "is followed by chunks": (GZIP + bytes(5 * CHUNK), "after the end of the compressed data"),
     "is followed by another": (GZIP + GZIP, "after the end of the compressed data"),
-    "goes on in another": (zipped(PLAIN[:1536]) + zipped(PLAIN[1536:]), "ends too early"),
+    "goes on in another": (
+        zipped(PLAIN[:1536]) + zipped(PLAIN[1536:]),
+        "after the end of the compressed data",
+    ),
 }
 
 

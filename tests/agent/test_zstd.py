@@ -102,7 +102,7 @@ BROKEN: dict[str, tuple[Callable[[], bytes], str]] = {
     "is followed by chunks": (lambda: ZST + bytes(5 * CHUNK), "after the end of the compressed data"),
     "is followed by another": (lambda: ZST + ZST, "after the end of the compressed data"),
     "is followed by a skippable frame": (lambda: ZST + SKIPPABLE, "after the end of the compressed data"),
-    "begins with a skippable frame": (lambda: SKIPPABLE + ZST, "ends too early"),
+    "begins with a skippable frame": (lambda: SKIPPABLE + ZST, "after the end of the compressed data"),
     "wants a window of 128 MiB": (
         lambda: packed(header(b"a", 200 << 20) + bytes(1 << 20) + END, window_log=27),
         "damaged compressed data",

@@ -24,6 +24,7 @@ from typing import IO, Final
 
 from fleetfoot_agent.worker.gunzip import GzipStream, PieceStream, verified_chunks
 from fleetfoot_agent.worker.hashing import Hasher
+from fleetfoot_agent.worker.readahead import ReadAhead
 from fleetfoot_agent.worker.tarstream import Entry, TarReader, refused
 from fleetfoot_agent.worker.treewriter import (
     TreeWriter,
@@ -54,7 +55,10 @@ COUNTED_FIRST: Final = 10_000
 """Members beyond which an archive is counted before it is written."""
 
 _DIGEST: Final = 32
-_FORMATS: Final[dict[str, type[PieceStream]]] = {"tar.gz": GzipStream, "tar.zst": ZstdStream}
+_FORMATS: Final[dict[str, Callable[[Iterator[bytes]], PieceStream]]] = {
+    "tar.gz": GzipStream,
+    "tar.zst": ZstdStream,
+}
 _DISK_CODES: Final = {
     errno.ENOSPC: Code.UPGRADE_DISK_FULL,
     errno.EDQUOT: Code.UPGRADE_DISK_FULL,
@@ -93,11 +97,11 @@ def extract(
 ) -> list[Member]:
     """Unpack `blob` into the empty folder `destination` (a path or a descriptor) and return its members.
 
-    The members come sorted by path. `progress` gets the number of verified bytes after each chunk; what
-    it raises ends the extraction and passes through. Errors (`UpgradeError`): upgrade_length_mismatch,
-    upgrade_checksum_mismatch, upgrade_archive_refused, upgrade_tree_mismatch, upgrade_disk_full,
-    upgrade_read_only, upgrade_io_error; upgrade_incompatible for another format; upgrade_layout_refused
-    if the destination is not empty, which is then left as it is.
+    The members come sorted by path. `progress` gets the number of verified bytes after each chunk, on the
+    thread that unpacks; what it raises ends the extraction and passes through. Errors (`UpgradeError`):
+    upgrade_length_mismatch, upgrade_checksum_mismatch, upgrade_archive_refused, upgrade_tree_mismatch,
+    upgrade_disk_full, upgrade_read_only, upgrade_io_error; upgrade_incompatible for another format;
+    upgrade_layout_refused if the destination is not empty, which is then left as it is.
     """
     _check_facts(facts)
     with _disk_errors(), open_folder(destination) as root:
@@ -163,9 +167,11 @@ def _unpack(
         writer = TreeWriter(root, hasher)
         try:
             if facts.member_count > COUNTED_FIRST:
-                _count_members(_archive(blob, facts, hasher, None), facts)
+                with _archive(blob, facts, hasher, None) as archive:
+                    _count_members(archive, facts)
                 blob.seek(0)
-            members = _write_members(_archive(blob, facts, hasher, progress), facts, writer, hasher)
+            with _archive(blob, facts, hasher, progress) as archive:
+                members = _write_members(archive, facts, writer, hasher)
             members.sort(key=lambda member: path_key(member.path))
             _check_tree(members, facts)
         except TreeError as error:
@@ -175,9 +181,10 @@ def _unpack(
     return members
 
 
+@contextmanager
 def _archive(
     blob: IO[bytes], facts: ArtifactFacts, hasher: Hasher, progress: Callable[[int], None] | None
-) -> TarReader:
+) -> Iterator[TarReader]:
     chunks = verified_chunks(
         blob,
         length=facts.length,
@@ -187,7 +194,8 @@ def _archive(
         hasher=hasher,
         progress=progress,
     )
-    return TarReader(_FORMATS[facts.format](chunks))
+    with ReadAhead(_FORMATS[facts.format](chunks)) as stream:
+        yield TarReader(stream)
 
 
 def _count_members(archive: TarReader, facts: ArtifactFacts) -> None:

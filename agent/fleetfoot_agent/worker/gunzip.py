@@ -85,8 +85,7 @@ def _read(blob: IO[bytes], count: int) -> bytes:
 class PieceStream:
     """Unpacked bytes of one compressed stream, in pieces. A format says how the next piece is made."""
 
-    def __init__(self, chunks: Iterator[bytes]) -> None:
-        self._chunks = chunks
+    def __init__(self) -> None:
         self._piece = memoryview(b"")
 
     def take(self, count: int) -> bytes:
@@ -132,7 +131,8 @@ class GzipStream(PieceStream):
     """
 
     def __init__(self, chunks: Iterator[bytes]) -> None:
-        super().__init__(chunks)
+        super().__init__()
+        self._chunks = chunks
         self._inflate = _ENGINE.decompressobj(_GZIP)
         self._damage: type[Exception] = _ENGINE.error
         self._input = memoryview(b"")

@@ -64,7 +64,8 @@ class ZstdStream(PieceStream):
     """
 
     def __init__(self, chunks: Iterator[bytes]) -> None:
-        super().__init__(chunks)
+        super().__init__()
+        self._chunks = chunks
         self._zstd = _library()
         self._context = self._zstd.ZSTD_createDCtx()
         self._out = ctypes.create_string_buffer(PIECE)
