@@ -1,5 +1,6 @@
 """Downloads: resumed, exact, bounded, and not led astray."""
 
+import gzip
 import hashlib
 import os
 import threading
@@ -168,6 +169,24 @@ def other_total(request: Request) -> None:
     request.head(206, Content_Length=10, Content_Range=f"bytes {request.offset}-99999999/100000000")
 
 
+def packed(request: Request) -> None:
+    body = gzip.compress(CONTENT)
+    request.head(200, Content_Encoding="gzip", Content_Length=len(body))
+    request.send(body)
+
+
+def many_headers(request: Request) -> None:
+    request.send(b"HTTP/1.1 200 OK\r\n" + b"X-Y: z\r\n" * 1000 + b"\r\n" + CONTENT)
+
+
+def long_header(request: Request) -> None:
+    request.send(b"HTTP/1.1 200 OK\r\nX-Y: " + b"z" * 100_000 + b"\r\n\r\n" + CONTENT)
+
+
+def early_hints(request: Request) -> None:
+    request.send(b"HTTP/1.1 103 Early Hints\r\n\r\n" * 100)
+
+
 def not_http(request: Request) -> None:
     request.send(b"SSH-2.0-OpenSSH\r\n")
 
@@ -184,6 +203,10 @@ def not_http(request: Request) -> None:
         (other_range, Code.UPGRADE_DOWNLOAD_FAILED, 1),
         (other_total, Code.UPGRADE_LENGTH_MISMATCH, 1),
         (not_http, Code.UPGRADE_DOWNLOAD_FAILED, QUICK.fetch_rounds),
+        (packed, Code.UPGRADE_LENGTH_MISMATCH, 1),
+        (many_headers, Code.UPGRADE_DOWNLOAD_FAILED, QUICK.fetch_rounds),
+        (long_header, Code.UPGRADE_DOWNLOAD_FAILED, QUICK.fetch_rounds),
+        (early_hints, Code.UPGRADE_DOWNLOAD_FAILED, QUICK.fetch_rounds),
         (lambda r: r.serve(CONTENT, cut=0), Code.UPGRADE_DOWNLOAD_FAILED, QUICK.fetch_rounds),
         (lambda r: r.serve(b"x" * len(CONTENT)), Code.UPGRADE_CHECKSUM_MISMATCH, None),
         (lambda r: r.head(302, Location="/again"), Code.UPGRADE_URL_REFUSED, 4),
@@ -340,6 +363,14 @@ def test_a_server_that_does_not_say_how_much_and_does_not_end_is_believed_after_
         "http://user:secret@host/x",
         "http://host:99999/x",
         "http://host/a b",
+        "http://%00/",
+        "http://..",
+        "http://a..b/",
+        "http://.host/",
+        "http://ho*st/",
+        "http://-/\x7f",
+        f"http://{'a' * 64}/",
+        f"http://{'a.' * 127}b/",
         "http://host/\r\nX: y",
         "http://[::1/x",
         "//host/x",
@@ -351,6 +382,34 @@ def test_a_url_that_is_no_source_is_refused(url: str) -> None:
         check_url(url)
     assert caught.value.code == Code.UPGRADE_URL_REFUSED
     assert caught.value.final
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://host",
+        "https://a_b.example.:8443/x?y=z",
+        "http://[::1]:80/",
+        "http://192.0.2.1",
+        "http://xn--gr-eka/",
+    ],
+)
+def test_a_url_that_may_be_one_is_taken(url: str) -> None:
+    assert check_url(url).geturl() == url
+
+
+def test_chunks_and_what_trails_them_are_understood(spool: CourierSide, serve: Serve) -> None:
+    def chunked(request: Request) -> None:
+        request.head(200, Transfer_Encoding="chunked")
+        for at in range(0, len(CONTENT), 50_000):
+            piece = CONTENT[at : at + 50_000]
+            request.send(b"%x;name=value\r\n%s\r\n" % (len(piece), piece))
+        request.send(b"0\r\nX-Trailer: y\r\n\r\n")
+
+    server = serve(chunked)
+    assert fetch_for(spool, want(server.url)).run().error is None
+    assert bytes_of(spool) == CONTENT
+    assert len(server.requests) == 1
 
 
 def test_a_rate_is_kept(spool: CourierSide, serve: Serve) -> None:

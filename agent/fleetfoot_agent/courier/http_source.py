@@ -26,6 +26,8 @@ _REDIRECTS = {301, 302, 303, 307, 308}
 #: Refusals that may be gone a moment later; every other 4xx is final for its URL.
 _PASSING = {408, 425, 429}
 _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,19}|\*)")
+#: A name as resolvers take it: parts of 1 to 63 letters, digits, `-` and `_`; a dot may end it.
+_HOST = re.compile(r"(?=.{1,254}\Z)(?:[a-z0-9_-]{1,63}\.)*[a-z0-9_-]{1,63}\.?", re.IGNORECASE)
 
 
 class SourceError(Exception):
@@ -191,13 +193,21 @@ def check_url(url: str) -> SplitResult:
     """The parts of a URL that a download may use; `SourceError` `upgrade_url_refused` for any other."""
     try:
         parts = urlsplit(url)
-        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        usable = parts.scheme in ("http", "https") and _is_host(parts.hostname or "") and parts.port != 0
     except ValueError:
         usable, parts = False, urlsplit("")
     # A name and password would end up in logs; a control character would end up in the request.
     if not usable or "@" in parts.netloc or not (url.isascii() and url.isprintable()) or " " in url:
         raise SourceError(Code.UPGRADE_URL_REFUSED, f"not a usable source: {url[:200]!a}", final=True)
     return parts
+
+
+def _is_host(host: str) -> bool:
+    """Whether it is an address or a name with no empty part: `..` or `%00` would only fail when looked up."""
+    with suppress(ValueError):
+        ipaddress.ip_address(host)
+        return True
+    return _HOST.fullmatch(host) is not None
 
 
 def _close(connection: "HTTPConnection", leash: Leash) -> None:
