@@ -9,6 +9,7 @@ from tests.agent.stock import Stock
 from tests.agent.workerrig import Rig, hurry, running
 from tests.support.fleet import Bundle, everybody
 
+from fleetfoot_agent import selfupgrade
 from fleetfoot_agent.worker import platform_facts
 from fleetfoot_protocol.codes import Code
 from fleetfoot_protocol.states import Lifecycle, Verdict
@@ -120,6 +121,21 @@ def test_a_device_that_is_disabled_says_so_also_before_it_knows_the_manifest(rig
     assert want is not None
     assert (want.manifests, want.blobs) == ((), ())
     assert not rig.status().policy.enabled
+
+
+@pytest.mark.parametrize("itself", [True, False])
+def test_an_agent_that_no_unit_starts_refuses_an_order_for_itself(
+    rig: Rig, stock: Stock, monkeypatch: pytest.MonkeyPatch, itself: bool
+) -> None:
+    monkeypatch.setattr(selfupgrade, "COMPONENT", "kiosk" if itself else "fleetfoot-agent")
+    before = rig.record()
+    rig.deliver(2, stock["1.1.0"])
+    if not itself:
+        assert rig.runs(stock["1.1.0"])
+        return
+    assert rig.answer() == (Verdict.REJECTED, Code.UPGRADE_INCOMPATIBLE)
+    assert "no systemd unit" in rig.component().reason
+    assert (rig.asked_for, rig.record()) == (set(), before)
 
 
 @pytest.mark.parametrize("settings", [{"enabled": False}, {"policy": 'pins = {kiosk = "1.1.0"}'}])

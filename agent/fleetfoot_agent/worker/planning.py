@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Final
 
+from fleetfoot_agent import selfupgrade
 from fleetfoot_agent.config import AgentConfig
 from fleetfoot_agent.worker import extract, lifecycle, platform_facts, steps
 from fleetfoot_agent.worker.memory import Memory
@@ -131,6 +133,8 @@ def permission(
     by_hand: the owner orders it here, so `enabled`, channel, window, consent and splay are theirs. here: the
     circumstances, without which the owner's time has no say.
     """
+    if not by_hand and plan.act in (Act.INSTALL, Act.STAGE) and _never_started(config, release.component):
+        return Permission("reject", Code.UPGRADE_INCOMPATIBLE, _NOT_BY_ITSELF)
     rules, here = rules_of(config), here or Circumstances()
     if by_hand:
         rules = Rules(
@@ -154,6 +158,20 @@ def permission(
     )
     found = allow(plan, release, rules, environment)
     return replace(found, reason=here.explain(found)) if found.verdict == "defer" else found
+
+
+_NOT_BY_ITSELF: Final = (
+    "no systemd unit starts this agent: whoever does (an image, a supervisor) replaces it, or name the unit"
+)
+
+
+def _never_started(config: AgentConfig, component: str) -> bool:
+    """Whether it is the agent itself, where nothing would start what `current` leads to.
+
+    Without a unit the courier is a child of whoever runs it: often of a container, whose image must not
+    change from within, and whose next start would bring the old agent back without anybody having judged.
+    """
+    return component == selfupgrade.COMPONENT and config.components[component].unit is None
 
 
 _VERDICTS: dict[Act, Verdict] = {
