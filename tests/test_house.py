@@ -90,7 +90,7 @@ def test_the_topics_load_neither_pydantic_nor_nacl() -> None:
 def test_the_courier_loads_paho_and_a_light_standard_library_only() -> None:
     loaded, added = modules_after("import fleetfoot_agent.courier.main")
     assert "paho" in loaded
-    assert not loaded & {"asyncio", "nacl", "pydantic", "pydantic_core", "sqlite3"}
+    assert not loaded & {"asyncio", "nacl", "pydantic", "pydantic_core", "shutil", "sqlite3"}
     foreign = {name for name in added if name.partition(".")[0] not in sys.stdlib_module_names}
     assert {name for name in foreign if not name.startswith(("fleetfoot_agent", "fleetfoot_protocol"))} == {
         "paho"

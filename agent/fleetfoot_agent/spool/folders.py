@@ -1,7 +1,6 @@
 """Walking the other side's folders: below the spool no link is followed (contract section 6, rule 3)."""
 
 import os
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from itertools import islice
@@ -94,5 +93,7 @@ def remove_all(path: Path) -> None:
     except OSError:
         if path.is_symlink() or not path.is_dir():
             raise
+        import shutil  # with all its compressors; a courier that never meets a folder does not pay for it
+
         with suppress(RecursionError):
             shutil.rmtree(path, ignore_errors=True)
