@@ -1,6 +1,9 @@
 """Writes the tables of docs/security.md from a test run: what was tried, and what a break-in does not give.
 
     pytest -m row --junitxml=rows.xml && python -m docs.security_table rows.xml
+    pytest -m row tests/conformance --junitxml=rows.xml && python -m docs.security_table --brokers rows.xml
+
+The second form writes the table of docs/brokers.md alone: what each broker stopped.
 
 A test of `tests/attack/rows.py` carries its row in the report. A row whose tests did not run, were left out
 or failed is shown as such. Exits with 1 if there is any, or if a cell of the second table has no test.
@@ -14,13 +17,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.attack.rows import WANTS, WHO
+from tests.conformance.expectations import BROKERS, STOPPED
 
 PAGE = Path(__file__).parent / "security.md"
+BROKERS_PAGE = Path(__file__).parent / "brokers.md"
 BEGIN, END = "<!-- made from a test run: begin -->", "<!-- made from a test run: end -->"
 #: Rows of the catalogue that this page answers for.
 ROWS = (
     *range(1, 4), *range(5, 8), 9, *range(11, 18), *range(19, 23), *range(24, 31), 40, 41, 43,
-    *range(45, 50), 52, *range(54, 61), 79,
+    *range(45, 50), 52, *range(54, 61), 71, *range(74, 78), 79, 80, 81,
 )  # fmt: skip
 
 
@@ -35,6 +40,8 @@ class Tried:
     survived: str
     holds: list[tuple[str, str]]
     outcomes: list[str] = field(default_factory=list)
+    #: Broker -> whether it stopped what was tried, and why; of runs that passed.
+    splits: dict[str, tuple[bool, str]] = field(default_factory=dict)
 
     @property
     def outcome(self) -> str:
@@ -63,6 +70,10 @@ def read_report(path: Path) -> list[Tried]:
             )  # fmt: skip
             bad = [child.tag for child in case if child.tag in ("failure", "error", "skipped")]
             one.outcomes.append(bad[0] if bad else "passed")
+            for split in [] if bad else case.iter("property"):
+                if split.get("name") == "split":
+                    told = json.loads(split.get("value") or "{}")
+                    one.splits[told["broker"]] = (told["stopped"], told["why"])
     return sorted(found.values(), key=lambda one: (one.number, one.file, one.test))
 
 
@@ -105,6 +116,35 @@ def _proofs(found: list[Tried], who: str, wants: str) -> str:
     return f"no: {links}" if proofs else "**unproved**"
 
 
+def split_table(found: list[Tried]) -> str:
+    """One line for each row that ran once per broker: what the broker did, and what Fleetfoot survived."""
+    lines = [f"| # | tried | {' | '.join(BROKERS)} | survived on each |", "|---" * (len(BROKERS) + 3) + "|"]
+    for one in found:
+        if one.number in STOPPED and (one.splits or one.file.startswith("tests/conformance/")):
+            cells = [_split_cell(one.splits.get(broker)) for broker in BROKERS]
+            link = f"[{one.number}](../{one.file})"
+            lines.append(f"| {link} | {_cell(one.tried)} | {' | '.join(cells)} | {_cell(one.survived)} |")
+    return "\n".join(lines)
+
+
+def _split_cell(split: tuple[bool, str] | None) -> str:
+    if split is None:
+        return "**not tried in this run**"
+    stopped, why = split
+    return f"{'stopped' if stopped else '**not stopped**'}: {_cell(why)}"
+
+
+def untried(found: list[Tried]) -> list[str]:
+    """Rows that were not carried out on a broker."""
+    have = {(one.number, broker) for one in found for broker in one.splits}
+    return [
+        f"row {number} was not tried on {broker}"
+        for number, brokers in STOPPED.items()
+        for broker in brokers
+        if (number, broker) not in have
+    ]
+
+
 def missing(found: list[Tried]) -> list[str]:
     """What keeps the page from being whole, in words."""
     have = {one.number for one in found}
@@ -115,20 +155,28 @@ def missing(found: list[Tried]) -> list[str]:
     return gaps
 
 
-def main(arguments: list[str]) -> int:
-    """Write the page from the report named by the only argument."""
-    if len(arguments) != 1:
-        print(__doc__, file=sys.stderr)
-        return 2
-    found = read_report(Path(arguments[0]))
-    page = PAGE.read_text("utf-8")
-    before, _, rest = page.partition(BEGIN)
+def write(page: Path, text: str) -> None:
+    """Put a text between the marks of a page."""
+    before, _, rest = page.read_text("utf-8").partition(BEGIN)
     _, end, after = rest.partition(END)
     if not end:
-        raise SystemExit(f"{PAGE} lacks the line {END}")
-    tables = f"## Taken over\n\n{compromise_table(found)}\n\n## Tried and survived\n\n{tried_table(found)}\n"
-    PAGE.write_text(f"{before}{BEGIN}\n\n{tables}\n{END}{after}", "utf-8")
-    gaps = missing(found)
+        raise SystemExit(f"{page} lacks the line {END}")
+    page.write_text(f"{before}{BEGIN}\n\n{text}\n{END}{after}", "utf-8")
+
+
+def main(arguments: list[str]) -> int:
+    """Write the pages from the report that is named last; with `--brokers`, that of the brokers alone."""
+    *options, report = arguments or [""]
+    if not report or options not in ([], ["--brokers"]):
+        print(__doc__, file=sys.stderr)
+        return 2
+    found = read_report(Path(report))
+    write(BROKERS_PAGE, f"{split_table(found)}\n")
+    gaps = untried(found)
+    if not options:
+        attacks = f"## Tried and survived\n\n{tried_table(found)}"
+        write(PAGE, f"## Taken over\n\n{compromise_table(found)}\n\n{attacks}\n")
+        gaps += missing(found)
     for gap in gaps:
         print(gap, file=sys.stderr)
     return 1 if gaps else 0

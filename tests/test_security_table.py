@@ -7,16 +7,17 @@ from typing import Any
 from xml.sax.saxutils import quoteattr
 
 import pytest
-from docs.security_table import compromise_table, missing, read_report, tried_table
+from docs.security_table import compromise_table, missing, read_report, split_table, tried_table, untried
 from tests.attack.rows import WANTS, WHO, row
 
 ROOT = Path(__file__).parent.parent
 
 
-def case(test: str, number: int, outcome: str = "", **about: Any) -> str:
+def case(test: str, number: int, outcome: str = "", split: dict[str, Any] | None = None, **about: Any) -> str:
     facts = {"number": number, "tried": "an attack", "survived": "nothing happened", "holds": [], **about}
     value = quoteattr(json.dumps(facts))
-    inner = f'<properties><property name="row" value={value}/></properties>{outcome}'
+    more = "" if split is None else f'<property name="split" value={quoteattr(json.dumps(split))}/>'
+    inner = f'<properties><property name="row" value={value}/>{more}</properties>{outcome}'
     return f'<testcase classname="tests.attack.test_x" name="{test}">{inner}</testcase>'
 
 
@@ -53,6 +54,21 @@ def test_a_cell_without_a_test_that_passed_is_unproved(report: Any) -> None:
     assert "no: [1]" in compromise_table(found)
     assert "no test: broker, unsigned" not in missing(found)
     assert "no test: broker, old" in missing(found)
+
+
+def test_what_a_broker_stopped_is_told_apart_from_what_was_survived(report: Any) -> None:
+    stopped = {"broker": "mosquitto", "stopped": True, "why": "by its list"}
+    let_through = {"broker": "amqtt", "stopped": False, "why": "it has none"}
+    cases = [case("test_row_71_a[x]", 71, split=stopped), case("test_row_71_a[y]", 71, split=let_through)]
+    found = read_report(report(*cases))
+    cells = (
+        "**not stopped**: it has none | stopped: by its list | **not tried in this run** | nothing happened |"
+    )
+    assert cells in split_table(found)
+    assert "row 71 was not tried on nats" in untried(found)
+    assert "row 71 was not tried on amqtt" not in untried(found)
+    failed = read_report(report(case("test_row_71_a[x]", 71, "<failure/>", split=stopped)))
+    assert "row 71 was not tried on mosquitto" in untried(failed)
 
 
 def test_text_cannot_break_the_table(report: Any) -> None:

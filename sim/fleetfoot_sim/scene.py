@@ -53,15 +53,18 @@ class Scene:
         """The folder of a release."""
         return self.folder / "dist" / f"{kiosk.COMPONENT}-{version}"
 
-    def prepare(self) -> None:
-        """Make keys, the manager's state, the trust root that binds them, and three signed releases."""
+    def prepare(self, *options: str) -> None:
+        """Make keys, the manager's state, the trust root that binds them, and three signed releases.
+
+        `options` are more of `manager init`.
+        """
         self.logs.mkdir()
         keys = self.folder / "keys"
         keys.mkdir()
         for name in ("root", "release", OPERATOR):
             tool("key", "new", str(keys / f"{name}.key"))
         public = f"{OPERATOR}={self.operator_key}.pub"
-        tool("manager", "init", "--dir", str(self.manager), "--operator", public, "--fleet", FLEET)
+        tool("manager", "init", "--dir", str(self.manager), "--operator", public, "--fleet", FLEET, *options)
         request = ["--request", str(self.manager / "root-request.json")]
         signing = ["--root-key", str(keys / "root.key"), "--release-key", str(keys / "release.key.pub")]
         tool("trust", "init", *request, *signing, "--out", str(self.root))

@@ -536,7 +536,8 @@ def test_over_tls_it_carries_as_without(tmp_path: Path) -> None:
             probes = [(f"{BASE}/probe/kiosk", b"%d" % n) for n in range(200)]
             broker.publish(*probes, (f"{BASE}/heartbeat", b"beat"))
             until(lambda: payloads(worker, "heartbeat") == [b"beat"], "the last message", 5.0)
-            assert payloads(worker, "probe.kiosk")[-1] == b"199"
+            # Of so many on one topic the newest is stored when the span is over.
+            until(lambda: payloads(worker, "probe.kiosk")[-1] == b"199", "the newest of a flood", 5.0)
 
 
 # paho leaves the socket of a failed TLS handshake to the garbage collector, which says so.

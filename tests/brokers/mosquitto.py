@@ -38,6 +38,21 @@ class Identity:
         return f"mqtts://127.0.0.1:{self.port}"
 
 
+def issue(pki: Pki, role: Role, name: str, port: int) -> Identity:
+    """A certificate for `name`, signed for `role`, for the listener at `port`."""
+    key = authority.make_key()
+    if topics.is_id(name):
+        certificate = pki.sign(str(role), name, key.public_key())
+    else:  # what our tools refuse, somebody else's may sign
+        by, now = pki.signer(ROLES[role]), datetime.datetime.now(datetime.UTC)
+        certificate = authority.issue(by, name, key.public_key(), now, 1, role=str(role))
+    stem = f"{role}-{name}-{time.monotonic_ns()}"
+    cert, key_file = pki.folder / f"{stem}.crt", pki.folder / f"{stem}.key"
+    cert.write_bytes(authority.pem(certificate))
+    key_file.write_bytes(authority.key_pem(key))
+    return Identity(name, port, pki.folder / "server-ca.crt", cert, key_file)
+
+
 class Mosquitto:
     """A process, killed and started again at will; ports and disk stay the same."""
 
@@ -128,17 +143,7 @@ class Production(Mosquitto):
 
     def issue(self, role: Role, name: str, *, at: Role | None = None) -> Identity:
         """A certificate for `name`, signed for `role`; `at`: for the listener of another role."""
-        key = authority.make_key()
-        if topics.is_id(name):
-            certificate = self.pki.sign(str(role), name, key.public_key())
-        else:  # what our tools refuse, somebody else's may sign
-            by, now = self.pki.signer(ROLES[role]), datetime.datetime.now(datetime.UTC)
-            certificate = authority.issue(by, name, key.public_key(), now, 1)
-        stem = f"{role}-{name}-{time.monotonic_ns()}"
-        cert, key_file = self._tls / f"{stem}.crt", self._tls / f"{stem}.key"
-        cert.write_bytes(authority.pem(certificate))
-        key_file.write_bytes(authority.key_pem(key))
-        return Identity(name, self.port_of[at or role], self._tls / "server-ca.crt", cert, key_file)
+        return issue(self.pki, role, name, self.port_of[at or role])
 
 
 def bare(folder: Path, port: int | None = None) -> Mosquitto:

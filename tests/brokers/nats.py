@@ -1,19 +1,25 @@
-"""A NATS cluster of three nodes on loopback, with MQTT on each; one folder, its disks in it."""
+"""A NATS cluster of three nodes on loopback, with MQTT on each: bare, or with the configuration we ship."""
 
 import contextlib
+import re
 import shutil
 import signal
+import ssl
 import subprocess
 from functools import partial
 from pathlib import Path
 
+from tests.brokers.mosquitto import Identity, issue
 from tests.support.waiting import until
 
+from fleetfoot_client.broker.rights import Role
 from fleetfoot_client.broker.target import Target
 from fleetfoot_client.profiles import Address
+from fleetfoot_manager.pki.folder import Pki
 from fleetfoot_sim.devices import free_ports
 
 NODES = 3
+SHIPPED = Path(__file__).parents[2] / "broker_conf" / "nats" / "nats.conf"
 
 _NODE = """\
 server_name: {name}
@@ -36,16 +42,17 @@ class Cluster:
         clients, routes = ports[NODES - 1 : 2 * NODES - 1], ports[2 * NODES - 1 :]
         listed = ", ".join(f'"nats://127.0.0.1:{one}"' for one in routes)
         for number in range(NODES):
-            text = _NODE.format(
-                name=f"n{number}",
-                client=clients[number],
-                disk=folder / f"disk{number}",
-                route=routes[number],
-                routes=listed,
-                mqtt=self.ports[number],
-            )
-            (folder / f"n{number}.conf").write_text(text)
+            facts: dict[str, object] = {
+                "name": f"n{number}",
+                "client": clients[number],
+                "disk": folder / f"disk{number}",
+            }
+            facts |= {"route": routes[number], "routes": listed, "mqtt": self.ports[number]}
+            (folder / f"n{number}.conf").write_text(self._configuration(facts))
         self._processes: dict[int, subprocess.Popen[bytes]] = {}
+
+    def _configuration(self, facts: dict[str, object]) -> str:
+        return _NODE.format(**facts)
 
     def start(self, **_environ: str) -> str:
         """Start what does not run; returns when MQTT can be used on every node."""
@@ -55,7 +62,7 @@ class Cluster:
                     command = ["nats-server", "-c", str(self.folder / f"n{number}.conf")]
                     self._processes[number] = subprocess.Popen(command, stdout=log, stderr=log)
         for port in self.ports:
-            until(partial(usable, port), "a node of the cluster can be used", seconds=60)
+            until(partial(self.usable, port), "a node of the cluster can be used", seconds=60)
         return f"mqtt://127.0.0.1:{self.ports[0]}"
 
     def end(self, number: signal.Signals) -> None:
@@ -79,14 +86,64 @@ class Cluster:
             with contextlib.suppress(FileNotFoundError):
                 shutil.rmtree(self.folder / f"disk{number}")
 
+    def target(self, port: int) -> Target:
+        """Who looks whether a node can be used."""
+        return Target(Address("127.0.0.1", port, False), run="usable")
 
-def usable(port: int) -> bool:
-    """Whether somebody can connect and keep something retained, which takes the cluster's agreement."""
-    target = Target(Address("127.0.0.1", port, False), run="usable")
-    try:
-        with target.peer() as peer:
-            peer.publish(target.topic("ready"), b"1", retained=True)
-            peer.publish(target.topic("ready"), b"", retained=True)
-        return True
-    except Exception:  # whatever a half started cluster does to a client
-        return False
+    def usable(self, port: int) -> bool:
+        """Whether a node keeps what it is told to keep."""
+        target = self.target(port)
+        try:
+            with target.peer() as peer:
+                peer.publish(target.topic("ready"), b"1", retained=True)
+                peer.publish(target.topic("ready"), b"", retained=True)
+            return True
+        except Exception:  # whatever a half started cluster does to a client
+            return False
+
+
+class ProductionCluster(Cluster):
+    """The configuration we ship, on each node: paths, names, ports replaced, and an entry for each device."""
+
+    def __init__(self, folder: Path, devices: list[str]) -> None:
+        folder.mkdir(parents=True)
+        self.pki = Pki.create(folder / "tls", "test", ["127.0.0.1", "localhost"])
+        authorities = (self.pki.folder / f"{name}-ca.crt" for name in ("devices", "manager", "operators"))
+        (self.pki.folder / "all-ca.crt").write_text("".join(path.read_text() for path in authorities))
+        self._devices = devices
+        (port,) = free_ports(1)
+        self._watcher = issue(self.pki, Role.MANAGER, "manager", port)
+        super().__init__(folder, port)
+
+    def issue(self, role: Role, name: str) -> Identity:
+        """A certificate for `name`, signed for `role`."""
+        return issue(self.pki, role, name, self.ports[0])
+
+    def target(self, port: int) -> Target:
+        who = self._watcher
+        context = ssl.create_default_context(cafile=str(who.ca))
+        context.load_cert_chain(who.cert, who.key)
+        return Target(Address("127.0.0.1", port, True), context, run="usable")
+
+    def _configuration(self, facts: dict[str, object]) -> str:
+        text = _with_devices(SHIPPED.read_text(), self._devices)
+        text = text.replace("/etc/nats/fleetfoot/", f"{self.pki.folder}/")
+        for old, new in (
+            ("server_name: n1", f"server_name: {facts['name']}"),
+            ("port: 4222", f"port: {facts['client']}"),
+            ('"/var/lib/nats"', f'"{facts["disk"]}"'),
+            ("port: 6222", f"host: 127.0.0.1, port: {facts['route']}"),
+            ("port: 8883", f"host: 127.0.0.1, port: {facts['mqtt']}"),
+        ):
+            assert text.count(old) == 1, old
+            text = text.replace(old, new)
+        text, count = re.subn(r"routes: \[.*\]", f"routes: [{facts['routes']}]", text)
+        assert count == 1
+        return text
+
+
+def _with_devices(text: str, devices: list[str]) -> str:
+    """The file with an entry for each of these devices, made from its example, and no other device's."""
+    begin, end = text.index('    { user: "CN=oven-07,'), text.rindex("  ]\n}")
+    entry = text[begin:end]
+    return text[:begin] + "".join(entry.replace("oven-07", name) for name in devices) + text[end:]

@@ -4,11 +4,13 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
+import pytest
 from tests.brokers.faulty import Fault, Proxy
 from tests.brokers.mosquitto import Mosquitto, bare
 from tests.brokers.nats import Cluster
+from tests.conformance.expectations import STOPPED
 from tests.end_to_end.town import Process, Town
 
 from fleetfoot_sim.devices import free_ports
@@ -45,6 +47,14 @@ MAKERS: dict[str, Callable[[Path, int], Server]] = {
     "mosquitto": mosquitto,
     "nats": Cluster,
 }
+_NEEDS = {name: [pytest.mark.needs(name)] for name in ("mosquitto", "nats")}
+#: Parameters of a test that runs on each.
+ON = [pytest.param(name, marks=_NEEDS.get(name, []), id=name) for name in MAKERS]
+
+
+def on(number: int) -> list[Any]:
+    """The same for a row of the catalogue: the brokers on which it is tried."""
+    return [one for one in ON if str(one.id) in STOPPED[number]]
 
 
 class OnServer(Process):
@@ -72,9 +82,9 @@ class OnServer(Process):
         self.server.end(number)
 
 
-def town_on(name: str, folder: Path, fault: Fault | None = None) -> tuple[Town, OnServer]:
+def town_on(name: str, folder: Path, fault: Fault | None = None, database: str = "") -> tuple[Town, OnServer]:
     """A town whose broker is the one called `name`; everybody reaches it through `fault`, if given."""
-    town = Town(folder, own_broker=True)
+    town = Town(folder, own_broker=True, database=database)
     server = OnServer(name, folder / "broker", town.broker_port, fault)
     town.broker = server
     return town, server

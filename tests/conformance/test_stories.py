@@ -9,9 +9,10 @@ from typing import Any, cast
 import pytest
 from tests.brokers.faulty import Disorder, Fault
 from tests.brokers.nats import Cluster
-from tests.conformance.brokers import MAKERS, OnServer, town_on
+from tests.conformance.brokers import MAKERS, ON, OnServer, town_on
 from tests.conformance.expectations import BROKERS
 from tests.end_to_end.town import Town
+from tests.support import stores
 from tests.support.waiting import until
 
 from fleetfoot_client.broker.target import PATIENCE, Target
@@ -20,8 +21,6 @@ from fleetfoot_sim.devices import free_ports
 from fleetfoot_sim.scene import BAD, GOOD
 
 SECONDS = 60
-NEEDS = {name: [pytest.mark.needs(name)] for name in ("mosquitto", "nats")}
-ON = [pytest.param(name, marks=NEEDS.get(name, []), id=name) for name in BROKERS]
 
 Open = Callable[..., tuple[Town, OnServer]]
 
@@ -37,8 +36,8 @@ def opened(tmp_path: Path) -> Iterator[Open]:
     """Opens towns of two devices that run 1.0.0; everything is closed at the end."""
     towns: list[tuple[Town, OnServer]] = []
 
-    def make(name: str, fault: Fault | None = None) -> tuple[Town, OnServer]:
-        town, server = town_on(name, tmp_path, fault)
+    def make(name: str, fault: Fault | None = None, database: str = "") -> tuple[Town, OnServer]:
+        town, server = town_on(name, tmp_path, fault, database)
         towns.append((town, server))
         town.open()
         town.add("dev-001", "dev-002")
@@ -74,9 +73,32 @@ def test_a_release_that_dies_trips_the_rollout_and_goes_back(opened: Open, name:
     town.await_versions(dict.fromkeys(town.devices, "1.0.0"), seconds=SECONDS)
 
 
+@pytest.fixture
+def postgres() -> Iterator[str]:
+    """An empty store in a PostgreSQL server of this test."""
+    server = stores.PostgresServer()
+    try:
+        yield server.fresh().render_as_string(hide_password=False)
+    finally:
+        server.close()
+
+
 @pytest.mark.parametrize("name", ON)
 def test_a_device_is_away_and_the_manager_is_killed_in_the_middle(opened: Open, name: str) -> None:
     town, _ = opened(name)
+    _away_and_killed(town)
+
+
+@pytest.mark.needs("nats", "postgresql")
+def test_the_same_with_the_store_in_postgresql_and_a_cluster_for_a_broker(
+    opened: Open, postgres: str
+) -> None:
+    town, _ = opened("nats", database=postgres)
+    _away_and_killed(town)
+    assert not list(town.scene.manager.glob("*.sqlite3"))
+
+
+def _away_and_killed(town: Town) -> None:
     town.hosted["dev-002"].disconnect()
     town.await_presence("dev-002", "offline")
     digest = town.publish(GOOD)

@@ -20,6 +20,7 @@ from functools import partial
 
 from fleetfoot_agent.config import AgentConfig
 from fleetfoot_agent.courier.fetcher import Fetcher
+from fleetfoot_agent.courier.floodgate import Floodgate
 from fleetfoot_agent.courier.http_source import Source
 from fleetfoot_agent.courier.inbox import Inbox
 from fleetfoot_agent.courier.outbox import Outbox
@@ -70,6 +71,7 @@ class Courier:
         # Reentrant, because a signal handler may ring while its own thread holds it.
         self._bell_lock = threading.RLock()
         self._inbox = Inbox(config, self._spool)
+        self._gate = Floodgate(tuning.flood_span, tuning.flood_burst)
         self._session = Session(config, tuning, self, self.nudge)
         self._outbox = Outbox(
             self._spool, self._send_event, window=tuning.outbox_window, interval=tuning.acked_interval
@@ -173,7 +175,7 @@ class Courier:
         if now >= self._look_at:
             self._look(now)
         due = [self._session.step(now), self._step_downloads(now), self._step_wake_at(now)]
-        due += [self._waker.step(now), self._renewal.step(now)]
+        due += [self._waker.step(now), self._renewal.step(now), self._step_held(now)]
         if self._runner is not None:
             due.append(self._runner.step(now))
         if self._session.up:
@@ -291,12 +293,22 @@ class Courier:
     def received(self, topic: str, payload: bytes) -> None:
         if topic == self._inbox.presence:
             self._presence.heard(payload)
-            return
+        elif topic not in self._inbox.names or self._gate.passes(topic, payload, time.monotonic()):
+            self._let_in(topic, payload)
+
+    def _step_held(self, now: float) -> float:
+        """Let in what a flood held up."""
+        for topic, payload in self._gate.over(now):
+            self._let_in(topic, payload)
+        return self._gate.due_at
+
+    def _let_in(self, topic: str, payload: bytes) -> None:
         try:
             kind = self._inbox.received(topic, payload)
         except OSError as error:
             # All that is let in is retained: subscribing again brings it again.
             log.error("event=not_kept device=%s topic=%s error=%a", self._config.device, topic, error)
+            self._gate.forget(topic)
             self._ask_again.add(topic)
             self._ask_again_at = time.monotonic() + _ASK_AGAIN_AFTER
             return

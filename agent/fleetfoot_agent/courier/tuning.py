@@ -15,6 +15,11 @@ class Tuning:
     #: For how long after a wake or a change the looks stay frequent.
     busy_for: float = 5.0
 
+    #: Of what comes on one topic within a span, so many different messages are stored at once (a number), and
+    #: the newest of the rest when it is over: each is written and synced.
+    flood_span: float = 1.0
+    flood_burst: int = 16
+
     #: Reconnecting: a random time below min(cap, base * 2^n), n counted anew after `stable_after`.
     reconnect_base: float = 1.0
     reconnect_cap: float = 60.0

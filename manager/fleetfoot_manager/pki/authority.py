@@ -1,8 +1,9 @@
 """X.509 by the library `cryptography`: authorities, certificates and lists of revoked ones. No files here.
 
 Authorities and servers have P-256 keys, which every TLS library knows. A device brings a key of its own,
-Ed25519 or P-256. A certificate says one thing: the common name, which is the id in the topics. What its
-holder may do follows from the authority that signed it, one for each role.
+Ed25519 or P-256. A certificate says two things: the common name, which is the id in the topics, and as the
+organizational unit the role. What its holder may do follows from the authority that signed it, one for each
+role; a broker that has one listener for all of them, and so cannot tell authorities apart, goes by the role.
 """
 
 import datetime
@@ -83,13 +84,15 @@ def issue(
     now: datetime.datetime,
     days: float,
     hosts: Sequence[str] = (),
+    *,
+    role: str = "",
 ) -> x509.Certificate:
-    """A certificate for `name`: of a client, or of a server that is reached as `hosts`.
+    """A certificate for `name`: of a client with its role, or of a server that is reached as `hosts`.
 
     It never outlives its authority.
     """
     until = min(now + datetime.timedelta(days=days), by.certificate.not_valid_after_utc)
-    builder = _builder(_name(name), by.certificate.subject, public, now, until)
+    builder = _builder(_name(name, role), by.certificate.subject, public, now, until)
     builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
     builder = builder.add_extension(_usage(digital_signature=True), critical=True)
     purpose = ExtendedKeyUsageOID.SERVER_AUTH if hosts else ExtendedKeyUsageOID.CLIENT_AUTH
@@ -154,8 +157,9 @@ def _builder(
     )
 
 
-def _name(text: str) -> x509.Name:
-    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)])
+def _name(text: str, role: str = "") -> x509.Name:
+    unit = [x509.NameAttribute(NameOID.ORGANIZATIONAL_UNIT_NAME, role)] if role else []
+    return x509.Name([*unit, x509.NameAttribute(NameOID.COMMON_NAME, text)])
 
 
 def _host(text: str) -> x509.GeneralName:

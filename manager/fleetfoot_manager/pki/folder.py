@@ -115,7 +115,7 @@ class Pki:
         """A certificate for a key that is elsewhere. FleetfootError `usage` for what is no id."""
         _demand_id(name)
         by = self.signer(ROLES[role])
-        certificate = authority.issue(by, name, public, _now(), days)
+        certificate = authority.issue(by, name, public, _now(), days, role=role)
         note = self.folder / "issued" / role / f"{name}.{certificate.serial_number:x}"
         note.parent.mkdir(parents=True, exist_ok=True)
         _write(note, b"")
