@@ -91,7 +91,7 @@ def test_a_device_is_away_and_the_manager_is_killed_in_the_middle(opened: Open, 
 
 @pytest.mark.needs("nats", "postgresql")
 def test_the_same_with_the_store_in_postgresql_and_a_cluster_for_a_broker(
-    opened: Open, postgres: str
+    postgres: str, opened: Open
 ) -> None:
     town, _ = opened("nats", database=postgres)
     _away_and_killed(town)

@@ -48,7 +48,9 @@ def validator(name: str) -> Draft202012Validator:
 def test_the_golden_documents_of_enrolment_fit_their_schemas() -> None:
     vectors = load("enrolment")
     for name in generate.ENROLMENT:
-        document = vectors[name.removeprefix("enrolment-")]
+        document = {**vectors[name.removeprefix("enrolment-")]}
+        if name != "enrolment-admission":
+            document["secret"] = "5e" * 32
         assert validator(name).is_valid(document), name
         assert not validator(name).is_valid({**document, "more": 1})
 
