@@ -120,7 +120,7 @@ class World:
             self.witness.turned(changed, lambda group: self._stored(tx, group))
 
     def _check_approval(self, tx: Any, of: Rollout) -> None:
-        if of.state is _S.AWAITING_APPROVAL:
+        if of.started is None:
             return
         order = policies.order_of(tx, of.id)
         # A start and a policy may come in one turn, in either order: what stood before had to be known.
