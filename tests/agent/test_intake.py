@@ -191,7 +191,7 @@ def test_a_higher_specification_is_told_as_such_and_the_device_goes_on_listening
     assert desk.sequence() == 7
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     payload=st.binary(min_size=1, max_size=200)
     | st.sampled_from([b"[" * 60000, b'{"a":' * 9000, b"\xef\xbb\xbf{}", b"1" * 65536]),

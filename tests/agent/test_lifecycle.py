@@ -412,7 +412,7 @@ def walk(data: st.DataObject, record: Record, steps: int) -> Record:
     return record
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.data())
 def test_every_record_that_can_be_reached_survives_the_journal(data: st.DataObject) -> None:
     record = walk(data, Record(), data.draw(st.integers(0, 60)))

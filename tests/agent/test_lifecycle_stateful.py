@@ -225,7 +225,7 @@ class Device(RuleBasedStateMachine):
 
 
 TestDevice = Device.TestCase
-TestDevice.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestDevice.settings = settings(max_examples=60, stateful_step_count=40)
 
 
 def test_every_state_has_a_way_to_rest() -> None:

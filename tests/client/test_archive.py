@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fleetfoot_agent.worker.extract import ArtifactFacts, extract, hash_tree
@@ -374,7 +374,6 @@ def plant(root: Path, plans: list[Plan]) -> None:
             (root / path).chmod(plan.mode)
 
 
-@settings(deadline=None)
 @given(plans=PLANS, chunk_size=st.integers(1, 3000))
 def test_every_tree_arrives_as_it_was_packed(plans: list[Plan], chunk_size: int) -> None:
     with tempfile.TemporaryDirectory() as name:

@@ -38,7 +38,7 @@ from fleetfoot_protocol import admission
 from fleetfoot_protocol.states import RolloutState, Terminal
 
 TIMEOUT, SETTLE = 100.0, 30.0
-WALKS = settings(max_examples=150, deadline=None)
+WALKS = settings(max_examples=150)
 PEOPLE = (Pause, Resume, Decide, Retry, Cancel, Expire)
 
 
@@ -281,7 +281,7 @@ def drive(walk: Walk, decision: Decision, answering: bool) -> None:
     st.sampled_from([Decision.ROLLBACK, Decision.ABORT]),
     st.booleans(),
 )
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_whatever_happens_the_rules_hold_and_every_rollout_ends(
     rollout: Rollout, moves: list[Move], stops: list[Move], decision: Decision, answering: bool
 ) -> None:
@@ -331,7 +331,7 @@ def test_a_hold_by_a_trip_stands_whatever_devices_say_and_however_long_it_lasts(
 
 
 @given(st.integers(1, 30), st.integers(0, 1000))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_for_every_k_a_wave_exposes_exactly_k(total: int, seed: int) -> None:
     devices = [(f"dev-{n:02}", ("hall", "yard", "roof")[n % 3]) for n in range(total)]
     rollout = planned(

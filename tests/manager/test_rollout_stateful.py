@@ -354,7 +354,7 @@ class Fleet(RuleBasedStateMachine):
 
 
 TestFleet = Fleet.TestCase
-TestFleet.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
+TestFleet.settings = settings(max_examples=100, stateful_step_count=40)
 
 
 @pytest.mark.parametrize("state", [state for state in S if state.ended])

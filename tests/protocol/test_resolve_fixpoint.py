@@ -156,13 +156,13 @@ def worlds(draw: st.DrawFn) -> World:
 
 
 @given(worlds())
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 def test_a_device_comes_to_rest_after_at_most_two_moves(world: World) -> None:
     comes_to_rest(world)
 
 
 @given(worlds(), st.lists(st.booleans(), max_size=12))
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 def test_a_device_comes_to_rest_though_moves_fail(world: World, failures: list[bool]) -> None:
     comes_to_rest_though(world, failures)
 
@@ -180,7 +180,7 @@ def comes_to_rest_though(world: World, failures: Iterable[bool]) -> None:
 
 
 @given(worlds())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_an_installation_that_fails_leaves_what_ran_and_is_refused(world: World) -> None:
     plan = world.plan()
     if plan.act is not Act.INSTALL:
@@ -191,7 +191,7 @@ def test_an_installation_that_fails_leaves_what_ran_and_is_refused(world: World)
 
 
 @given(worlds())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_a_plan_is_never_below_the_floor_nor_to_what_is_withdrawn(world: World) -> None:
     plan = world.plan()
     if plan.act in (*MOVES, Act.STAGE):
