@@ -20,7 +20,7 @@ ROOT = Path(__file__).parent.parent
 # The room table: what each room may import besides itself and the standard library.
 PROTOCOL = {"nacl", "pydantic", "pydantic_core", "semver"}
 BASE = PROTOCOL | {"fleetfoot_protocol", "paho", "platformdirs"}
-SERVERS = {"aiohttp", "alembic", "amqtt", "cryptography", "psycopg", "sqlalchemy"}
+SERVERS = {"aiohttp", "alembic", "amqtt", "cryptography", "immutables", "psycopg", "sqlalchemy"}
 ROOMS: dict[str, set[str]] = {
     "protocol": PROTOCOL,
     "agent": BASE | {"cronsim", "isal"},

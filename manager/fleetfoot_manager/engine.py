@@ -21,7 +21,7 @@ from typing import Any
 
 from sqlalchemy.exc import OperationalError
 
-from fleetfoot_manager import agenda, documents, keyring, reassert, revocation, rollout
+from fleetfoot_manager import agenda, documents, keyring, reassert, revocation, rollout, rollout_rows
 from fleetfoot_manager.claims import MAX_CLAIMS, Claim
 from fleetfoot_manager.documents import Publication
 from fleetfoot_manager.errands import Errand
@@ -43,7 +43,7 @@ from fleetfoot_manager.registry import Registry
 from fleetfoot_manager.requests.desk import Desk, Examined
 from fleetfoot_manager.rollout import Rollout, Tick
 from fleetfoot_manager.store import REQUESTS_SINCE, Store, get_meta
-from fleetfoot_manager.work import Work, load_rollouts
+from fleetfoot_manager.work import Work
 from fleetfoot_protocol import topics
 from fleetfoot_protocol.errors import FleetfootError
 from fleetfoot_protocol.topics import Kind, Topic
@@ -170,7 +170,7 @@ class Engine:
         """As `start`, but without a thread: whoever calls this calls `turn` too."""
         self._transport = transport
         with self._store.read() as tx:
-            self._live = {of.id: of for of in load_rollouts(tx, live=True)}
+            self._live = {of.id: of for of in rollout_rows.load(tx, live=True)}
             self._registry.claims.load(tx)
             self.desk.since = float(get_meta(tx, REQUESTS_SINCE) or 0)
         for of in self._live.values():

@@ -4,7 +4,6 @@ Times come from this fleet: what devices took from being asked to being healthy 
 component. Without any, from the defaults: probation, and what is usual around it.
 """
 
-import json
 from collections.abc import Sequence
 from statistics import quantiles
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from fleetfoot_manager import catalogue, schema
+from fleetfoot_manager import catalogue, rollout_rows, schema
 from fleetfoot_manager.catalogue import ReleaseRow
 from fleetfoot_manager.inventory import DeviceEntry
 from fleetfoot_manager.rollout import Rollout
@@ -27,16 +26,16 @@ _LISTED = 30
 def device_seconds(tx: Connection, component: str) -> float | None:
     """What nine of ten devices stayed below in the newest ended rollouts of the component, if any did."""
     table = schema.rollouts.c
-    texts = tx.scalars(
-        sa.select(table.rollout)
+    names = tx.scalars(
+        sa.select(table.id)
         .where(table.component == component, table.live.is_(False))
         .order_by(table.created.desc())
         .limit(NEWEST)
     )
     times = sorted(
         record["ended"] - record["since"]
-        for text in texts
-        for record in json.loads(text)["devices"].values()
+        for devices in rollout_rows.records(tx, names).values()
+        for record in devices.values()
         if record["terminal"] == Terminal.HEALTHY and record["since"] is not None and record["ended"]
     )
     if not times:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any, TypeAlias
 
 from fleetfoot_manager.effects import Effect, Emit, PublishDesired, PublishProgress, SetBaseline, Stand
-from fleetfoot_manager.rollout_state import FAILURES, DeviceRecord, Rollout
+from fleetfoot_manager.rollout_state import FAILURES, DeviceRecord, Rollout, shared
 from fleetfoot_protocol.documents import Target
 from fleetfoot_protocol.events import MAX_LISTED_DEVICES, Event
 from fleetfoot_protocol.states import RolloutState, Terminal
@@ -77,8 +77,9 @@ def succeeded(rollout: Rollout) -> bool:
 def open_wave(rollout: Rollout, now: float) -> Turn:
     """The next wave goes out: its devices are exposed from now on."""
     wave = rollout.wave + 1
+    expose = shared(lambda record: replace(record, since=now))
     exposed = {
-        device: replace(record, since=now)
+        device: expose(record)
         for device, record in rollout.devices.items()
         if 0 < record.wave <= wave and record.since is None and not record.gone
     }

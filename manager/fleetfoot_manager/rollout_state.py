@@ -6,9 +6,11 @@ the devices that were approved. Times are unix seconds.
 
 from bisect import insort
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, ItemsView, Iterable, Iterator, Mapping, ValuesView
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, NamedTuple
+
+from immutables import Map
 
 from fleetfoot_protocol import admission
 from fleetfoot_protocol.documents import Goal
@@ -71,24 +73,52 @@ class DeviceRecord:
         return cls(**{**body, "terminal": Terminal(body["terminal"])})
 
 
+def shared(change: Callable[[DeviceRecord], DeviceRecord]) -> Callable[[DeviceRecord], DeviceRecord]:
+    """`change`, worked out once for all devices that share a record."""
+    made: dict[int, tuple[DeviceRecord, DeviceRecord]] = {}
+
+    def changed(record: DeviceRecord) -> DeviceRecord:
+        found = made.get(id(record))
+        if found is None:
+            found = made[id(record)] = (record, change(record))
+        return found[1]
+
+    return changed
+
+
+class _News(NamedTuple):
+    """Whose records one `put` changed, and what had changed before."""
+
+    devices: Collection[str]
+    before: "_News | None"
+
+
 class DeviceTable(Mapping[str, DeviceRecord]):
     """Records by device id, never changed in place, with their sums.
 
-    The gate asks for sums at every report: they are kept with the records, by the one method that makes a
-    new table, instead of being counted over the whole fleet each time.
+    A table and the one made of it share what they have in common (a hash array mapped trie), so that a
+    report costs the same in a rollout over ten devices and over a million. The gate asks for sums at every
+    report: they are kept with the records, by the one method that makes a new table. `news`: devices whose
+    records changed since the table was last `kept`, for whoever stores them.
     """
 
-    __slots__ = ("_awaited", "_counts", "_moved", "_records")
+    __slots__ = ("_awaited", "_counts", "_moved", "_news", "_records")
 
     def __init__(self, records: Mapping[str, DeviceRecord]) -> None:
-        self._records: dict[str, DeviceRecord] = {}
+        self._records: Map[str, DeviceRecord] = Map()
+        self._news: _News | None = None
         self._counts: Counter[Terminal] = Counter()
         self._awaited: Counter[float] = Counter()
         self._moved = 0
-        self._take(records)
+        # Most devices of a fleet have equal records at first: they share one.
+        one: dict[DeviceRecord, DeviceRecord] = {}
+        self._take({device: one.setdefault(record, record) for device, record in records.items()})
 
     def __getitem__(self, device: str) -> DeviceRecord:
         return self._records[device]
+
+    def __contains__(self, device: object) -> bool:
+        return device in self._records
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._records)
@@ -96,28 +126,64 @@ class DeviceTable(Mapping[str, DeviceRecord]):
     def __len__(self) -> int:
         return len(self._records)
 
+    def items(self) -> ItemsView[str, DeviceRecord]:
+        """(device, record), without a call of ours for each."""
+        return ItemsView(self._records)
+
+    def values(self) -> ValuesView[DeviceRecord]:
+        """The records, without a call of ours for each."""
+        return ValuesView(self._records)
+
     def __repr__(self) -> str:
-        return f"DeviceTable({self._records!r})"
+        return f"DeviceTable({dict(self._records)!r})"
+
+    @property
+    def news(self) -> Collection[str]:
+        """Devices whose records are not as they were stored."""
+        found: set[str] = set()
+        news = self._news
+        while news is not None:
+            found.update(news.devices)
+            news = news.before
+        return sorted(found)
+
+    def kept(self) -> "DeviceTable":
+        """The same records, all stored."""
+        table = self._copy()
+        table._news = None
+        return table
 
     def put(self, changes: Mapping[str, DeviceRecord]) -> "DeviceTable":
         """A table with these records changed or added; this very table if that changes nothing."""
-        changes = {device: new for device, new in changes.items() if self._records.get(device) != new}
+        known = self._records.get
+        changes = {d: new for d, new in changes.items() if (old := known(d)) is not new and old != new}
         if not changes:
             return self
-        table = DeviceTable({})
-        table._records = self._records.copy()
-        table._counts = self._counts.copy()
-        table._awaited = self._awaited.copy()
-        table._moved = self._moved
+        table = self._copy()
         table._take(changes)
         return table
 
+    def _copy(self) -> "DeviceTable":
+        table = DeviceTable({})
+        table._records, table._news = self._records, self._news
+        table._counts = self._counts.copy()
+        table._awaited = self._awaited.copy()
+        table._moved = self._moved
+        return table
+
     def _take(self, changes: Mapping[str, DeviceRecord]) -> None:
+        steps: dict[int, int] = {}
+        counted: dict[int, DeviceRecord] = {}
         for device, record in changes.items():
-            if (old := self._records.get(device)) is not None:
-                self._count(old, -1)
-            self._count(record, 1)
-            self._records[device] = record
+            for one, step in ((self._records.get(device), -1), (record, 1)):
+                if one is not None:
+                    steps[id(one)] = steps.get(id(one), 0) + step
+                    counted[id(one)] = one
+        for key, step in steps.items():
+            self._count(counted[key], step)
+        self._records = self._records.update(changes)
+        if changes:
+            self._news = _News(changes.keys(), self._news)
 
     def _count(self, record: DeviceRecord, step: int) -> None:
         self._counts[record.terminal] += step

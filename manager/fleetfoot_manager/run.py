@@ -1,6 +1,5 @@
 """`fleetfoot manager run`: the process. Everything is opened in order, and closed in the reverse one."""
 
-import gc
 import json
 import logging
 import os
@@ -14,7 +13,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-from fleetfoot_manager import catalogue, health, keyring, notify, roots
+from fleetfoot_manager import catalogue, collector, health, keyring, notify, roots
 from fleetfoot_manager.artifacts import ArtifactServer, Tls
 from fleetfoot_manager.broker import EmbeddedBroker
 from fleetfoot_manager.catalogue import Blobs
@@ -81,7 +80,7 @@ def run(options: Options, on_ready: Callable[[Ready], None]) -> None:
         signal.signal(number, lambda *_: over.set())
     with ExitStack() as stack:
         engine, ready = _open(options, stack, over)
-        _calm_the_collector()
+        collector.calm()
         while not over.is_set() and not engine.listening.wait(_LOOK_SECONDS):
             continue
         if not over.is_set():
@@ -94,13 +93,6 @@ def run(options: Options, on_ready: Callable[[Ready], None]) -> None:
         log.info("stopping")
     if engine.failure is not None:
         raise engine.failure
-
-
-def _calm_the_collector() -> None:
-    """Look for cycles more seldom: they are few, and with a fleet in memory each look costs milliseconds."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(100_000, 50, 100)
 
 
 def _open(options: Options, stack: ExitStack, over: threading.Event) -> tuple[Engine, Ready]:

@@ -131,6 +131,22 @@ rollouts = Table(
     Column("revision", Integer, nullable=False),
     Column("created", Float, nullable=False),
     Column("rollout", Text, nullable=False),
+    Column("cohort", Text, nullable=False, server_default="[]"),
+)
+#: What a rollout knows of each of its devices (`rollout_state.DeviceRecord`).
+rollout_devices = Table(
+    "rollout_devices",
+    metadata,
+    Column("rollout", words(63), ForeignKey("rollouts.id", ondelete="CASCADE"), primary_key=True),
+    Column("device", words(63), primary_key=True),
+    Column("wave", Integer, nullable=False),
+    Column("terminal", words(16), nullable=False),
+    Column("code", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("since", Float),
+    Column("ended", Float),
+    Column("on_goal", Boolean, nullable=False),
+    Column("gone", Boolean, nullable=False),
 )
 rollout_groups = Table(
     "rollout_groups",

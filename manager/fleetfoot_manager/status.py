@@ -7,14 +7,13 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from fleetfoot_manager import acts, inventory, roots, schema
+from fleetfoot_manager import acts, inventory, rollout_rows, roots, schema
 from fleetfoot_manager.locks import holder_of
 from fleetfoot_manager.requests.overview import waits
 from fleetfoot_manager.requests.rollouts import row_of
 from fleetfoot_manager.rollout import Rollout
 from fleetfoot_manager.run import WHERE_NAME
 from fleetfoot_manager.store import Store
-from fleetfoot_manager.work import load_rollouts
 from fleetfoot_protocol.states import Right
 from fleetfoot_protocol.trust import TrustRoot
 
@@ -37,8 +36,8 @@ def look(folder: Path) -> dict[str, Any]:
         groups = inventory.groups(tx)
         devices, online = inventory.counts(tx, groups)
         root = roots.current(tx)
-        live = load_rollouts(tx, live=True)
-        ended = load_rollouts(tx, live=False, limit=_SHOWN_ENDED)
+        live = rollout_rows.load(tx, live=True)
+        ended = rollout_rows.load(tx, live=False, limit=_SHOWN_ENDED)
         waiting = tx.scalar(sa.select(sa.func.count()).select_from(schema.outbox)) or 0
         releases = tx.scalar(sa.select(sa.func.count()).select_from(schema.releases)) or 0
         pid = holder_of(folder)

@@ -9,6 +9,7 @@ them counts. What fails in a `step` leaves no trace, in the store or in memory.
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import sqlalchemy as sa
@@ -24,6 +25,7 @@ from fleetfoot_manager import (
     keyring,
     publisher,
     rollout,
+    rollout_rows,
     schema,
 )
 from fleetfoot_manager.catalogue import Life
@@ -70,22 +72,6 @@ _MEMORY = (
 )
 
 
-def load_rollouts(tx: Connection, *, live: bool | None = None, limit: int | None = None) -> list[Rollout]:
-    """Rollouts from the store, newest first; only live or only ended ones if asked."""
-    query = sa.select(schema.rollouts.c.rollout).order_by(schema.rollouts.c.created.desc())
-    if live is not None:
-        query = query.where(schema.rollouts.c.live.is_(live))
-    if limit is not None:
-        query = query.limit(limit)
-    return [Rollout.from_json(json.loads(text)) for text in tx.scalars(query)]
-
-
-def load_rollout(tx: Connection, name: str) -> Rollout | None:
-    """A rollout from the store, or None."""
-    text = tx.scalar(sa.select(schema.rollouts.c.rollout).where(schema.rollouts.c.id == name))
-    return None if text is None else Rollout.from_json(json.loads(text))
-
-
 class Work:
     """What handlers of inputs act through. `rollouts` are the live ones by id, as they are by now."""
 
@@ -114,6 +100,8 @@ class Work:
         self.request_digest = ""
         self._store = store
         self._changed: dict[str, Rollout] = {}
+        #: How the store has them.
+        self._stored: dict[str, Rollout] = dict(live)
         self._progress: dict[str, None] = {}
         self._desired: dict[tuple[str, str], int] = {}
         self._heartbeats: dict[str, None] = {}
@@ -151,7 +139,11 @@ class Work:
     def rollout(self, name: str) -> Rollout | None:
         """The rollout as it is by now, live or ended; None if there is none."""
         known = self.rollouts.get(name) or self._changed.get(name)
-        return known if known is not None else load_rollout(self.tx, name)
+        if known is None:
+            known = rollout_rows.load_one(self.tx, name)
+            if known is not None:
+                self._stored[name] = known
+        return known
 
     def intent(self, group: str, component: str) -> compose.GroupIntent:
         """What the group is meant to be, apart from live rollouts."""
@@ -328,8 +320,10 @@ class Work:
     def finish(self) -> None:
         """Store what changed and everything that is published of it. Once, right before the commit."""
         self.devices.flush(self.tx)
-        for changed in self._changed.values():
-            self._store_rollout(changed)
+        for name, changed in self._changed.items():
+            rollout_rows.keep(self.tx, self._stored.get(name), changed)
+            if name in self.rollouts:
+                self.rollouts[name] = replace(changed, devices=changed.devices.kept())
         for digest, life in self._lives.items():
             catalogue.live_on(self.tx, digest, life)
         for (group, component), intent in self._intents.items():
@@ -366,21 +360,3 @@ class Work:
                 publisher.put_progress(self.tx, self.house, of, self.now)
         documents.enqueue_all(self.tx, self._sends)
         documents.trim_events(self.tx)
-
-    def _store_rollout(self, of: Rollout) -> None:
-        new = self.tx.scalar(sa.select(schema.rollouts.c.id).where(schema.rollouts.c.id == of.id)) is None
-        values = {
-            "component": of.component,
-            "digest": of.goal.digest,
-            "state": str(of.state),
-            "live": not of.state.ended,
-            "revision": of.revision,
-            "created": of.created,
-            "rollout": json.dumps(of.to_json(), separators=(",", ":")),
-        }
-        upsert(self.tx, schema.rollouts, {"id": of.id}, values)
-        if new:
-            self.tx.execute(
-                sa.insert(schema.rollout_groups),
-                [{"rollout": of.id, "group": group} for group in of.groups],
-            )

@@ -18,11 +18,10 @@ from tests.end_to_end.zygote import Managers
 from tests.manager.process import DeviceParty, OperatorParty, closing
 from tests.manager.realm import COMPONENT, Bundle, Device, Realm
 
-from fleetfoot_manager import audit, faults
+from fleetfoot_manager import audit, faults, rollout_rows
 from fleetfoot_manager.faults import Stage
 from fleetfoot_manager.rollout import Rollout
 from fleetfoot_manager.store import Store
-from fleetfoot_manager.work import load_rollouts
 from fleetfoot_protocol.documents import Desired
 from fleetfoot_protocol.reports import Reply
 from fleetfoot_protocol.states import RolloutState
@@ -196,7 +195,7 @@ class Case:
     def rollouts(self) -> dict[str, Rollout]:
         """What the store knows of all rollouts."""
         with Store(self.state, read_only=True) as store, store.read() as tx:
-            return {of.id: of for of in load_rollouts(tx)}
+            return {of.id: of for of in rollout_rows.load(tx)}
 
     def actions(self, action: str) -> int:
         """How often the audit log, whose chain must be whole, tells of an action."""

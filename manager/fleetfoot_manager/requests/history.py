@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from fleetfoot_manager import notes, policies, rights, schema
+from fleetfoot_manager import notes, policies, rights, rollout_rows, schema
 from fleetfoot_manager.notes import Note
 from fleetfoot_manager.requests import arguments, rollouts
 from fleetfoot_manager.requests.answers import BUDGET, fitted, moment, some
@@ -40,12 +40,17 @@ class Past(NamedTuple):
 
 def _past(tx: Connection, component: str | None, limit: int) -> Iterator[Past]:
     table = schema.rollouts.c
-    query = sa.select(table.rollout).where(table.live.is_(False)).order_by(table.created.desc())
+    query = (
+        sa.select(table.id, table.rollout, table.cohort)
+        .where(table.live.is_(False))
+        .order_by(table.created.desc())
+    )
     if component is not None:
         query = query.where(table.component == component)
-    for text in tx.scalars(query.limit(limit)):
-        body = json.loads(text)
-        records = body["devices"]
+    rows = tx.execute(query.limit(limit)).all()
+    devices = rollout_rows.records(tx, [row[0] for row in rows])
+    for name, text, cohort in rows:
+        body, records = json.loads(text), devices[name]
         yield Past(
             body["id"],
             body["component"],
@@ -54,7 +59,7 @@ def _past(tx: Connection, component: str | None, limit: int) -> Iterator[Past]:
             body["state"],
             body["started"],
             body["ended"],
-            tuple((group, records[device]["terminal"]) for device, group in body["cohort"]),
+            tuple((group, records[device]["terminal"]) for device, group in json.loads(cohort)),
         )
 
 

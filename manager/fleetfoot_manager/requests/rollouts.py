@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from fleetfoot_manager import compose, derive, notes, planning, policies, rights, rollout
+from fleetfoot_manager import compose, derive, notes, planning, policies, rights, rollout, rollout_rows
 from fleetfoot_manager.catalogue import ReleaseRow
 from fleetfoot_manager.requests import arguments
 from fleetfoot_manager.requests.answers import fitted, moment, some
@@ -17,7 +17,7 @@ from fleetfoot_manager.rollout import (
     RolloutEvent,
     Start,
 )
-from fleetfoot_manager.work import Work, load_rollouts
+from fleetfoot_manager.work import Work
 from fleetfoot_protocol import trust
 from fleetfoot_protocol.documents import MAX_TARGETS
 from fleetfoot_protocol.errors import FleetfootError, TrustError
@@ -161,7 +161,7 @@ def listing(work: Work, request: Request) -> dict[str, Any]:
     rights.demand_anywhere(root, request)
     found = sorted(work.rollouts.values(), key=lambda of: of.created, reverse=True)
     if asked.state == "all":
-        found += load_rollouts(work.tx, live=False, limit=_LISTED)
+        found += rollout_rows.load(work.tx, live=False, limit=_LISTED)
     readable = [of for of in found if rights.reads_all(root, request, of.groups)]
     rows = [row_of(of) for of in readable[:_LISTED]]
     shown, _ = fitted(rows)

@@ -8,10 +8,9 @@ import random
 from pathlib import Path
 from typing import Any
 
-from fleetfoot_manager import audit, documents, inventory, policies
+from fleetfoot_manager import audit, documents, inventory, policies, rollout_rows
 from fleetfoot_manager.faults import Stage
 from fleetfoot_manager.rollout import Rollout
-from fleetfoot_manager.work import load_rollout, load_rollouts
 from fleetfoot_protocol import dsse, times, topics, trust
 from fleetfoot_protocol.allow import Environment, allow
 from fleetfoot_protocol.documents import Desired, Goal
@@ -106,7 +105,7 @@ class World:
                 for name, course in self.witness.courses.items()
                 if not course.state.ended and name not in {of.id for of in manager.engine.live}
             ]
-            changed += [of for name in ended if (of := load_rollout(tx, name)) is not None]
+            changed += [of for name in ended if (of := rollout_rows.load_one(tx, name)) is not None]
             for of in changed:
                 self._known[of.id] = of.revision
                 course = self.witness.courses.get(of.id)
@@ -408,7 +407,7 @@ class World:
         unexpected = {what: n for what, n in manager.engine.dropped.items() if what[0].isupper()}
         demand(not unexpected, "the engine met what it did not expect", unexpected)
         with manager.store.read() as tx:
-            still = [(of.id, str(of.state)) for of in load_rollouts(tx, live=True)]
+            still = [(of.id, str(of.state)) for of in rollout_rows.load(tx, live=True)]
             demand(not still, "a rollout does not end", still)
             broken = audit.first_broken(audit.entries(tx))
             demand(broken is None, "the audit chain does not verify", broken)
@@ -416,7 +415,7 @@ class World:
                 if device.on and inventory.find(tx, device.id) is not None:
                     self._check_rest(tx, device)
             for name in self.witness.courses:
-                of = load_rollout(tx, name)
+                of = rollout_rows.load_one(tx, name)
                 if of is not None:
                     self._check_record(of)
 

@@ -1,0 +1,108 @@
+"""The core of a rollout over a million devices, without store and network: to plan and to open its waves, for
+each of them; and whether a report costs more in a large fleet.
+
+The limit is what nobody can go below: to hash every device's place and find between which two the cut is.
+"""
+
+import time
+from collections.abc import Callable, Iterable
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+from bench.common import Figure, cost_of
+from fleetfoot_manager import collector
+from fleetfoot_manager.rollout import Report, Rollout, Start, advance, planned
+from fleetfoot_protocol import admission
+from fleetfoot_protocol.documents import Goal
+from fleetfoot_protocol.states import RolloutState, Terminal
+
+_GOAL = Goal(version="1.1.0", counter=2, digest="a" * 64, length=1000)
+_SMALL = 1000
+_REPORTS = 20_000
+_NOW = 1_800_000_000.0
+
+T = TypeVar("T")
+
+
+def _timed(act: Callable[[], T]) -> tuple[T, float]:
+    """What it gives, and seconds of processor."""
+    began = time.process_time()
+    found = act()
+    return found, time.process_time() - began
+
+
+def _memory() -> float:
+    return cost_of(int(Path("/proc/self").resolve().name)).rss
+
+
+def _plan(devices: int) -> Rollout:
+    pairs = [(f"dev-{number:07}", "everywhere") for number in range(devices)]
+    waves = admission.wave_sizes(["1%", "10%", "100%"], devices)
+    return planned(
+        id="r-bench", component="kiosk", goal=_GOAL, devices=pairs, waves=waves, now=_NOW, settle=0.0,
+        breaker=0,
+    )  # fmt: skip
+
+
+def _cut(devices: int) -> str:
+    fit = [admission.Candidate(f"dev-{number:07}", {}) for number in range(devices)]
+    return admission.cut_for(devices // 10, "r-bench", fit)
+
+
+def _open_all(rollout: Rollout) -> tuple[Rollout, float]:
+    """With the last wave open, nine tenths of the devices in it; seconds of processor to open them."""
+    (rollout, _), seconds = _timed(lambda: advance(rollout, Start(), _NOW))
+    while rollout.wave < len(rollout.waves):
+        *most, last = _awaited(rollout, rollout.approved)
+        rollout = _reported(rollout, most)
+        rollout, more = _timed(partial(_reported, rollout, [last]))
+        seconds += more
+    return rollout, seconds
+
+
+def _awaited(rollout: Rollout, upto: int) -> list[str]:
+    return [m.device for m in rollout.cohort[:upto] if rollout.devices[m.device].awaited]
+
+
+def _reported(rollout: Rollout, devices: Iterable[str]) -> Rollout:
+    """These say that they are at work, and then that all is well."""
+    for device in devices:
+        for terminal, digest in ((Terminal.ACTIVE, "b" * 64), (Terminal.HEALTHY, _GOAL.digest)):
+            said = Report(device, digest, terminal, rollout=rollout.id, attempt=1)
+            rollout, _ = advance(rollout, said, _NOW)
+    return rollout
+
+
+def _report_cost(rollout: Rollout, reports: int) -> float:
+    """Seconds of processor for a report, where nine tenths of the devices are awaited."""
+    names = _awaited(rollout, rollout.total)[: reports // 2]
+    _, seconds = _timed(lambda: _reported(rollout, names))
+    return seconds / (2 * len(names))
+
+
+def figures(quick: bool) -> list[Figure]:
+    """For a small fleet and a large one."""
+    devices = 5_000 if quick else 1_000_000
+    each = 1e6 / devices
+    collector.calm()  # as the manager does
+    _, cut = _timed(lambda: _cut(devices))
+    empty = _memory()
+    rollout, plan = _timed(lambda: _plan(devices))
+    memory = (_memory() - empty) * 2**20 / devices
+    opened, opening = _open_all(rollout)
+    if (opened.state, opened.wave) != (RolloutState.RUNNING, 3):
+        raise RuntimeError(f"the last wave is not open: {opened.state} {opened.wave}")
+    large = _report_cost(opened, min(_REPORTS, devices))
+    small = _report_cost(_open_all(_plan(_SMALL))[0], _SMALL)
+    label = f"{devices} devices"
+    limit = "to find one cut"
+    return [
+        Figure(f"{label}: plan three waves", plan * each, "µs a device", cut * each, limit,
+               note="three cuts, the order of all, a record each"),
+        Figure(f"{label}: open the three waves", opening * each, "µs a device", cut * each, limit,
+               at_most=1.0, note="each exposes its devices"),
+        Figure(f"a report among {devices}", large * 1e6, "µs", small * 1e6, f"a report among {_SMALL}",
+               at_most=2.0, note="nine tenths of the devices are awaited"),
+        Figure(f"{label}: memory of the rollout", memory, "B a device"),
+    ]  # fmt: skip
