@@ -1,5 +1,6 @@
 """The frame of the benchmarks: what a figure says, and that every benchmark is found."""
 
+import bench.rollout
 import pytest
 from bench.__main__ import main, names, section
 from bench.common import Figure, number
@@ -24,7 +25,15 @@ def test_a_number_has_the_digits_that_count(value: float, text: str) -> None:
 
 
 def test_every_benchmark_is_found_and_an_unknown_one_is_an_error() -> None:
-    assert {"ingest", "wave", "staged", "restart", "multitude"} <= set(names())
+    assert {"ingest", "wave", "staged", "restart", "multitude", "rollout"} <= set(names())
     assert not {"common", "house"} & set(names())
     with pytest.raises(SystemExit):
         main(["no-such"])
+
+
+def test_the_core_of_a_rollout_is_measured() -> None:
+    found = {one.what: one for one in bench.rollout.figures(quick=True)}
+    report = found["a report among 5000"]
+    assert report.ratio is not None
+    assert report.ratio < 10, "it would be a hundred if a report looked at every device"
+    assert all(one.value > 0 for what, one in found.items() if "memory" not in what)

@@ -45,9 +45,10 @@ def write(folder: Path, tx: Connection) -> None:
     """Bring the file up to what the store says. Raises OSError."""
     table = schema.devices.c
     rows = tx.execute(sa.select(table.id, table.group, table.key, table.labels).order_by(table.id))
+    # Ids and keys need no quoting and labels are JSON: this is done at every start, for every device.
     text = "".join(
-        json.dumps({"id": row[0], "group": row[1], "key": row[2], "labels": json.loads(row[3])}) + "\n"
-        for row in rows
+        f'{{"id": "{device}", "group": "{group}", "key": "{key}", "labels": {labels}}}\n'
+        for device, group, key, labels in rows
     )
     path = folder / NAME
     if path.is_file() and path.read_text() == text:
