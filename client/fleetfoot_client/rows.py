@@ -176,6 +176,17 @@ class PlanRow(Row):
     breaker: int = 0
     refusing: tuple[RefusingRow, ...] = ()
     refusing_count: int = 0
+    strategy: str = ""
+    chain: tuple[str, ...] = ()
+    consecutive: bool = False
+    canaries: tuple[str, ...] = ()
+    stage: str = ""
+    failure_percent: int = 0
+    min_successes: int = 1
+    approve_each_wave: bool = False
+    offline_policy: str = ""
+    priority: int = 0
+    expires: str = ""
     batch_size: int = 0
     batch_count: int = 0
     estimated_total_seconds: int = 0
@@ -243,6 +254,7 @@ class PolicyRow(Row):
     approval: str = ""
     approval_above: int = 0
     approval_by_other: bool = False
+    approval_waves: bool = False
 
 
 class GroupRow(Row):

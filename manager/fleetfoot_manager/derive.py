@@ -9,15 +9,16 @@ Pure. In this order, the first that applies:
 4. The device answered this rollout with a rejection: failed, with its code. What it answered counts if
    it names this rollout and attempt as its work, or if it answered the very document that stands now and
    `resolve` says that this rollout is what the document asks of this device.
-5. The device is ahead of the goal and may stay there: skipped.
-6. Nothing: what runs is all there is to report; a deferral gives the reason.
+5. The device obeys another rollout over the same group, of a higher priority: skipped, naming it.
+6. The device is ahead of the goal and may stay there: skipped.
+7. Nothing: what runs is all there is to report; a deferral gives the reason.
 """
 
 from fleetfoot_manager.rollout_events import Report
 from fleetfoot_manager.rollout_state import Rollout
 from fleetfoot_protocol.documents import Desired
 from fleetfoot_protocol.reports import ComponentStatus, OutcomeRecord, Status
-from fleetfoot_protocol.resolve import Device, resolve
+from fleetfoot_protocol.resolve import Device, first_target, resolve
 from fleetfoot_protocol.states import Lifecycle, Outcome, Terminal, Verdict
 
 #: States in which a device works on something. Waiting and staged are not: it has not begun, or rests.
@@ -41,6 +42,7 @@ _ENDINGS: dict[Outcome, Terminal] = {
 }
 AHEAD = "ahead of the target"
 OWN = "obeys a document of its own"
+OTHER = "obeys rollout"
 
 
 def report(rollout: Rollout, status: Status, current: Desired | None, *, own: bool = False) -> Report | None:
@@ -80,6 +82,8 @@ def _said(
         if _answers(rollout, status, component, current):
             return Terminal.FAILED, answered.code, answered.reason
         return None, "", ""
+    if other := _obeys_another(rollout, status, component, current):
+        return Terminal.SKIPPED, "", f"{OTHER} {other}"
     if _ahead(rollout, component):
         return Terminal.SKIPPED, "", AHEAD
     if answered is not None and answered.verdict is Verdict.DEFERRED:
@@ -109,7 +113,12 @@ def _answers(rollout: Rollout, status: Status, component: ComponentStatus, curre
         return False
     if (answered.epoch, answered.sequence) != current.order:
         return False
-    device = Device(
+    plan = resolve(current, None, _facts(status, component))
+    return plan.rollout == rollout.id and plan.goal == goal
+
+
+def _facts(status: Status, component: ComponentStatus) -> Device:
+    return Device(
         id=status.device,
         labels=status.labels,
         run=component.running,
@@ -117,8 +126,19 @@ def _answers(rollout: Rollout, status: Status, component: ComponentStatus, curre
         refused=component.refused,
         floor=component.floor,
     )
-    plan = resolve(current, None, device)
-    return plan.rollout == rollout.id and plan.goal == goal
+
+
+def _obeys_another(
+    rollout: Rollout, status: Status, component: ComponentStatus, current: Desired | None
+) -> str:
+    """The rollout whose target stands before this one's and admits the device, or nothing."""
+    if current is None or all(target.rollout == rollout.id for target in current.targets[:1]):
+        return ""
+    first = first_target(current, _facts(status, component))
+    places = {target.rollout: place for place, target in enumerate(current.targets)}
+    if first is None or rollout.id not in places or places[first.rollout] >= places[rollout.id]:
+        return ""
+    return first.rollout
 
 
 def _ahead(rollout: Rollout, component: ComponentStatus) -> bool:

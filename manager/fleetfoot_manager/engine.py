@@ -40,8 +40,9 @@ from fleetfoot_manager.mqtt import (
 )
 from fleetfoot_manager.reassert import Reassertion
 from fleetfoot_manager.registry import Registry
+from fleetfoot_manager.requests import chains
 from fleetfoot_manager.requests.desk import Desk, Examined
-from fleetfoot_manager.rollout import Rollout, Tick
+from fleetfoot_manager.rollout import Rollout
 from fleetfoot_manager.store import REQUESTS_SINCE, Store, get_meta
 from fleetfoot_manager.work import Work
 from fleetfoot_protocol import topics
@@ -253,6 +254,7 @@ class Engine:
                 # What fails is not tried again at once.
                 if not self._guarded(work, "Tick", partial(self._tick, work, name)):
                     self._not_before[name] = now + _TICK_SECONDS
+            self._guarded(work, "chains", partial(chains.follow, work))
             work.evictions += self._registry.bouncer.due(now)
             self._guarded(work, "agenda", partial(self._agenda.act, work))
             self._guarded(work, "freshness", partial(self.reassertion.overdue, work))
@@ -410,7 +412,7 @@ class Engine:
 
     def _tick(self, work: Work, name: str) -> None:
         if name in work.rollouts:
-            work.advance(name, Tick())
+            work.advance(name, rollout.due(work.rollouts[name], work.now))
 
     # --- publishing ----------------------------------------------------------------------------------
 

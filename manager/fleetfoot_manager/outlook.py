@@ -55,7 +55,7 @@ def describe(
     return {
         "batch_size": max(sizes),
         "batch_count": len(sizes),
-        "estimated_total_seconds": round(len(sizes) * (seconds + of.settle)),
+        "estimated_total_seconds": round((len(sizes) + bool(of.stage)) * (seconds + of.settle)),
         "estimated_from": "defaults" if known is None else "history",
         "offline": away[:_LISTED],
         "offline_count": len(away),
@@ -76,6 +76,8 @@ def phase(of: Rollout, index: int) -> str:
     """What the batch with this index, from 1, is in the rollout."""
     if len(of.waves) == 1:
         return "everybody"
+    if of.strategy == "batches" and not (of.include and index == 1):
+        return "batch"
     return "canary" if index == 1 else "wave"
 
 

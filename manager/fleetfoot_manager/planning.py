@@ -6,18 +6,18 @@ to refuse keeps it in the cohort: its answer counts, and policy may change until
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from sqlalchemy.engine import Connection
 
-from fleetfoot_manager import acts, catalogue, inventory, outlook, policies
+from fleetfoot_manager import acts, catalogue, outlook, pace, policies, targets
 from fleetfoot_manager.acts import Act
 from fleetfoot_manager.catalogue import Life, ReleaseRow
 from fleetfoot_manager.inventory import DeviceEntry
-from fleetfoot_manager.requests.answers import BUDGET
+from fleetfoot_manager.requests.answers import BUDGET, moment, some
 from fleetfoot_manager.requests.arguments import RolloutPlan
 from fleetfoot_manager.rollout import Rollout, planned
-from fleetfoot_protocol import admission, strictjson
+from fleetfoot_protocol import strictjson
 from fleetfoot_protocol.allow import Environment, Permission, Rules, allow, find_artifact
 from fleetfoot_protocol.codes import Code
 from fleetfoot_protocol.documents import Goal, Release
@@ -27,8 +27,6 @@ from fleetfoot_protocol.resolve import Act as Asks
 from fleetfoot_protocol.resolve import Plan, Why
 from fleetfoot_protocol.states import RolloutState
 
-DEFAULT_WAVES: tuple[int | str, ...] = ("10%", "50%", "100%")
-DEFAULT_SETTLE = 300
 DEFAULT_TIMEOUT = 300
 _LISTED = (100, 30, 10)
 
@@ -55,22 +53,15 @@ def make(tx: Connection, asked: RolloutPlan, name: str, now: float) -> Planned:
     """
     release = catalogue.demand(tx, asked.component, asked.version)
     catalogue.demand_serving(tx, release)
-    unknown = sorted(set(asked.groups) - set(inventory.groups(tx)))
-    if unknown:
-        raise FleetfootError("not_found", f"no devices are enrolled in group {', '.join(unknown)}")
-    devices = [
-        entry
-        for entry in inventory.of_groups(tx, asked.groups)
-        if admission.matches(asked.selector, entry.labels)
-    ]
-    if not devices:
-        raise FleetfootError("request_invalid", "no device of these groups matches the selector")
-    _demand_artifact(release.manifest, devices)
+    devices = targets.members(tx, asked)
+    _demand_artifact(release.manifest, devices, each=bool(asked.devices))
     approval = policies.demand_approval(tx, asked.groups, len(devices))
+    if policies.demand_each_wave(tx, asked.groups):
+        asked = asked.model_copy(update={"approve_each_wave": True})
     of = _rollout(asked, name, release, devices, now, approval)
     course = outlook.describe(tx, of, release, devices)
     made = Planned(of, release, devices, acts.standing(tx, release.component), course)
-    if made.rollout.canary and len(made.rollout.waves) == 1:
+    if made.rollout.canary and (len(made.rollout.waves) == 1 or made.rollout.stage):
         raise FleetfootError(
             "state_refused",
             f"{release.component} {release.version} is published, not blessed: it serves single devices, and"
@@ -90,38 +81,31 @@ def _rollout(
     now: float,
     approval: bool,
 ) -> Rollout:
-    shares = ("100%",) if asked.immediate else asked.waves or DEFAULT_WAVES
-    try:
-        waves = admission.wave_sizes(shares, len(devices))
-    except ValueError as error:
-        raise FleetfootError("request_invalid", f"waves: {error}") from None
-    goal = Goal(
-        version=release.version,
-        counter=release.counter,
-        digest=release.digest,
-        length=max(artifact.length for artifact in release.manifest.artifacts),
-        mode=asked.mode,
-    )
+    asks = pace.of(asked, len(devices), now)
     return planned(
         id=name,
         component=asked.component,
-        goal=goal,
+        goal=goal_of(release, asked.mode),
         devices=[(entry.id, entry.group) for entry in devices],
-        waves=waves,
+        waves=asks.waves,
         now=now,
         groups=tuple(sorted(asked.groups)),
         selector=asked.selector,
         already=_already(devices, asked.component, release.digest),
-        settle=float(_or(asked.settle, 0 if asked.immediate else DEFAULT_SETTLE)),
-        device_timeout=float(_or(asked.device_timeout, DEFAULT_TIMEOUT)),
-        breaker=asked.breaker,
+        settle=asks.settle,
+        device_timeout=float(DEFAULT_TIMEOUT if asked.device_timeout is None else asked.device_timeout),
         approval=approval,
         canary=release.life == Life.PUBLISHED,
+        **asks.gate,
     )
 
 
-def _or(value: int | None, default: int) -> int:
-    return default if value is None else value
+def goal_of(release: ReleaseRow, mode: Literal["at_least", "exactly"]) -> Goal:
+    """The release as a goal, at its first attempt."""
+    length = max(artifact.length for artifact in release.manifest.artifacts)
+    return Goal(
+        version=release.version, counter=release.counter, digest=release.digest, length=length, mode=mode
+    )
 
 
 def _already(devices: Sequence[DeviceEntry], component: str, digest: str) -> set[str]:
@@ -134,12 +118,12 @@ def _already(devices: Sequence[DeviceEntry], component: str, digest: str) -> set
     return found
 
 
-def _demand_artifact(release: Release, devices: Sequence[DeviceEntry]) -> None:
-    """Refuse a release that fits none of those devices whose platform is known."""
+def _demand_artifact(release: Release, devices: Sequence[DeviceEntry], *, each: bool) -> None:
+    """Refuse a release that fits none of those devices whose platform is known; or, with `each`, not all."""
     platforms = {status.platform for entry in devices if (status := entry.status)}
-    misfits = [find_artifact(release, platform) for platform in platforms]
-    if misfits and all(isinstance(one, Permission) for one in misfits):
-        names = ", ".join(sorted({f"{platform.os}/{platform.arch}" for platform in platforms}))
+    misfits = [one for one in platforms if isinstance(find_artifact(release, one), Permission)]
+    if misfits and (each or len(misfits) == len(platforms)):
+        names = ", ".join(sorted({f"{platform.os}/{platform.arch}" for platform in misfits}))
         raise UpgradeError(
             Code.UPGRADE_NO_MATCHING_ARTIFACT, f"no matching release artifact for agent platform {names}"
         )
@@ -164,6 +148,25 @@ def refusal(status: Status, release: Release, goal: Goal) -> Permission | None:
     environment = Environment(platform=status.platform, agent=status.agent, run=run, free=status.disk.free)
     answer = allow(Plan(Asks.INSTALL, Why.ORDERED, goal), release, rules, environment)
     return answer if answer.verdict == "reject" else None
+
+
+def gate(of: Rollout) -> dict[str, Any]:
+    """What stops a rollout and what lets it on, as it is shown; what is as usual is left out."""
+    return {
+        "breaker": of.breaker,
+        **some(
+            consecutive=of.consecutive or None,
+            canaries=list(of.include) or None,
+            stage=of.stage,
+            failure_percent=of.failure_percent or None,
+            min_successes=of.min_successes if of.min_successes > 1 else None,
+            approve_each_wave=of.each_wave or None,
+            offline_policy="skip" if of.skip_offline else None,
+            priority=of.priority or None,
+            expires=moment(of.lives_until),
+            after=of.after,
+        ),
+    }
 
 
 def describe(plan: Planned) -> dict[str, Any]:
@@ -210,12 +213,13 @@ def _describe(plan: Planned, refusing: list[dict[str, str]], listed: int) -> dic
         "digest": of.goal.digest,
         "groups": list(of.groups),
         "total": of.total,
+        "strategy": of.strategy,
         "waves": list(of.waves),
         "batches": batches,
+        **gate(of),
         **plan.course,
         "settle": int(of.settle),
         "device_timeout": int(of.device_timeout),
-        "breaker": of.breaker,
         "approval": of.state is RolloutState.AWAITING_APPROVAL,
         "refusing": refusing[:listed],
         "refusing_count": len(refusing),

@@ -21,12 +21,14 @@ from fleetfoot_protocol.documents import Model
 class Policy(Model):
     """approval: whether rollouts need one; `above`: those of more than `approval_above` devices.
 
-    approval_by_other: whoever asked for a rollout does not approve it.
+    approval_by_other: whoever asked for a rollout does not approve it. approval_waves: each wave behind the
+    first is approved, too.
     """
 
     approval: Literal["above", "always", "never"] = "above"
     approval_above: Annotated[int, Field(ge=0, le=10_000_000)] = 100
     approval_by_other: bool = False
+    approval_waves: bool = False
 
     def demands(self, devices: int) -> bool:
         """Whether a rollout of that many devices needs approval."""
@@ -48,6 +50,11 @@ def keep(tx: Connection, group: str, policy: Policy) -> None:
 def demand_approval(tx: Connection, groups: Iterable[str], devices: int) -> bool:
     """Whether one of the groups demands approval of a rollout of that many devices."""
     return any(of_group(tx, group).demands(devices) for group in groups)
+
+
+def demand_each_wave(tx: Connection, groups: Iterable[str]) -> bool:
+    """Whether one of the groups demands approval of each wave."""
+    return any(of_group(tx, group).approval_waves for group in groups)
 
 
 class Order(NamedTuple):

@@ -58,6 +58,7 @@ VERBS: dict[str, Right] = {
     "rollout.show": Right.READ,
     "rollout.pause": Right.FREEZE,
     "rollout.resume": Right.STEER,
+    "rollout.activate": Right.STEER,
     "rollout.decide": Right.STEER,
     "rollout.cancel": Right.STEER,
     "rollout.retry": Right.STEER,

@@ -13,7 +13,9 @@ from fleetfoot_manager import rollout_acts as act
 from fleetfoot_manager.effects import Effect, ordered
 from fleetfoot_manager.rollout_acts import IllegalTransition
 from fleetfoot_manager.rollout_events import (
+    Activate,
     Approve,
+    Away,
     Bless,
     Cancel,
     Decide,
@@ -28,16 +30,20 @@ from fleetfoot_manager.rollout_events import (
     Retry,
     RolloutEvent,
     Start,
+    Supersede,
     Tick,
     kind_of,
 )
 from fleetfoot_manager.rollout_gate import Turn, overdue_at, target
-from fleetfoot_manager.rollout_state import DeviceRecord, DeviceTable, Member, Rollout, planned
+from fleetfoot_manager.rollout_plan import planned
+from fleetfoot_manager.rollout_state import DeviceRecord, DeviceTable, Member, Rollout
 from fleetfoot_protocol.states import RolloutState
 
 __all__ = [
     "TRANSITIONS",
+    "Activate",
     "Approve",
+    "Away",
     "Bless",
     "Cancel",
     "Decide",
@@ -58,8 +64,10 @@ __all__ = [
     "RolloutEvent",
     "Start",
     "Step",
+    "Supersede",
     "Tick",
     "advance",
+    "due",
     "next_deadline",
     "planned",
     "target",
@@ -93,6 +101,7 @@ TRANSITIONS: dict[RolloutState, dict[Kind, Step]] = {
         Left: _to(act.on_left, _S.AWAITING_APPROVAL),
         Cancel: _to(act.on_cancel, _S.CANCELED),
         Expire: _to(act.on_expire, _S.EXPIRED),
+        Supersede: _to(act.on_supersede, _S.SUPERSEDED),
     },
     _S.PLANNED: {
         Bless: _to(act.on_bless, _S.PLANNED),
@@ -102,11 +111,13 @@ TRANSITIONS: dict[RolloutState, dict[Kind, Step]] = {
         Left: _to(act.on_left, _S.PLANNED),
         Cancel: _to(act.on_cancel, _S.CANCELED),
         Expire: _to(act.on_expire, _S.EXPIRED),
+        Supersede: _to(act.on_supersede, _S.SUPERSEDED),
     },
     _S.RUNNING: {
         Bless: _to(act.on_bless, _S.RUNNING),
         Report: _to(act.on_report, *_ONWARD),
         Tick: _to(act.on_tick, *_ONWARD),
+        Away: _to(act.on_away, *_ONWARD),
         Joined: _to(act.on_joined, _S.RUNNING),
         Left: _to(act.on_left, *_ONWARD),
         Pause: _to(act.on_pause, _S.PAUSED),
@@ -114,6 +125,7 @@ TRANSITIONS: dict[RolloutState, dict[Kind, Step]] = {
         Decision.ROLLBACK: _to(act.on_rollback, *_BACK),
         Cancel: _to(act.on_cancel, _S.CANCELED),
         Expire: _to(act.on_expire, _S.EXPIRED),
+        Supersede: _to(act.on_supersede, _S.SUPERSEDED),
     },
     _S.SETTLING: {
         Bless: _to(act.on_bless, _S.SETTLING),
@@ -125,6 +137,7 @@ TRANSITIONS: dict[RolloutState, dict[Kind, Step]] = {
         Decision.ROLLBACK: _to(act.on_rollback, *_BACK),
         Cancel: _to(act.on_cancel, _S.CANCELED),
         Expire: _to(act.on_expire, _S.EXPIRED),
+        Supersede: _to(act.on_supersede, _S.SUPERSEDED),
     },
     _S.PAUSED: {
         Bless: _to(act.on_bless, *_ONWARD),
@@ -132,11 +145,14 @@ TRANSITIONS: dict[RolloutState, dict[Kind, Step]] = {
         Tick: _to(act.on_idle_tick, _S.PAUSED),
         Joined: _to(act.on_joined, _S.PAUSED),
         Left: _to(act.on_left, _S.PAUSED),
+        Approve: _to(act.on_approve_wave, *_ONWARD),
+        Activate: _to(act.on_activate, *_ONWARD),
         Resume: _to(act.on_resume, *_ONWARD),
         Retry: _to(act.on_retry, *_ONWARD),
         Decision.ROLLBACK: _to(act.on_rollback, *_BACK),
         Cancel: _to(act.on_cancel, _S.CANCELED),
         Expire: _to(act.on_expire, _S.EXPIRED),
+        Supersede: _to(act.on_supersede, _S.SUPERSEDED),
     },
     _S.TRIPPED: {
         Bless: _to(act.on_bless, _S.TRIPPED),
@@ -150,6 +166,7 @@ TRANSITIONS: dict[RolloutState, dict[Kind, Step]] = {
         Decision.ABORT: _to(act.on_abort, _S.ABORTED),
         Cancel: _to(act.on_cancel, _S.CANCELED),
         Expire: _to(act.on_expire, _S.EXPIRED),
+        Supersede: _to(act.on_supersede, _S.SUPERSEDED),
     },
     _S.ROLLING_BACK: {
         Bless: _to(act.on_bless, _S.ROLLING_BACK),
@@ -193,9 +210,17 @@ def _steering(rollout: Rollout) -> tuple[RolloutState, int, int]:
 
 
 def next_deadline(rollout: Rollout) -> float | None:
-    """When a Tick is due (unix seconds, perhaps past): a timeout, the end of settling or of waiting."""
+    """When time brings something, see `due`: a timeout, the end of settling or of its life. Unix seconds."""
+    if rollout.state is _S.ROLLING_BACK:
+        return rollout.return_until
+    moments: list[float | None] = [rollout.lives_until]
     if rollout.state in (_S.RUNNING, _S.SETTLING):
         first = rollout.devices.first_awaited
-        due = (rollout.settle_until, None if first is None else overdue_at(rollout, first))
-        return min((moment for moment in due if moment is not None), default=None)
-    return rollout.return_until
+        moments += [rollout.settle_until, None if first is None else overdue_at(rollout, first)]
+    return min((moment for moment in moments if moment is not None), default=None)
+
+
+def due(rollout: Rollout, now: float) -> Tick | Expire:
+    """What time brings at `now`, once the next deadline has come."""
+    over = rollout.lives_until is not None and now >= rollout.lives_until
+    return Expire() if over and rollout.state is not _S.ROLLING_BACK else Tick()

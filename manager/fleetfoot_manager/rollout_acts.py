@@ -8,7 +8,9 @@ from dataclasses import replace
 
 from fleetfoot_manager.effects import Effect, Emit, Lift, PublishDesired, PublishProgress, Withdraw
 from fleetfoot_manager.rollout_events import (
+    Activate,
     Approve,
+    Away,
     Bless,
     Cancel,
     Decide,
@@ -22,14 +24,19 @@ from fleetfoot_manager.rollout_events import (
     Retry,
     RolloutEvent,
     Start,
+    Supersede,
     Tick,
     kind_of,
 )
 from fleetfoot_manager.rollout_gate import (
+    AWAITS_ACTIVATION,
+    AWAITS_APPROVAL,
     AWAITS_BLESSING,
     Turn,
+    away,
     dismissed,
     end,
+    open_staging,
     open_wave,
     proceed,
     settled,
@@ -37,8 +44,9 @@ from fleetfoot_manager.rollout_gate import (
     succeeded,
     with_devices,
 )
+from fleetfoot_manager.rollout_plan import new_record
 from fleetfoot_manager.rollout_reports import FINAL, recorded
-from fleetfoot_manager.rollout_state import FAILURES, Member, Rollout, new_record
+from fleetfoot_manager.rollout_state import FAILURES, Member, Rollout
 from fleetfoot_protocol.codes import Code
 from fleetfoot_protocol.errors import FleetfootError
 from fleetfoot_protocol.events import Event
@@ -47,6 +55,10 @@ from fleetfoot_protocol.states import RolloutState, Terminal
 
 MAX_REASON = 160
 _LEFT = "left the groups"
+#: Why a rollout stands -> what a resume is told that cannot give what it waits for.
+_WAITS = frozenset({AWAITS_BLESSING, AWAITS_APPROVAL, AWAITS_ACTIVATION})
+#: What counts for failures in a row.
+_TELLING = FINAL | {Terminal.STAGED}
 
 
 class IllegalTransition(FleetfootError):
@@ -63,6 +75,36 @@ def on_approve(rollout: Rollout, event: Approve, now: float) -> Turn:
     return approved, [PublishProgress(), Emit(Event.ROLLOUT_APPROVED)]
 
 
+def on_approve_wave(rollout: Rollout, event: Approve, now: float) -> Turn:
+    """The next wave of a rollout of which each is approved; one that stands for something else stands on."""
+    if rollout.reason != AWAITS_APPROVAL:
+        return rollout, []
+    return _permitted(rollout, now, Emit(Event.ROLLOUT_APPROVED, {"batch_index": rollout.wave + 1}))
+
+
+def on_activate(rollout: Rollout, event: Activate, now: float) -> Turn:
+    """What everybody has staged goes on, wave by wave; one that stands for something else stands on."""
+    if rollout.reason != AWAITS_ACTIVATION:
+        return rollout, []
+    return _permitted(rollout, now, Emit(Event.ROLLOUT_RESUMED, {"by": event.by}))
+
+
+def _permitted(rollout: Rollout, now: float, told: Emit) -> Turn:
+    """A rollout that stood for a person's word alone goes on with its next wave."""
+    opened, effects = open_wave(_unheld(rollout, RolloutState.RUNNING, now), now)
+    after, more = proceed(opened, now)
+    return after, [*effects, told, *more]
+
+
+def on_away(rollout: Rollout, event: Away, now: float) -> Turn:
+    """Of whom was asked, these are offline: nobody waits for them; they converge when they come back."""
+    after = away(rollout, event.devices, now)
+    if after is rollout:
+        return rollout, []
+    after, more = proceed(after, now)
+    return after, [PublishProgress(), *more]
+
+
 def on_bless(rollout: Rollout, event: Bless, now: float) -> Turn:
     """A rollout that stood for this alone goes on by itself."""
     if not rollout.canary:
@@ -70,9 +112,7 @@ def on_bless(rollout: Rollout, event: Bless, now: float) -> Turn:
     blessed = replace(rollout, canary=False)
     if rollout.state is not RolloutState.PAUSED or rollout.reason != AWAITS_BLESSING:
         return blessed, []
-    opened, effects = open_wave(_unheld(blessed, RolloutState.RUNNING, now), now)
-    after, more = proceed(opened, now)
-    return after, [*effects, Emit(Event.ROLLOUT_RESUMED), *more]
+    return _permitted(blessed, now, Emit(Event.ROLLOUT_RESUMED))
 
 
 def on_start(rollout: Rollout, event: Start, now: float) -> Turn:
@@ -82,7 +122,8 @@ def on_start(rollout: Rollout, event: Start, now: float) -> Turn:
         "device_count": rollout.total,
         "waves": list(rollout.waves),
     }
-    opened, effects = open_wave(replace(rollout, started=now), now)
+    opens = open_staging if rollout.stage else open_wave
+    opened, effects = opens(replace(rollout, started=now), now)
     after, more = proceed(opened, now)
     return after, [Lift(rollout.goal.digest), Emit(Event.ROLLOUT_STARTED, data), *effects, *more]
 
@@ -94,6 +135,9 @@ def _told(rollout: Rollout, report: Report, now: float) -> Turn:
         return rollout, []
     after = recorded(rollout, before, report, now)
     rollout = with_devices(rollout, {report.device: after})
+    if after.terminal is not before.terminal and after.terminal in _TELLING:
+        streak = rollout.streak + 1 if after.terminal in FAILURES else 0
+        rollout = replace(rollout, streak=streak) if streak != rollout.streak else rollout
     effects: list[Effect] = []
     if after.terminal is not before.terminal:
         effects.append(PublishProgress())
@@ -173,8 +217,8 @@ def _unheld(rollout: Rollout, state: RolloutState, now: float) -> Rollout:
 
 
 def on_resume(rollout: Rollout, event: Resume, now: float) -> Turn:
-    if rollout.canary and rollout.reason == AWAITS_BLESSING:
-        raise IllegalTransition(rollout, event, f": {AWAITS_BLESSING}")
+    if rollout.reason in _WAITS:
+        raise IllegalTransition(rollout, event, f": {rollout.reason}")
     back = rollout.resume_to or RolloutState.RUNNING
     after, more = proceed(_unheld(rollout, back, now), now)
     return after, [PublishDesired(), PublishProgress(), Emit(Event.ROLLOUT_RESUMED), *more]
@@ -182,10 +226,9 @@ def on_resume(rollout: Rollout, event: Resume, now: float) -> Turn:
 
 def on_continue(rollout: Rollout, event: Decide, now: float) -> Turn:
     if not rollout.devices.awaited and not succeeded(rollout):
-        raise IllegalTransition(
-            rollout, event, f": wave {rollout.wave} has no success; retry, roll back or abort"
-        )
-    forgiven = replace(rollout, failures_before=rollout.devices.failures)
+        what = f"wave {rollout.wave}" if rollout.wave else "the staging"
+        raise IllegalTransition(rollout, event, f": {what} has no success; retry, roll back or abort")
+    forgiven = replace(rollout, failures_before=rollout.devices.failures, streak=0)
     after, more = proceed(_unheld(forgiven, RolloutState.RUNNING, now), now)
     return after, [PublishDesired(), PublishProgress(), _decided(event), *more]
 
@@ -233,6 +276,13 @@ def on_expire(rollout: Rollout, event: Expire, now: float) -> Turn:
     return after, [*effects, Emit(Event.ROLLOUT_EXPIRED)]
 
 
+def on_supersede(rollout: Rollout, event: Supersede, now: float) -> Turn:
+    """Another rollout takes its place: who has not begun begins that one instead."""
+    why = f"superseded by {event.by}"
+    after, effects = end(dismissed(rollout, now), RolloutState.SUPERSEDED, why, now)
+    return after, [*effects, Emit(Event.ROLLOUT_CANCELED, {"superseded_by": event.by})]
+
+
 def on_retry(rollout: Rollout, event: Retry, now: float) -> Turn:
     again = {
         device: replace(record, terminal=Terminal.PENDING, code="", reason="", ended=None)
@@ -244,7 +294,7 @@ def on_retry(rollout: Rollout, event: Retry, now: float) -> Turn:
         raise IllegalTransition(rollout, event, ": no exposed device has failed or is silent")
     goal = rollout.goal.model_copy(update={"attempt": rollout.goal.attempt + 1})
     tried = replace(with_devices(rollout, again), goal=goal)
-    tried = replace(tried, failures_before=tried.devices.failures)
+    tried = replace(tried, failures_before=tried.devices.failures, streak=0)
     after, more = proceed(_unheld(tried, RolloutState.RUNNING, now), now)
     return after, [PublishDesired(), PublishProgress(), *more]
 
@@ -253,13 +303,16 @@ def on_joined(rollout: Rollout, event: Joined, now: float) -> Turn:
     """Into the cohort; exposed at once if the cut of an open wave admits it, as the document already does."""
     known = rollout.devices.get(event.device)
     moved = Member(event.device, event.group) not in rollout.cohort
+    if rollout.listed and known is None:
+        return rollout, []
     if known is not None and not known.gone and not moved:
         return rollout, []
     if moved:
         rollout = rollout.with_member(event.device, event.group)
     if known is None or (known.gone and known.terminal not in FINAL):
-        record = new_record(rollout, event.device, False, now)
-        if 0 < record.wave <= rollout.wave:
+        record = new_record(rollout.wave_of(event.device), False, now)
+        staged = rollout.stage and rollout.started is not None
+        if record.wave > 0 and (staged or record.wave <= rollout.wave):
             record = replace(record, since=now)
     else:
         record = replace(known, gone=False)

@@ -17,7 +17,28 @@ class Decision(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Approve:
-    """A rollout that awaits approval is approved as planned."""
+    """A rollout that awaits approval is approved as planned, or the next wave of one that is running."""
+
+
+@dataclass(frozen=True, slots=True)
+class Activate:
+    """What everybody has staged may be activated, wave by wave. `by` is the operator's id."""
+
+    by: str
+
+
+@dataclass(frozen=True, slots=True)
+class Away:
+    """These devices were offline at the moment in which they were asked."""
+
+    devices: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Supersede:
+    """Another rollout, `by`, takes the place of this one; who has moved stays until that one moves it."""
+
+    by: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +130,9 @@ class Left:
 
 
 RolloutEvent: TypeAlias = (
-    Approve
+    Activate
+    | Approve
+    | Away
     | Bless
     | Start
     | Report
@@ -122,6 +145,7 @@ RolloutEvent: TypeAlias = (
     | Expire
     | Joined
     | Left
+    | Supersede
 )
 #: What the table of transitions is keyed by: the type of an event, or a decision.
 Kind: TypeAlias = type[RolloutEvent] | Decision

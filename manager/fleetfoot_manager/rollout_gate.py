@@ -4,12 +4,21 @@ Each function takes a rollout and the time and returns a rollout and what to do;
 transitions, which stands in `rollout`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any, TypeAlias
 
-from fleetfoot_manager.effects import Effect, Emit, PublishDesired, PublishProgress, SetBaseline, Stand
+from fleetfoot_manager.effects import (
+    Effect,
+    Emit,
+    PublishDesired,
+    PublishProgress,
+    SetBaseline,
+    Stand,
+    Withdraw,
+)
 from fleetfoot_manager.rollout_state import FAILURES, DeviceRecord, Rollout, shared
+from fleetfoot_protocol import admission
 from fleetfoot_protocol.documents import Target
 from fleetfoot_protocol.events import MAX_LISTED_DEVICES, Event
 from fleetfoot_protocol.states import RolloutState, Terminal
@@ -25,23 +34,42 @@ HELD: dict[RolloutState, bool] = {
 }
 #: Why a rollout stands whose canary passed, and whose release nobody has blessed yet.
 AWAITS_BLESSING = "the canary is well; later waves need a blessed release"
+#: Why a rollout stands of which each wave is approved.
+AWAITS_APPROVAL = "the next wave awaits approval"
+#: Why a rollout stands that only stages until somebody says more.
+AWAITS_ACTIVATION = "everything is staged; nobody activates before somebody says so"
+STAGING = "everybody stages, nobody activates yet"
+#: Under these the cut alone keeps the next wave out: who was admitted before goes on, what is staged stays.
+_UNHELD = frozenset({AWAITS_APPROVAL, AWAITS_ACTIVATION})
+#: Who is asked anew when its wave activates what everybody has staged.
+_STAGED = (Terminal.STAGED, Terminal.SILENT)
 _NO_ANSWER = "no answer within the device timeout"
+AWAY = "offline when it was asked"
 
 
 def target(rollout: Rollout) -> Target | None:
     """What stands in the group documents now; None before the start and once it is dropped."""
     if rollout.state not in HELD:
         return None
-    cut = rollout.cuts[rollout.wave - 1]
+    cut = rollout.cuts[rollout.wave - 1] if rollout.wave else admission.NOBODY
     return Target(
         rollout=rollout.id,
         goal=rollout.goal,
         selector=dict(rollout.selector),
+        include=_included(rollout),
         salt=rollout.salt,
-        stage_cut=cut,
+        stage_cut=rollout.cuts[-1] if rollout.stage else cut,
         activate_cut=cut,
-        hold=HELD[rollout.state],
+        hold=HELD[rollout.state] and rollout.reason not in _UNHELD,
     )
+
+
+def _included(rollout: Rollout) -> tuple[str, ...]:
+    """Who is admitted by name: canaries from the first wave on, or everybody of the open waves."""
+    if not rollout.listed:
+        return rollout.include if rollout.wave else ()
+    ids = (member.device for member in rollout.cohort)
+    return tuple(device for device in ids if 0 < rollout.devices[device].wave <= rollout.wave)
 
 
 def overdue_at(rollout: Rollout, since: float) -> float:
@@ -69,9 +97,48 @@ def silenced(rollout: Rollout, now: float) -> Rollout:
     return with_devices(rollout, silent)
 
 
+def _judged(rollout: Rollout) -> list[DeviceRecord]:
+    """The records that the gate judges by: those of the newest wave, and of any it was put together with."""
+    judged = range(rollout.from_wave, rollout.wave + 1)
+    return [record for record in rollout.devices.values() if record.wave in judged]
+
+
+def away(rollout: Rollout, devices: Collection[str], now: float) -> Rollout:
+    """With these set down as silent at once, where who is offline is not waited for."""
+    records = ((device, rollout.devices[device]) for device in devices if device in rollout.devices)
+    silent = {
+        device: replace(record, terminal=Terminal.SILENT, reason=AWAY, ended=now)
+        for device, record in records
+        if record.awaited and record.terminal is Terminal.PENDING
+    }
+    return with_devices(rollout, silent)
+
+
 def succeeded(rollout: Rollout) -> bool:
-    """Whether any device that the newest wave admitted is on the goal: without one, no wave passes."""
-    return any(record.success for record in rollout.devices.values() if record.wave == rollout.wave)
+    """Whether enough devices that the newest wave admitted are on the goal: without one, no wave passes."""
+    if rollout.staging:
+        return any(r.success or r.terminal is Terminal.STAGED for r in rollout.devices.values())
+    judged = _judged(rollout)
+    needed = max(1, min(rollout.min_successes, len(judged)))
+    return sum(record.success for record in judged) >= needed
+
+
+def _proves_nothing(rollout: Rollout) -> bool:
+    """Whether the newest wave had nobody to take the goal: all are ahead, or obey another order."""
+    judged = () if rollout.staging else _judged(rollout)
+    return bool(judged) and all(r.terminal is Terminal.SKIPPED and not r.gone for r in judged)
+
+
+def open_staging(rollout: Rollout, now: float) -> Turn:
+    """Everybody may stage, nobody activates: wave 0."""
+    exposed = {d: replace(r, since=now) for d, r in rollout.devices.items() if r.wave and not r.gone}
+    opened = replace(rollout, state=RolloutState.RUNNING, reason=STAGING)
+    data = {"batch_index": 0, "device_count": len(exposed), "phase": "stage"}
+    return with_devices(opened, exposed), [
+        PublishDesired(),
+        PublishProgress(),
+        Emit(Event.BATCH_STARTED, data),
+    ]
 
 
 def open_wave(rollout: Rollout, now: float) -> Turn:
@@ -83,7 +150,13 @@ def open_wave(rollout: Rollout, now: float) -> Turn:
         for device, record in rollout.devices.items()
         if 0 < record.wave <= wave and record.since is None and not record.gone
     }
-    opened = replace(rollout, state=RolloutState.RUNNING, wave=wave, settle_until=None)
+    if rollout.stage:
+        exposed |= {
+            device: replace(record, terminal=Terminal.PENDING, code="", reason="", since=now, ended=None)
+            for device, record in rollout.devices.items()
+            if record.wave == wave and not record.gone and record.terminal in _STAGED
+        }
+    opened = replace(rollout, state=RolloutState.RUNNING, wave=wave, reason="", settle_until=None)
     started = Emit(Event.BATCH_STARTED, {"batch_index": wave, "device_count": len(exposed)})
     return with_devices(opened, exposed), [PublishDesired(), PublishProgress(), started]
 
@@ -92,19 +165,47 @@ def proceed(rollout: Rollout, now: float) -> Turn:
     """As far as the rollout goes by itself at this moment: it trips, settles, widens, completes, or waits."""
     effects: list[Effect] = []
     while rollout.state in (RolloutState.RUNNING, RolloutState.SETTLING):
-        failures = rollout.devices.failures - rollout.failures_before
-        if rollout.breaker and failures >= rollout.breaker:
-            rollout, more = trip(
-                rollout, f"{failures} failed in wave {rollout.wave}, limit {rollout.breaker}"
-            )
+        if reason := _too_many(rollout):
+            rollout, more = trip(rollout, reason)
         elif rollout.state is RolloutState.SETTLING or rollout.devices.awaited:
             break
         elif not succeeded(rollout):
-            rollout, more = trip(rollout, f"wave {rollout.wave} ended without a success")
+            rollout, more = _unproven(rollout, now)
         else:
             rollout, more = _pass(rollout, now)
         effects += more
     return rollout, effects
+
+
+def _too_many(rollout: Rollout) -> str:
+    """Why the breaker or the limit of failures trips at this moment, or nothing."""
+    failures = rollout.devices.failures - rollout.failures_before
+    where = f"in wave {rollout.wave}" if rollout.wave else "while staging"
+    if rollout.consecutive:
+        if rollout.breaker and rollout.streak >= rollout.breaker:
+            return f"{rollout.streak} failed one after another {where}, limit {rollout.breaker}"
+    elif rollout.breaker and failures >= rollout.breaker:
+        return f"{failures} failed {where}, limit {rollout.breaker}"
+    if rollout.failure_percent and failures * 100 > rollout.failure_percent * rollout.approved:
+        return f"{failures} of {rollout.approved} failed {where}, limit {rollout.failure_percent} %"
+    return ""
+
+
+def _unproven(rollout: Rollout, now: float) -> Turn:
+    """A wave has ended without what it needs to pass.
+
+    Where nobody could have taken the goal there was nothing to prove: the next wave is judged for both. That
+    needs a next wave which may open, or, behind the last one, a wave that passed before.
+    """
+    if _proves_nothing(rollout):
+        if rollout.wave < len(rollout.waves) and not rollout.canary:
+            return _onward(rollout, now, rollout.from_wave)
+        if rollout.wave == len(rollout.waves) and rollout.passed:
+            return _complete(rollout, now)
+    what = f"wave {rollout.wave}" if rollout.wave else "the staging"
+    if any(record.success for record in _judged(rollout)):
+        return trip(rollout, f"{what} ended with fewer than {rollout.min_successes} successes")
+    return trip(rollout, f"{what} ended without a success")
 
 
 def trip(rollout: Rollout, reason: str) -> Turn:
@@ -133,7 +234,7 @@ def _pass(rollout: Rollout, now: float) -> Turn:
 
 def batch_data(rollout: Rollout) -> dict[str, Any]:
     """How the newest wave ended."""
-    wave = [record.terminal for record in rollout.devices.values() if record.wave == rollout.wave]
+    wave = [record.terminal for record in _judged(rollout)]
     return {
         "batch_index": rollout.wave,
         "healthy_count": wave.count(Terminal.HEALTHY),
@@ -150,31 +251,55 @@ def settled(rollout: Rollout, now: float) -> Turn:
         return replace(rollout, state=RolloutState.RUNNING, settle_until=None), [PublishProgress()]
     if rollout.wave == len(rollout.waves):
         return _complete(rollout, now)
-    return _await_blessing(rollout) if rollout.canary else open_wave(rollout, now)
+    return _onward(rollout, now, rollout.wave + 1)
 
 
-def _await_blessing(rollout: Rollout) -> Turn:
+def _onward(rollout: Rollout, now: float, from_wave: int) -> Turn:
+    """The next wave opens, unless somebody has to permit that first. `from_wave`: what it is judged with."""
+    rollout = replace(rollout, from_wave=max(1, from_wave))
+    if rollout.canary:
+        return _await(rollout, AWAITS_BLESSING)
+    if rollout.staging and rollout.stage == "only":
+        return _await(rollout, AWAITS_ACTIVATION)
+    return _await(rollout, AWAITS_APPROVAL) if rollout.each_wave else open_wave(rollout, now)
+
+
+def _await(rollout: Rollout, reason: str) -> Turn:
     paused = replace(
         rollout,
         state=RolloutState.PAUSED,
         resume_to=RolloutState.RUNNING,
-        reason=AWAITS_BLESSING,
+        reason=reason,
         settle_until=None,
     )
-    told = Emit(Event.ROLLOUT_PAUSED, {"by": "manager", "reason": AWAITS_BLESSING})
+    told = Emit(Event.ROLLOUT_PAUSED, {"by": "manager", "reason": reason})
     return paused, [PublishDesired(), PublishProgress(), told]
 
 
 def _complete(rollout: Rollout, now: float) -> Turn:
-    stays = target(rollout) if rollout.restricted else None
-    intent: Effect = SetBaseline(rollout.goal) if stays is None else Stand(stays)
+    intents = _lasting(rollout)
     data = {
         "version": rollout.goal.version,
         "completed_count": rollout.devices.counts.get(Terminal.HEALTHY, 0),
         "failed_count": rollout.devices.failures,
     }
     done, effects = end(rollout, RolloutState.COMPLETED, "", now)
-    return done, [intent, *effects, Emit(Event.ROLLOUT_COMPLETED, data)]
+    return done, [*intents, *effects, Emit(Event.ROLLOUT_COMPLETED, data)]
+
+
+def _lasting(rollout: Rollout) -> list[Effect]:
+    """What a completed rollout leaves of itself in its groups.
+
+    Of one that brought everybody back, what they came back from is withdrawn, for whoever missed it; and
+    what they came back to must keep nobody down for ever.
+    """
+    if rollout.withdraws:
+        back: list[Effect] = [Withdraw(rollout.withdraws)]
+        if not rollout.restricted:
+            back.append(SetBaseline(rollout.goal.model_copy(update={"mode": "at_least"})))
+        return back
+    stays = target(rollout) if rollout.restricted else None
+    return [SetBaseline(rollout.goal) if stays is None else Stand(stays)]
 
 
 def end(rollout: Rollout, state: RolloutState, reason: str, now: float) -> Turn:

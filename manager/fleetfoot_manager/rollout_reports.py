@@ -14,7 +14,7 @@ from fleetfoot_protocol.states import RolloutState, Terminal
 
 #: What only a device can say, and says once for an attempt.
 FINAL = frozenset({Terminal.HEALTHY, Terminal.FAILED, Terminal.ROLLED_BACK})
-#: No target of ours stages without activating, so a staged device is still on its way.
+#: Where staging does not go first, a staged device is still on its way.
 _AT_WORK = frozenset({Terminal.ACTIVE, Terminal.STAGED})
 #: States in which the goal is no longer wanted of anybody who has not begun.
 _CLOSED = frozenset(
@@ -45,12 +45,21 @@ def recorded(rollout: Rollout, record: DeviceRecord, report: Report, now: float)
         if said is Terminal.HEALTHY and not on_goal:
             return seen
         return _ended(seen, said, report.code, report.reason, now)
+    if said is Terminal.STAGED and rollout.stage:
+        return _staged(rollout, seen, now)
     if said in _AT_WORK:
         begins = record.terminal in (Terminal.PENDING, Terminal.SKIPPED)
         return _again(seen, Terminal.ACTIVE) if begins else seen
     if report.terminal in _AT_WORK:
         return seen
     return _at_rest(rollout, record, seen, said, report, now)
+
+
+def _staged(rollout: Rollout, seen: DeviceRecord, now: float) -> DeviceRecord:
+    """It has staged: the end for a device that is not to activate yet; of one that is, no news."""
+    if seen.wave <= rollout.wave or seen.success:
+        return seen
+    return _ended(seen, Terminal.STAGED, "", "", now)
 
 
 def _not_exposed(record: DeviceRecord, report: Report, on_goal: bool, now: float) -> DeviceRecord:

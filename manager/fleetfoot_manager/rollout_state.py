@@ -6,7 +6,7 @@ the devices that were approved. Times are unix seconds.
 
 from bisect import insort
 from collections import Counter
-from collections.abc import Callable, Collection, ItemsView, Iterable, Iterator, Mapping, ValuesView
+from collections.abc import Callable, Collection, ItemsView, Iterator, Mapping, ValuesView
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, NamedTuple
 
@@ -14,7 +14,6 @@ from immutables import Map
 
 from fleetfoot_protocol import admission
 from fleetfoot_protocol.documents import Goal
-from fleetfoot_protocol.errors import FleetfootError
 from fleetfoot_protocol.states import RolloutState, Terminal
 
 ALREADY = "already on the target"
@@ -229,8 +228,18 @@ class Rollout:
     resume_to: where a pause came from. failures_before: failures already decided upon. passed: the last
     wave that passed. canary: the release is not blessed, so that no wave but the first may open. unheld:
     when the hold last came off; timeouts of devices count from then. return_until: when waiting for a
-    rollback ends. revision rises with every change; steered is the revision at which state, wave or
-    attempt last changed (who acted on a lower one acted on something else than what is).
+    rollback ends. from_wave: the first wave that the gate judges; lower than `wave` where a wave had nobody
+    who could have taken the goal. revision rises with every change; steered is the revision at which state,
+    wave or attempt last changed (who acted on a lower one acted on something else than what is).
+
+    strategy: the word for how it goes out. include: canaries, who are the first wave by name. listed: the
+    cohort was named device by device; no cut admits anybody else. stage: empty, or everybody stages before
+    the first wave activates, "first" going on by itself, "only" waiting until somebody says so; wave 0 is
+    the staging then. consecutive: the breaker counts failures in a row, `streak` being those until now.
+    failure_percent: of the devices asked, more failures than that trip; 0 for no such limit. min_successes:
+    of each wave. each_wave: somebody approves each wave behind the first. skip_offline: who is offline when
+    asked is not waited for. lives_until: when it expires. withdraws: the release that this one brings
+    everybody back from, to be withdrawn in the end. after: the rollout whose completion starts this one.
     """
 
     id: str
@@ -258,6 +267,21 @@ class Rollout:
     settle_until: float | None = None
     return_until: float | None = None
     unheld: float | None = None
+    strategy: str = "waves"
+    include: tuple[str, ...] = ()
+    listed: bool = False
+    stage: str = ""
+    consecutive: bool = False
+    streak: int = 0
+    failure_percent: int = 0
+    min_successes: int = 1
+    each_wave: bool = False
+    skip_offline: bool = False
+    priority: int = 0
+    lives_until: float | None = None
+    withdraws: str = ""
+    after: str = ""
+    from_wave: int = 1
     revision: int = 1
     steered: int = 1
     started: float | None = None
@@ -269,12 +293,24 @@ class Rollout:
         return len(self.cohort)
 
     @property
+    def staging(self) -> bool:
+        """Whether devices stage, and nobody activates yet."""
+        return bool(self.stage) and self.started is not None and self.wave == 0
+
+    @property
     def approved(self) -> int:
-        """Devices that the open waves were approved to expose."""
+        """Devices that may be exposed by now: to staging too, where that goes first."""
+        if self.stage and self.started is not None:
+            return self.waves[-1]
         return self.waves[self.wave - 1] if self.wave else 0
 
     def wave_of(self, device: str) -> int:
-        """The first wave whose cut admits the device, from 1; 0 if none does."""
+        """The first wave that admits the device, from 1; 0 if none does."""
+        if self.listed:
+            known = self.devices.get(device)
+            return known.wave if known else 0
+        if device in self.include:
+            return 1
         for number, cut in enumerate(self.cuts, start=1):
             if admission.below(cut, self.salt, device):
                 return number
@@ -283,9 +319,12 @@ class Rollout:
     def with_member(self, device: str, group: str) -> "Rollout":
         """With the device in the cohort, at its place in the order of admission, under this group."""
         members = [member for member in self.cohort if member.device != device]
-        insort(
-            members, Member(device, group), key=lambda m: (admission.position(self.salt, m.device), m.device)
-        )
+
+        def place(member: Member) -> tuple[bool, str, str]:
+            name = member.device
+            return name not in self.include, admission.position(self.salt, name), name
+
+        insort(members, Member(device, group), key=place)
         return replace(self, cohort=tuple(members))
 
     def to_json(self) -> dict[str, Any]:
@@ -295,6 +334,7 @@ class Rollout:
             "groups": list(self.groups),
             "waves": list(self.waves),
             "cuts": list(self.cuts),
+            "include": list(self.include),
             "cohort": [list(member) for member in self.cohort],
             "devices": {device: record.to_json() for device, record in self.devices.items()},
             "selector": dict(self.selector),
@@ -315,73 +355,6 @@ class Rollout:
             "devices": DeviceTable({d: DeviceRecord.from_json(r) for d, r in body["devices"].items()}),
             "state": RolloutState(body["state"]),
             "resume_to": None if back is None else RolloutState(back),
+            "include": tuple(body.get("include", ())),
         }
         return cls(**{**body, **read})
-
-
-def planned(
-    *,
-    id: str,
-    component: str,
-    goal: Goal,
-    devices: Iterable[tuple[str, str]],
-    waves: tuple[int, ...],
-    now: float,
-    groups: tuple[str, ...] | None = None,
-    selector: Mapping[str, str] | None = None,
-    salt: str | None = None,
-    already: Collection[str] = (),
-    settle: float = 300.0,
-    device_timeout: float = 300.0,
-    breaker: int = 1,
-    approval: bool = False,
-    canary: bool = False,
-) -> Rollout:
-    """A rollout over `devices`, pairs of (device, group): the whole inventory that matches the selector.
-
-    waves: cumulative counts (`admission.wave_sizes`); groups: by default those of the devices; salt: by
-    default the rollout's id; already: devices known to run the goal. With a selector, or with waves that
-    stop short of everybody, the rollout is restricted: what nobody approved must not follow from its end.
-    Raises FleetfootError `request_invalid`.
-    """
-    salt = id if salt is None else salt
-    members = [Member(*pair) for pair in devices]
-    if len({member.device for member in members}) != len(members) or not members:
-        raise FleetfootError("request_invalid", "a rollout needs devices, each in one group")
-    if not waves or list(waves) != sorted(set(waves)) or waves[0] < 1 or waves[-1] > len(members):
-        raise FleetfootError("request_invalid", f"waves must rise from 1 to at most {len(members)} devices")
-    if settle < 0 or device_timeout <= 0 or breaker < 0:
-        raise FleetfootError("request_invalid", "settle, device_timeout and breaker must not be negative")
-    fit = [admission.Candidate(member.device, {}) for member in members]
-    group = dict(members)
-    rollout = Rollout(
-        id=id,
-        component=component,
-        goal=goal,
-        groups=tuple(sorted(set(group.values()))) if groups is None else groups,
-        salt=salt,
-        waves=waves,
-        cuts=tuple(admission.cut_for(size, salt, fit) for size in waves),
-        cohort=tuple(Member(device, group[device]) for device in admission.ranked(salt, fit)),
-        devices=DeviceTable({}),
-        created=now,
-        selector=dict(selector or {}),
-        settle=settle,
-        device_timeout=device_timeout,
-        breaker=breaker,
-        restricted=bool(selector) or waves[-1] < len(members),
-        canary=canary,
-        state=RolloutState.AWAITING_APPROVAL if approval else RolloutState.PLANNED,
-    )
-    records = {device: new_record(rollout, device, device in already, now) for device in group}
-    return replace(rollout, devices=DeviceTable(records))
-
-
-def new_record(rollout: Rollout, device: str, on_goal: bool, now: float) -> DeviceRecord:
-    """The record of a device of which nothing was reported yet, not exposed."""
-    wave = rollout.wave_of(device)
-    if wave == 0:
-        return DeviceRecord(0, Terminal.SKIPPED, reason=BEYOND, ended=now, on_goal=on_goal)
-    if on_goal:
-        return DeviceRecord(wave, Terminal.SKIPPED, reason=ALREADY, ended=now, on_goal=True)
-    return DeviceRecord(wave)

@@ -72,6 +72,11 @@ _MEMORY = (
 )
 
 
+def _rank(of: Rollout) -> tuple[int, float, str]:
+    """Of two rollouts over the same devices the one with the higher priority counts, else the newer one."""
+    return of.priority, of.created, of.id
+
+
 class Work:
     """What handlers of inputs act through. `rollouts` are the live ones by id, as they are by now."""
 
@@ -199,7 +204,16 @@ class Work:
             self._apply(after, effect)
             self.house.faults.hit(Stage.AFTER_APPLY, (label,))
             self.effects.append(label)
-        return after
+        opened = (after.wave, after.staging) != (before.wave, before.staging)
+        return self._passing_over(after) if opened and after.skip_offline else after
+
+    def _passing_over(self, of: Rollout) -> Rollout:
+        """Tell a rollout that waits for nobody who is offline whom of the wave that has opened it means."""
+        entries = self.devices.members(self.tx, of.groups)
+        away = frozenset(entry.id for entry in entries if not entry.online)
+        asked = any(device in away and record.awaited for device, record in of.devices.items())
+        takes = kind_of(rollout.Away(away)) in rollout.TRANSITIONS[of.state]
+        return self.advance(of.id, rollout.Away(away)) if asked and takes else of
 
     def join(self, device: str, group: str, labels: Mapping[str, str]) -> None:
         """Tell live rollouts that a device came into one of their groups, matches now, or left them."""
@@ -338,7 +352,7 @@ class Work:
         for (group, component), beyond in self._desired.items():
             targets = [
                 found
-                for of in sorted(self.rollouts.values(), key=lambda of: (of.created, of.id), reverse=True)
+                for of in sorted(self.rollouts.values(), key=_rank, reverse=True)
                 if of.component == component and group in of.groups and (found := rollout.target(of))
             ]
             intent = self.intent(group, component)

@@ -68,7 +68,20 @@ def cut_for(
     include: Iterable[str] = (),
     exclude: Iterable[str] = (),
 ) -> str:
-    """The cut that admits exactly `k` of the eligible devices, included ones counting first.
+    """The cut that admits exactly `k` of the eligible devices: see `cuts_for`."""
+    return cuts_for((k,), salt, devices, selector=selector, include=include, exclude=exclude)[0]
+
+
+def cuts_for(
+    sizes: Iterable[int],
+    salt: str,
+    devices: Iterable[Candidate],
+    *,
+    selector: Mapping[str, str] | None = None,
+    include: Iterable[str] = (),
+    exclude: Iterable[str] = (),
+) -> tuple[str, ...]:
+    """For each size k the cut that admits exactly k of the eligible devices, included ones counting first.
 
     `all` once k reaches their number; with k at or below the number of included ones, a cut that admits
     nobody else; with k = 0 that one even where nobody is eligible yet. The cut stands directly behind the
@@ -76,13 +89,15 @@ def cut_for(
     """
     listed = frozenset(include)
     fit = eligible(devices, selector or {}, exclude)
-    if k >= max(len(fit), 1):
-        return ALL
     rest = sorted(position(salt, d.id) for d in fit if d.id not in listed)
-    wanted = k - (len(fit) - len(rest))
-    if wanted <= 0:
-        return NOBODY
-    return f"{int(rest[wanted - 1], 16) + 1:016x}"
+
+    def cut(k: int) -> str:
+        if k >= max(len(fit), 1):
+            return ALL
+        wanted = k - (len(fit) - len(rest))
+        return f"{int(rest[wanted - 1], 16) + 1:016x}" if wanted > 0 else NOBODY
+
+    return tuple(cut(k) for k in sizes)
 
 
 def wave_sizes(shares: Iterable[int | str], total: int) -> tuple[int, ...]:

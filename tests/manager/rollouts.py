@@ -9,7 +9,9 @@ from fleetfoot_manager.effects import (
     Emit,
 )
 from fleetfoot_manager.rollout import (
+    Activate,
     Approve,
+    Away,
     Bless,
     Cancel,
     Decide,
@@ -25,6 +27,7 @@ from fleetfoot_manager.rollout import (
     Rollout,
     RolloutEvent,
     Start,
+    Supersede,
     Tick,
     advance,
     planned,
@@ -111,7 +114,7 @@ def rolling_back() -> Rollout:
     return go(rollout, healthy(exposed(rollout)[0]), Decide(Decision.ROLLBACK))
 
 
-#: A rollout in each state, reached the way it is reached in life, except where no event leads there yet.
+#: A rollout in each state, reached the way it is reached in life.
 IN_STATE: dict[RolloutState, Callable[[], Rollout]] = {
     S.PLANNED: plan,
     S.AWAITING_APPROVAL: lambda: plan(approval=True),
@@ -125,9 +128,12 @@ IN_STATE: dict[RolloutState, Callable[[], Rollout]] = {
     S.ABORTED: lambda: go(tripped(), Decide(Decision.ABORT)),
     S.CANCELED: lambda: go(running(), Cancel()),
     S.EXPIRED: lambda: go(running(), Expire()),
-    S.SUPERSEDED: lambda: replace(go(running(), Cancel()), state=S.SUPERSEDED),
+    S.SUPERSEDED: lambda: go(running(), Supersede("r-2")),
 }
 SAMPLES: dict[Kind, RolloutEvent] = {
+    Activate: Activate("ann"),
+    Away: Away(frozenset({"dev-000"})),
+    Supersede: Supersede("r-2"),
     Approve: Approve(),
     Bless: Bless(),
     Start: Start(),

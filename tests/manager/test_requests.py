@@ -101,7 +101,10 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "rollout.answers": {"id": "p-1", "component": COMPONENT, "digest": "0" * 64, "groups": ["hall"]},
     "rollout.start": {**START, "version": "9.9.9"},
     "rollout.decide": {"rollout": "r-1", "decision": "abort"},
-    **{f"rollout.{verb}": {"rollout": "r-1"} for verb in ("show", "pause", "resume", "cancel", "retry")},
+    **{
+        f"rollout.{verb}": {"rollout": "r-1"}
+        for verb in ("show", "pause", "resume", "activate", "cancel", "retry")
+    },
 }
 
 

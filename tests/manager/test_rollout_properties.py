@@ -11,6 +11,7 @@ from tests.manager.rollouts import GOAL, NEW, OLD, S, T
 
 from fleetfoot_manager.effects import Effect, PublishDesired, SetBaseline, Stand, Withdraw
 from fleetfoot_manager.rollout import (
+    Activate,
     Approve,
     Cancel,
     Decide,
@@ -33,6 +34,7 @@ from fleetfoot_manager.rollout import (
     planned,
     target,
 )
+from fleetfoot_manager.rollout_gate import AWAITS_ACTIVATION, AWAITS_APPROVAL
 from fleetfoot_manager.rollout_reports import FINAL
 from fleetfoot_protocol import admission
 from fleetfoot_protocol.states import RolloutState, Terminal
@@ -103,9 +105,17 @@ class Walk:
 
     def check_widening(self, before: Rollout, after: Rollout) -> None:
         """No wave is left behind without a success, and none opens beyond the breaker."""
-        for wave in range(max(before.wave, 1), after.wave):
-            assert any(record.success for record in after.devices.values() if record.wave == wave)
-        if after.wave > before.wave and after.state in (S.RUNNING, S.SETTLING) and after.breaker:
+        left = range(before.from_wave, after.from_wave)
+        records = list(after.devices.values())
+        assert not left or any(record.success for record in records if record.wave in left)
+        merged = range(after.from_wave, after.wave)
+        assert before.wave == after.wave or all(
+            record.terminal is T.SKIPPED for record in records if record.wave in merged
+        )
+        going = after.wave > before.wave and after.state in (S.RUNNING, S.SETTLING) and after.breaker
+        if going and after.consecutive:
+            assert after.streak < after.breaker
+        elif going:
             assert after.devices.failures - after.failures_before < after.breaker
 
     def check_outcomes(self, before: Rollout, after: Rollout, event: RolloutEvent) -> None:
@@ -138,10 +148,15 @@ class Walk:
         assert rollout.state not in (S.RUNNING, S.SETTLING) or next_deadline(rollout) is not None
         stands = target(rollout)
         if stands is not None:
-            assert stands.hold == (rollout.state in (S.PAUSED, S.TRIPPED))
-            admitted = {
+            waits = rollout.reason in (AWAITS_APPROVAL, AWAITS_ACTIVATION)
+            assert stands.hold == (rollout.state in (S.PAUSED, S.TRIPPED) and not waits)
+            cut = stands.stage_cut
+            admitted = {d for d in ids if admission.admitted(stands, d, rollout.selector, cut)}
+            activating = {
                 d for d in ids if admission.admitted(stands, d, rollout.selector, stands.activate_cut)
             }
+            allowed = rollout.waves[rollout.wave - 1] if rollout.wave else 0
+            assert len(activating & self.original) == allowed
             assert len(admitted & self.original) == rollout.approved
             assert admitted - self.original <= self.joined
             assert exposed <= admitted
@@ -172,6 +187,11 @@ def rollouts(draw: st.DrawFn) -> Rollout:
         settle=draw(st.sampled_from([0.0, SETTLE])),
         device_timeout=TIMEOUT,
         breaker=draw(st.integers(0, 3)),
+        stage=draw(st.sampled_from(["", "", "", "first", "only"])),
+        consecutive=draw(st.booleans()),
+        each_wave=draw(st.sampled_from([False, False, True])),
+        failure_percent=draw(st.sampled_from([0, 0, 30])),
+        min_successes=draw(st.sampled_from([1, 1, 2])),
         approval=draw(st.sampled_from([False, False, False, True])),
     )
 
@@ -213,6 +233,8 @@ ON: st.SearchStrategy[Move] = st.one_of(
     st.builds(Joined, DEVICES, st.sampled_from(["hall", "yard"])),
     st.builds(Left, DEVICES),
     st.sampled_from([Pause("ann"), Resume(), Retry(), Decide(Decision.CONTINUE), Resume(), Start()]),
+    st.sampled_from([Approve(), Activate("ann")]),
+    st.builds(Answers, st.just(T.STAGED), st.just(15)),
 )
 STOPS: st.SearchStrategy[Move] = st.sampled_from(
     [Decide(Decision.ROLLBACK), Decide(Decision.ABORT), Cancel(), Expire(), Approve()]
@@ -258,14 +280,17 @@ def drive(walk: Walk, decision: Decision, answering: bool) -> None:
         S.PAUSED: Resume(),
         S.TRIPPED: Decide(decision),
     }
-    for _ in range(3 * len(walk.rollout.waves) + len(walk.rollout.devices) + 10):
+    words = {AWAITS_APPROVAL: Approve(), AWAITS_ACTIVATION: Activate("ann")}
+    for _ in range(20 + 5 * len(walk.rollout.waves) + len(walk.rollout.devices) + 10):
         state = walk.rollout.state
         if state.ended:
             return
-        if state in people:
+        if walk.rollout.reason in words:
+            assert walk.take(words[walk.rollout.reason])
+        elif state in people:
             assert walk.take(people[state])
         elif answering and state is S.RUNNING and walk.rollout.devices.awaited:
-            answer(walk, T.HEALTHY)
+            answer(walk, T.STAGED if walk.rollout.staging else T.HEALTHY)
         else:
             play(walk, [Wait(None)])
     raise AssertionError(f"still {walk.rollout.state}")
@@ -305,12 +330,7 @@ def test_the_rules_hold_before_a_start_too(rollout: Rollout, moves: list[Move]) 
 @WALKS
 def test_a_rollout_of_which_every_device_proves_healthy_completes(rollout: Rollout) -> None:
     walk = begun(rollout)
-    for wave in range(1, len(rollout.waves) + 1):
-        # Waves of devices that are all on the target already pass by themselves.
-        if walk.rollout.wave == wave and not walk.rollout.state.ended:
-            answer(walk, T.HEALTHY)
-            if walk.rollout.state is S.SETTLING:
-                play(walk, [Wait(None)])
+    drive(walk, Decision.ABORT, answering=True)
     assert walk.rollout.state is S.COMPLETED
     assert all(record.success for record in walk.rollout.devices.values() if record.wave)
 

@@ -19,6 +19,7 @@ from fleetfoot_manager import (
     reassert,
     rollout_acts,
     rollout_gate,
+    rollout_plan,
     rollout_reports,
     rollout_state,
 )
@@ -55,8 +56,12 @@ def defect(plant: Callable[[Patch], None]) -> Callable[[Patch], None]:
 
 @defect
 def cut_admits_one_more(patch: Patch) -> None:
-    real = admission.cut_for
-    patch.setattr(admission, "cut_for", lambda k, *a, **more: real(k + 1, *a, **more))
+    real = admission.cuts_for
+
+    def cuts_for(sizes: Any, *a: Any, **more: Any) -> Any:
+        return real([size + 1 for size in sizes], *a, **more)
+
+    patch.setattr(admission, "cuts_for", cuts_for)
 
 
 @defect
@@ -144,7 +149,7 @@ def audit_forgets_the_row_before(patch: Patch) -> None:
 
 @defect
 def approval_is_skipped(patch: Patch) -> None:
-    real = rollout_state.planned
+    real = rollout_plan.planned
     patch.setattr(manager_planning, "planned", lambda **facts: real(**{**facts, "approval": False}))
 
 

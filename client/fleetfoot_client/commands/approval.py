@@ -15,7 +15,7 @@ def add(group: options.Subparsers) -> None:
         group,
         "approve",
         _approve,
-        "let a rollout start that awaits approval",
+        "let a rollout start that awaits approval, or its next wave open",
         details="It may be made gentler: smaller waves, an earlier breaker, a longer settle. What was asked\n"
         "for and what was approved are both kept. Planned anew over the devices that there are now.",
         example="fleetfoot rollout approve r-4k2m9x0a7c\n"
@@ -26,6 +26,10 @@ def add(group: options.Subparsers) -> None:
     add_argument("--waves", metavar="LIST", type=rollout_arguments.wave_list, help="smaller waves")
     add_argument("--settle", metavar="TIME", type=options.duration, help="a longer time to settle")
     add_argument("--breaker", metavar="N", type=options.positive, help="fewer failures that trip it")
+    add_argument("--batch-percent", dest="batch_pct", metavar="N", type=options.positive,
+        help="smaller batches, of N %%")  # fmt: skip
+    add_argument("--batch-size", metavar="N", type=options.positive, help="smaller batches, of N devices")
+    add_argument("--failure-percent", metavar="N", type=options.positive, help="a lower limit of failures")
     approve.set_defaults(verb="rollout.approve", reason=None)
     reject = options.add_command(
         group,
@@ -36,14 +40,17 @@ def add(group: options.Subparsers) -> None:
     )
     reject.add_argument("rollout", metavar="ID", type=options.identifier, help="the rollout's id")
     reject.add_argument("--reason", metavar="TEXT", required=True, help="why, for whoever asked for it")
-    reject.set_defaults(verb="rollout.reject", waves=None, settle=None, breaker=None)
+    reject.set_defaults(
+        verb="rollout.reject", waves=None, batch_pct=None, batch_size=None, settle=None, breaker=None,
+        failure_percent=None,
+    )  # fmt: skip
     for parser in (approve, reject):
         rollout_arguments.add_revision(parser)
         options.add_manager(parser)
 
 
 def _approve(args: argparse.Namespace) -> int:
-    names = ("rollout", "waves", "settle", "breaker", "reason")
+    names = ("rollout", "waves", "batch_pct", "batch_size", "settle", "breaker", "failure_percent", "reason")
     given: dict[str, Any] = {name: value for name in names if (value := getattr(args, name)) is not None}
     with online.open_session(args) as session:
         revision = args.revision

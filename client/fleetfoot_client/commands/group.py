@@ -10,7 +10,7 @@ from fleetfoot_client.exits import Exit
 from fleetfoot_client.rows import DriftRow, GroupRow, More, PolicyRow, parse, parse_list
 from fleetfoot_protocol.errors import FleetfootError
 
-_POLICY = ("approval", "approval_above", "approval_by_other")
+_POLICY = ("approval", "approval_above", "approval_by_other", "approval_waves")
 
 
 def register(subparsers: options.Subparsers) -> None:
@@ -68,6 +68,8 @@ def _add_policy(group: options.Subparsers) -> None:
         help="with 'above': rollouts of more devices than this")  # fmt: skip
     add("--approval-by-other", choices=("yes", "no"),
         help="whether somebody else than who asked for it must approve")  # fmt: skip
+    add("--approval-waves", choices=("yes", "no"),
+        help="whether each wave behind the first is approved, too")  # fmt: skip
     options.add_manager(parser)
 
 
@@ -126,8 +128,13 @@ def _policy_text(policy: PolicyRow) -> str:
         "above": f"rollouts of more than {policy.approval_above} devices",
     }
     by = "somebody else than who asked for it" if policy.approval_by_other else "any approver"
+    waves = "each wave behind the first" if policy.approval_waves else ""
     return terminal.facts(
-        [("needs approval", needed.get(policy.approval, policy.approval)), ("approved by", by)]
+        [
+            ("needs approval", needed.get(policy.approval, policy.approval)),
+            ("and again", waves),
+            ("approved by", by),
+        ]
     )
 
 
@@ -154,8 +161,9 @@ def _drift(args: argparse.Namespace) -> int:
 
 def _policy(args: argparse.Namespace) -> int:
     wanted: dict[str, Any] = {name: getattr(args, name) for name in _POLICY}
-    if wanted["approval_by_other"] is not None:
-        wanted["approval_by_other"] = wanted["approval_by_other"] == "yes"
+    for name in ("approval_by_other", "approval_waves"):
+        if wanted[name] is not None:
+            wanted[name] = wanted[name] == "yes"
     setting = any(value is not None for value in wanted.values())
     verb = "group.policy" if setting else "group.show"
     result = online.ask(args, verb, group=args.group, **(wanted if setting else {}))

@@ -87,7 +87,14 @@ def _act(args: argparse.Namespace) -> int:
     """Pause, resume, cancel, retry, decide: `args.verb` on the revision that is present or named."""
     arguments: dict[str, Any] = {"rollout": args.rollout}
     if args.decision is not None:
-        arguments["decision"] = args.decision
+        steps = {
+            "waves": args.waves,
+            "batch_pct": args.batch_percent,
+            "batch_size": args.batch_size,
+            "settle": args.settle,
+            "leave_stranded": args.leave_stranded or None,
+        }
+        arguments |= {"decision": args.decision, **{n: v for n, v in steps.items() if v is not None}}
     with online.open_session(args) as session:
         revision = args.revision
         if revision is None:

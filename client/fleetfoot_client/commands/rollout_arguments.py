@@ -13,6 +13,10 @@ _PERCENT = re.compile(r"([1-9][0-9]?|100)%")
 _ACTS = {
     "pause": ("hold a rollout", "Devices that have not begun do not begin; those at work finish."),
     "resume": ("go on with a paused rollout", ""),
+    "activate": (
+        "let what everybody has staged go on, wave by wave",
+        "For a rollout started with --stage only, once everybody has staged.",
+    ),
     "retry": (
         "let devices try again that refused this release after a failure",
         "Orders another attempt of the same release on all devices of the rollout.",
@@ -25,7 +29,9 @@ _ACTS = {
 
 
 def wave_list(text: str) -> list[int | str]:
-    """Cumulative device counts or percentages: `3,15,30` or `10%,50%,100%`."""
+    """Cumulative device counts or percentages: `3,15,30`, `10%,50%,100%`, or `10/50/100` for the latter."""
+    if "/" in text:
+        text = ",".join(f"{part}%" for part in text.split("/"))
     waves: list[int | str] = []
     for part in text.split(","):
         if _PERCENT.fullmatch(part):
@@ -45,13 +51,27 @@ def wishes(args: argparse.Namespace) -> dict[str, Any]:
     return {
         "component": args.component,
         "version": args.version,
-        "groups": args.group,
+        "groups": args.group or None,
+        "devices": args.device or None,
         "selector": dict(args.selector) or None,
         "waves": args.waves,
         "immediate": args.immediate or None,
+        "strategy": "batches" if args.batches else None,
+        "batch_pct": args.batch_percent,
+        "batch_size": args.batch_size,
+        "batch_delay_seconds": args.batch_delay,
+        "canaries": args.canary or None,
+        "stage": args.stage,
         "settle": args.settle,
         "device_timeout": args.device_timeout,
         "breaker": args.breaker,
+        "failure_percent": args.failure_percent,
+        "min_successes": args.min_successes,
+        "offline": args.offline,
+        "approve_each_wave": args.approve_each_wave or None,
+        "priority": args.priority,
+        "ttl": args.ttl,
+        "supersede": args.supersede or None,
         "mode": "exactly" if args.exactly else None,
     }
 
@@ -89,20 +109,44 @@ def add_wishes(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--component", metavar="NAME", type=options.identifier, required=True, help="what to upgrade")
     add("--version", type=options.version, required=True, help="to which published version")
-    add("--group", metavar="NAME", type=options.identifier, action="append", required=True,
+    add("--group", metavar="NAME", type=options.identifier, action="append", default=[],
         help="which devices; repeatable")  # fmt: skip
+    add("--device", metavar="ID", type=options.identifier, action="append", default=[],
+        help="only this device, whichever its group; repeatable, at most 500")  # fmt: skip
     add("--selector", metavar="KEY=VALUE", type=options.label, action="append", default=[],
         help="only devices with this label; repeatable, all must match")  # fmt: skip
     pace = parser.add_mutually_exclusive_group()
     pace.add_argument("--waves", metavar="LIST", type=wave_list,
-        help="cumulative sizes: 3,15,30 or 10%%,50%%,100%% (default: the manager's)")  # fmt: skip
+        help="cumulative sizes: 3,15,30 or 10%%,50%%,100%%, which 10/50/100 says too (default)")  # fmt: skip
     pace.add_argument("--immediate", action="store_true", help="everybody at once")
+    pace.add_argument("--batches", action="store_true", help="equal batches, of 20 %% unless said")
+    pace.add_argument("--batch-percent", metavar="N", type=options.positive, help="batches of N %%")
+    pace.add_argument("--batch-size", metavar="N", type=options.positive, help="batches of N devices")
+    add("--batch-delay", metavar="TIME", type=options.duration, help="with batches: how long between them")
+    add("--canary", metavar="ID", type=options.identifier, action="append", default=[],
+        help="this device is in the first wave; repeatable, and nobody else is in it")  # fmt: skip
+    add("--stage", choices=("first", "only"),
+        help="everybody downloads and unpacks first; 'only': and goes no further until"
+        " 'rollout activate'")  # fmt: skip
     add("--settle", metavar="TIME", type=options.duration,
         help="how long a wave must stay well before the next one opens, e.g. 5m")  # fmt: skip
     add("--device-timeout", metavar="TIME", type=options.duration,
         help="after how long a device without a result counts as silent")  # fmt: skip
     add("--breaker", metavar="N", type=options.natural,
-        help="how many failures trip the rollout; 0: none do (default: 1)")  # fmt: skip
+        help="how many failures trip the rollout, of batches in a row; 0: none do (default: 1,"
+        " of batches 2)")  # fmt: skip
+    add("--failure-percent", metavar="N", type=options.positive,
+        help="more failures than N %% of the devices asked trip it")  # fmt: skip
+    add("--min-successes", metavar="N", type=options.positive,
+        help="how many devices of a wave must be well before the next one opens (default: 1)")  # fmt: skip
+    add("--offline", choices=("wait", "skip"),
+        help="who is offline when asked: wait up to the device timeout (default), or not at all")  # fmt: skip
+    add("--approve-each-wave", action="store_true", help="somebody approves every wave behind the first")
+    add("--priority", metavar="N", type=options.natural,
+        help="0 to 100: of two rollouts over a device, the higher counts (default: 0)")  # fmt: skip
+    add("--ttl", metavar="TIME", type=options.duration, help="it expires unless it has ended by then")
+    add("--supersede", action="store_true",
+        help="take the place of what is under way for this component in these groups")  # fmt: skip
     add("--exactly", action="store_true", help="also devices that run something newer: they go down")
     options.add_manager(parser)
 
@@ -147,7 +191,7 @@ def add_watch(group: Subparsers, handler: Handler) -> None:
 
 
 def add_acts(group: Subparsers, handler: Handler) -> None:
-    """`rollout pause`, `resume`, `retry`, `cancel`."""
+    """`rollout pause`, `resume`, `activate`, `retry`, `cancel`."""
     for verb, (summary, details) in _ACTS.items():
         parser = options.add_command(
             group, verb, handler, summary, details=details, example=f"fleetfoot rollout {verb} r-4k2m9x0a7c"
@@ -167,12 +211,23 @@ def add_decide(group: Subparsers, handler: Handler) -> None:
         "decide about a tripped rollout",
         details="continue: go on, counting failures anew.\n"
         "rollback: withdraw the release; devices that run it go back.\n"
-        "abort: end it here; who has moved stays.",
-        example="fleetfoot rollout decide r-4k2m9x0a7c rollback",
+        "abort: end it here; who has moved stays.\n"
+        "With a rollback, --waves or batches take devices back in steps, by a rollout of its own.",
+        example="fleetfoot rollout decide r-4k2m9x0a7c rollback\n"
+        "fleetfoot rollout decide r-4k2m9x0a7c rollback --waves 1,50%,100% --settle 5m",
     )
     parser.set_defaults(verb="rollout.decide")
     _add_rollout(parser)
     parser.add_argument("decision", choices=("continue", "rollback", "abort"), help="what becomes of it")
+    pace = parser.add_mutually_exclusive_group()
+    pace.add_argument(
+        "--waves", metavar="LIST", type=wave_list, help="back in steps of these cumulative sizes"
+    )
+    pace.add_argument("--batch-percent", metavar="N", type=options.positive, help="back in batches of N %%")
+    pace.add_argument("--batch-size", metavar="N", type=options.positive, help="back in batches of N devices")
+    parser.add_argument("--settle", metavar="TIME", type=options.duration, help="how long between the steps")
+    parser.add_argument("--leave-stranded", action="store_true",
+        help="roll back although some devices have no way back: they stay")  # fmt: skip
     add_revision(parser)
     options.add_manager(parser)
 

@@ -8,6 +8,8 @@ from fleetfoot_client.terminal import facts, literal, table
 from fleetfoot_protocol.states import BADGES, RolloutState
 
 _LISTED = 20
+_WAVES = 10
+_STAGING = {"first": "everybody stages before the first wave", "only": "until 'rollout activate'"}
 _BY_WORD = {badge.word: badge for badge in BADGES.values()}
 
 
@@ -24,14 +26,20 @@ def plan(row: PlanRow) -> str:
             ("upgrade", f"{row.component} to {row.version}"),
             ("groups", " ".join(row.groups)),
             ("devices", row.total),
-            ("waves", ", ".join(map(str, row.waves)) + " (cumulative)"),
+            ("chain", " then ".join(row.chain)),
+            (row.strategy or "waves", _sizes(row.waves)),
+            ("canaries", " ".join(row.canaries)),
+            ("staging", _STAGING.get(row.stage, row.stage)),
             ("settle", _seconds(row.settle)),
             ("device timeout", _seconds(row.device_timeout)),
-            ("trips at", _breaker(row.breaker)),
-            ("approval", "needed before it starts" if row.approval else ""),
+            ("trips at", _trips(row)),
+            ("needs", f"{row.min_successes} successes in each wave" if row.min_successes > 1 else ""),
+            ("approval", _approval(row)),
+            ("priority", row.priority or ""),
+            ("expires", row.expires),
             ("already there", max(row.already_count, len(row.already)) or ""),
             ("ahead", row.ahead_count or ""),
-            ("offline", row.offline_count or ""),
+            ("offline", _offline(row)),
             ("takes about", _estimate(row)),
         ]
     )
@@ -89,7 +97,7 @@ def summary(row: RolloutRow) -> str:
             ("revision", row.revision),
         ]
     )
-    hint = _hint(row.state, literal(row.rollout))
+    hint = _hint(row.state, literal(row.rollout), row.reason)
     return f"{text}\n\n{hint}" if hint else text
 
 
@@ -111,15 +119,19 @@ def line(view: View) -> str:
         _counts(view.counts),
     ]
     text = literal("  ".join(part for part in parts if part))
-    hint = _hint(view.state, literal(view.rollout))
+    hint = _hint(view.state, literal(view.rollout), view.reason)
     return f"{text}\n{hint}" if hint else text
 
 
-def _hint(state: str, rollout: str) -> str:
+def _hint(state: str, rollout: str, reason: str) -> str:
     if state == RolloutState.TRIPPED:
         return f"it needs a decision: fleetfoot rollout decide {rollout} continue|rollback|abort"
     if state == RolloutState.AWAITING_APPROVAL:
         return f"it awaits approval: fleetfoot rollout approve {rollout}"
+    if state == RolloutState.PAUSED and "staged" in reason:
+        return f"go on with it: fleetfoot rollout activate {rollout}"
+    if state == RolloutState.PAUSED and "awaits approval" in reason:
+        return f"let the next wave open: fleetfoot rollout approve {rollout}"
     if state == RolloutState.PAUSED:
         return f"go on: fleetfoot rollout resume {rollout}"
     return ""
@@ -136,10 +148,29 @@ def _counts(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{badge(state)} {counts[state]}" for state in states if counts[state])
 
 
-def _breaker(count: int) -> str:
-    if count == 0:
-        return "never"
-    return "the 1st failure" if count == 1 else f"{count} failures"
+def _sizes(waves: tuple[int, ...]) -> str:
+    shown = ", ".join(map(str, waves[:_WAVES])) + (f" ... {waves[-1]}" if waves[_WAVES:] else "")
+    return f"{shown} (cumulative)"
+
+
+def _trips(row: PlanRow) -> str:
+    limit = f"more than {row.failure_percent} % failures" if row.failure_percent else ""
+    if row.breaker == 0:
+        return limit or "never"
+    count = "the 1st failure" if row.breaker == 1 else f"{row.breaker} failures"
+    in_a_row = " in a row" if row.consecutive and row.breaker > 1 else ""
+    return f"{count}{in_a_row}{f', or {limit}' if limit else ''}"
+
+
+def _offline(row: PlanRow) -> str:
+    skipped = ", not waited for" if row.offline_policy == "skip" else ""
+    return f"{row.offline_count}{skipped}" if row.offline_count else ""
+
+
+def _approval(row: PlanRow) -> str:
+    start = "before it starts" if row.approval else ""
+    waves = "before each wave behind the first" if row.approve_each_wave else ""
+    return f"needed {' and '.join(filter(None, (start, waves)))}" if start or waves else ""
 
 
 def _seconds(seconds: float) -> str:

@@ -1,12 +1,13 @@
-"""The verbs that decide on a rollout before it starts: approve, perhaps gentler than asked, and reject."""
+"""The verbs that decide on a rollout before it starts, or before its next wave: approve, and reject."""
 
 from dataclasses import replace
 from typing import Any
 
 from fleetfoot_manager import planning, policies, rollout
 from fleetfoot_manager.policies import Order, plain
-from fleetfoot_manager.requests import arguments, rollouts
+from fleetfoot_manager.requests import arguments, rollouts, starting
 from fleetfoot_manager.rollout import Approve, Cancel, Rollout
+from fleetfoot_manager.rollout_gate import AWAITS_APPROVAL
 from fleetfoot_manager.work import Work
 from fleetfoot_protocol.errors import FleetfootError
 from fleetfoot_protocol.reports import Request
@@ -14,23 +15,27 @@ from fleetfoot_protocol.states import RolloutState
 
 
 def approve(work: Work, request: Request) -> dict[str, Any]:
-    """`rollout.approve`: planned anew over the present inventory, then started."""
+    """`rollout.approve`: planned anew over the present inventory, then started; or the next wave opens.
+
+    Before the start it may be made gentler, and both versions are kept.
+    """
     asked = arguments.parse(arguments.RolloutApprove, request.arguments)
     of, order = _awaiting(work, request, asked.rollout)
-    others = [g for g in of.groups if policies.of_group(work.tx, g).approval_by_other]
-    if others and order.requester == request.operator:
-        raise FleetfootError(
-            "not_allowed",
-            f"{request.operator} asked for {of.id}: in group {', '.join(others)} somebody else approves",
-        )
+    _demand_another(work, request, of, order)
     edits = asked.model_dump(exclude_none=True, exclude={"rollout"})
-    pace = {"immediate": False} if asked.waves is not None else {}
-    wanted = order.asked.model_copy(update=edits | pace)
+    if of.state is RolloutState.PAUSED:
+        return _approve_wave(work, request, of, order, edits)
+    wanted = order.asked.model_copy(update=_paced(asked) | edits)
     made = planning.make(work.tx, wanted, of.id, work.now)
     if edits:
         _demand_gentler(of, made.rollout)
     planned = replace(
-        made.rollout, state=of.state, revision=of.revision, steered=of.steered, created=of.created
+        made.rollout,
+        state=of.state,
+        revision=of.revision,
+        steered=of.steered,
+        created=of.created,
+        after=of.after,
     )
     work.add(planned)
     work.advance(of.id, Approve())
@@ -40,8 +45,43 @@ def approve(work: Work, request: Request) -> dict[str, Any]:
     policies.keep_order(work.tx, decided)
     data = _about(of, order) | {"asked": plain(order.asked), "approved": plain(wanted)}
     work.audit(request.operator, "group.upgrade.approve", {**data, "edited": sorted(edits)})
-    after = rollouts.begin(work, replace(made, rollout=planned))
+    # A later hop of a chain begins once the one before it has completed.
+    follows = work.rollouts[of.id] if of.after else None
+    after = follows or starting.begin(work, replace(made, rollout=planned), wanted)
     return rollouts.row_of(after) | decided.row()
+
+
+def _paced(asked: arguments.RolloutApprove) -> dict[str, Any]:
+    """What an edit of the waves or batches puts out of force of what was asked for."""
+    if asked.waves is None and asked.batch_pct is None and asked.batch_size is None:
+        return {}
+    return {"immediate": False, "strategy": None, "waves": None, "batch_pct": None, "batch_size": None} | (
+        {"batch_delay_seconds": None} if asked.waves is not None else {}
+    )
+
+
+def _demand_another(work: Work, request: Request, of: Rollout, order: Order) -> None:
+    others = [g for g in of.groups if policies.of_group(work.tx, g).approval_by_other]
+    if others and order.requester == request.operator:
+        raise FleetfootError(
+            "not_allowed",
+            f"{request.operator} asked for {of.id}: in group {', '.join(others)} somebody else approves",
+        )
+
+
+def _approve_wave(
+    work: Work, request: Request, of: Rollout, order: Order, edits: dict[str, Any]
+) -> dict[str, Any]:
+    if edits:
+        raise FleetfootError(
+            "request_invalid",
+            f"{of.id} is running as it was approved: {', '.join(sorted(edits))} cannot be changed any more",
+            remedy="approve the wave as it is, or reject what is left of the rollout",
+        )
+    after = work.advance(of.id, Approve())
+    data = _about(of, order) | {"wave": of.wave + 1}
+    work.audit(request.operator, "group.upgrade.approve", data)
+    return rollouts.row_of(after) | order.row()
 
 
 def reject(work: Work, request: Request) -> dict[str, Any]:
@@ -69,7 +109,8 @@ def _awaiting(work: Work, request: Request, name: str) -> tuple[Rollout, Order]:
     of = rollouts.named(work, request, name)
     rollouts.demand_seen(request, of)
     order = policies.order_of(work.tx, name)
-    if of.state is not RolloutState.AWAITING_APPROVAL or order is None:
+    waits = of.state is RolloutState.AWAITING_APPROVAL or of.reason == AWAITS_APPROVAL
+    if not waits or order is None:
         raise rollout.IllegalTransition(of, Approve(), ": it does not await approval")
     return of, order
 
@@ -81,6 +122,10 @@ def _demand_gentler(asked: Rollout, wanted: Rollout) -> None:
         why = f"batches must not be larger than those asked for: {list(asked.waves)}"
     elif wanted.waves[-1] > asked.waves[-1]:
         why = f"it must not reach more devices than the {asked.waves[-1]} asked for"
+    elif asked.strategy != "batches" and wanted.strategy == "batches" and wanted.breaker != 1:
+        why = "batches count failures in a row, which is later: with --breaker 1 it is not"
+    elif asked.failure_percent and not 0 < wanted.failure_percent <= asked.failure_percent:
+        why = f"the limit of failures must not rise above {asked.failure_percent} %"
     elif asked.breaker and not 0 < wanted.breaker <= asked.breaker:
         why = f"the breaker must not trip later than at {asked.breaker} failures"
     elif wanted.settle < asked.settle:

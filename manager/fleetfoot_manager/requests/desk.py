@@ -33,6 +33,7 @@ from fleetfoot_manager.requests import (
     preflight,
     releases,
     rollouts,
+    starting,
 )
 from fleetfoot_manager.work import Work
 from fleetfoot_protocol import times, trust
@@ -84,10 +85,10 @@ HANDLERS: dict[str, Handler] = {
     "device.release": device_acts.release,
     "device.upgrades": device_acts.upgrades,
     "device.downgrades": device_acts.downgrades,
-    "rollout.plan": rollouts.plan,
+    "rollout.plan": starting.plan,
     "rollout.probe": preflight.probe,
     "rollout.answers": preflight.answers,
-    "rollout.start": rollouts.start,
+    "rollout.start": starting.start,
     "audit.list": audits.listing,
     "audit.show": audits.show,
     "audit.prune": audits.prune,
@@ -101,6 +102,7 @@ HANDLERS: dict[str, Handler] = {
     "rollout.pause": rollouts.pause,
     "rollout.resume": rollouts.resume,
     "rollout.decide": rollouts.decide,
+    "rollout.activate": rollouts.activate,
     "rollout.cancel": rollouts.cancel,
     "rollout.retry": rollouts.retry,
 }

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from fleetfoot_manager import notes, policies, rights, rollout_rows, schema
+from fleetfoot_manager import notes, planning, policies, rights, rollout_rows, schema
 from fleetfoot_manager.notes import Note
 from fleetfoot_manager.requests import arguments, rollouts
 from fleetfoot_manager.requests.answers import BUDGET, fitted, moment, some
@@ -182,7 +182,8 @@ def _head(work: Work, of: Rollout) -> dict[str, Any]:
         "selector": dict(of.selector),
         "settle": int(of.settle),
         "device_timeout": int(of.device_timeout),
-        "breaker": of.breaker,
+        "strategy": of.strategy,
+        **planning.gate(of),
         "notes": fitted(said, _HEAD_BUDGET // 4)[0],
         "audit": traces,
         **some(success_percent=_rate(Counter(of.devices.counts))),

@@ -12,7 +12,7 @@ from fleetfoot_manager import planning, publisher, rights
 from fleetfoot_manager.inventory import DeviceEntry
 from fleetfoot_manager.requests import arguments
 from fleetfoot_manager.requests.answers import fitted, some
-from fleetfoot_manager.requests.rollouts import demand_signed
+from fleetfoot_manager.requests.starting import demand_signed
 from fleetfoot_manager.work import Work
 from fleetfoot_protocol import admission, times
 from fleetfoot_protocol.reports import Preflight, Request

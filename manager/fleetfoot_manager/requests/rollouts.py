@@ -1,12 +1,12 @@
-"""The verbs about rollouts: plan, start, list, show, and what a person may do to a live one."""
+"""The verbs about rollouts that there are: list, show, and what a person may do to a live one."""
 
 from typing import Any
 
-from fleetfoot_manager import compose, derive, notes, planning, policies, rights, rollout, rollout_rows
-from fleetfoot_manager.catalogue import ReleaseRow
-from fleetfoot_manager.requests import arguments
+from fleetfoot_manager import policies, rights, rollout, rollout_rows
+from fleetfoot_manager.requests import arguments, returning, starting
 from fleetfoot_manager.requests.answers import fitted, moment, some
 from fleetfoot_manager.rollout import (
+    Activate,
     Cancel,
     Decide,
     Decision,
@@ -15,19 +15,15 @@ from fleetfoot_manager.rollout import (
     Retry,
     Rollout,
     RolloutEvent,
-    Start,
 )
+from fleetfoot_manager.rollout_gate import AWAITS_ACTIVATION
 from fleetfoot_manager.work import Work
-from fleetfoot_protocol import trust
-from fleetfoot_protocol.documents import MAX_TARGETS
-from fleetfoot_protocol.errors import FleetfootError, TrustError
-from fleetfoot_protocol.events import Event
+from fleetfoot_protocol.errors import FleetfootError
 from fleetfoot_protocol.reports import Request
-from fleetfoot_protocol.states import RolloutState, Terminal
+from fleetfoot_protocol.states import Terminal
 
 _LISTED = 200
 _SHOWN = 500
-_NOTES = 3
 #: Whom a person looks for first, when not everybody can be shown.
 _INTERESTING = (
     Terminal.FAILED,
@@ -45,113 +41,11 @@ _INTERESTING = (
 _ACTIONS: dict[str, str] = {
     "rollout.pause": "group.upgrade.paused",
     "rollout.resume": "group.upgrade.resume",
+    "rollout.activate": "group.upgrade.activate",
     "rollout.decide": "group.upgrade.decide",
     "rollout.cancel": "group.upgrade.cancel",
     "rollout.retry": "group.upgrade.retry",
 }
-
-
-def plan(work: Work, request: Request) -> dict[str, Any]:
-    """`rollout.plan`: changes nothing."""
-    asked = arguments.parse(arguments.RolloutPlan, request.arguments)
-    rights.demand(work.house.root, request, asked.groups)
-    made = planning.make(work.tx, asked, "r-plan", work.now)
-    demand_signed(work, made.release)
-    return {"plan": _described(work, made)}
-
-
-def _described(work: Work, made: planning.Planned) -> dict[str, Any]:
-    """The plan, with what people noted of earlier rollouts of the component."""
-    found = [one.row() for one in notes.newest(work.tx, _NOTES, component=made.rollout.component)]
-    shown = [{name: row[name] for name in ("rollout", "title", "category", "author", "at")} for row in found]
-    return planning.describe(made) | {"notes": shown}
-
-
-def demand_signed(work: Work, release: ReleaseRow) -> None:
-    """A release whose signers have left the root since would be refused by every device: not even planned."""
-    try:
-        trust.verify_release(release.envelope, work.house.root)
-    except TrustError as error:
-        raise TrustError(
-            error.upgrade_code,
-            f"{release.component} {release.version}: {error.message}, by root {work.house.root.version}",
-            remedy="have keys that the present root names sign it, as a release of a new version",
-        ) from error
-
-
-def start(work: Work, request: Request) -> dict[str, Any]:
-    """`rollout.start`: plans anew, and starts at once unless a group demands approval first."""
-    asked = arguments.parse(arguments.RolloutPlan, request.arguments)
-    rights.demand(work.house.root, request, asked.groups)
-    _demand_no_other(work, asked)
-    name = work.house.name("r-")
-    made = planning.make(work.tx, asked, name, work.now)
-    demand_signed(work, made.release)
-    for group in asked.groups:
-        _demand_room(work.intent(group, asked.component), group, asked.component)
-    shown = _described(work, made)
-    if shown["approval"]:
-        shown["approval_id"] = name
-    work.add(made.rollout)
-    _tell_planned(work, made.rollout)
-    policies.keep_order(work.tx, policies.Order(name, request.operator, asked))
-    waits = made.rollout.state is RolloutState.AWAITING_APPROVAL
-    after = made.rollout if waits else begin(work, made)
-    data = {
-        "rollout": name,
-        "groups": list(asked.groups),
-        "component": asked.component,
-        "version": asked.version,
-        "channel": made.release.channel,
-        "strategy": "immediate" if asked.immediate else "waves",
-        "waves": list(after.waves),
-        "node_count": after.total,
-        "approval": waits,
-    }
-    work.audit(request.operator, "group.upgrade.schedule", data)
-    return {"rollout": name, "revision": after.revision, "state": str(after.state), "plan": shown}
-
-
-def begin(work: Work, made: planning.Planned) -> Rollout:
-    """Start a rollout that stands as planned, and tell it what its devices have said already."""
-    name = made.rollout.id
-    work.advance(name, Start())
-    for entry in made.devices:
-        status = entry.status
-        own = entry.id in made.own
-        report = derive.report(made.rollout, status, None, own=own) if status else None
-        if report is not None and name in work.rollouts:
-            work.advance(name, report)
-    after = work.rollout(name)
-    if after is None:
-        raise AssertionError("a rollout that was just started is gone")
-    return after
-
-
-def _tell_planned(work: Work, of: Rollout) -> None:
-    data = {"version": of.goal.version, "device_count": of.total, "waves": list(of.waves)}
-    work.event(of.groups, Event.ROLLOUT_PLANNED, data, component=of.component, rollout=of.id)
-
-
-def _demand_no_other(work: Work, asked: arguments.RolloutPlan) -> None:
-    for of in work.rollouts.values():
-        shared = sorted(set(of.groups) & set(asked.groups))
-        if of.component == asked.component and shared:
-            raise FleetfootError(
-                "conflict",
-                f"rollout {of.id} of {of.component} {of.goal.version} is {of.state} in {', '.join(shared)}",
-                remedy=f"let it end, or cancel it: 'fleetfoot rollout cancel {of.id}'",
-            )
-
-
-def _demand_room(intent: compose.GroupIntent, group: str, component: str) -> None:
-    if len(intent.standing) >= MAX_TARGETS:
-        standing = ", ".join(target.rollout for target in intent.standing)
-        raise FleetfootError(
-            "conflict",
-            f"group {group} has {MAX_TARGETS} standing targets for {component}: {standing}",
-            remedy="complete an unrestricted rollout of a release at or above theirs",
-        )
 
 
 def listing(work: Work, request: Request) -> dict[str, Any]:
@@ -197,6 +91,16 @@ def resume(work: Work, request: Request) -> dict[str, Any]:
     return _act(work, request, Resume())
 
 
+def activate(work: Work, request: Request) -> dict[str, Any]:
+    """`rollout.activate`: what everybody has staged."""
+    asked = arguments.parse(arguments.RolloutName, request.arguments)
+    event = Activate(request.operator)
+    of = named(work, request, asked.rollout)
+    if of.reason != AWAITS_ACTIVATION:
+        raise rollout.IllegalTransition(of, event, ": nothing that is staged waits for it")
+    return _steer(work, request, asked.rollout, event)
+
+
 def cancel(work: Work, request: Request) -> dict[str, Any]:
     """`rollout.cancel`."""
     return _act(work, request, Cancel())
@@ -210,7 +114,34 @@ def retry(work: Work, request: Request) -> dict[str, Any]:
 def decide(work: Work, request: Request) -> dict[str, Any]:
     """`rollout.decide`."""
     asked = arguments.parse(arguments.RolloutDecide, request.arguments)
+    if asked.decision == "rollback":
+        of = named(work, request, asked.rollout)
+        demand_seen(request, of)
+        if not asked.leave_stranded:
+            returning.demand_ways_back(work, of)
+        if asked.paced:
+            return _in_steps(work, request, of, asked)
     return _steer(work, request, asked.rollout, Decide(Decision(asked.decision)), decision=asked.decision)
+
+
+def _in_steps(work: Work, request: Request, of: Rollout, asked: arguments.RolloutDecide) -> dict[str, Any]:
+    """A rollback in steps: another rollout, which takes the place of this one."""
+    event = Decide(Decision.ROLLBACK)
+    if event.decision not in rollout.TRANSITIONS[of.state]:
+        raise rollout.IllegalTransition(of, event)
+    back = returning.planned_back(work, of, asked, request.operator)
+    data = {
+        "rollout": of.id,
+        "groups": list(of.groups),
+        "component": of.component,
+        "version": of.goal.version,
+        "failure_count": of.devices.failures,
+        "decision": "rollback",
+        "by": back.id,
+    }
+    work.audit(request.operator, _ACTIONS[request.verb], data)
+    after = starting.put_in_place(work, back, [of])
+    return row_of(after) | {"instead_of": of.id}
 
 
 def _act(work: Work, request: Request, event: RolloutEvent) -> dict[str, Any]:
@@ -269,12 +200,14 @@ def row_of(of: Rollout) -> dict[str, Any]:
         "groups": list(of.groups),
         "state": str(of.state),
         "reason": of.reason,
+        "strategy": of.strategy,
         "wave": of.wave,
         "waves": list(of.waves),
         "total": of.total,
         "counts": of.devices.counts,
         "revision": of.revision,
         "attempt": of.goal.attempt,
+        **some(after=of.after, expires=moment(of.lives_until), stage=of.stage),
         **some(started=moment(of.started), ended=moment(of.ended), settles=moment(of.settle_until)),
     }
 

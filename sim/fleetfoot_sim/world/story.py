@@ -29,8 +29,9 @@ class Happening(NamedTuple):
 
 #: what -> how often, relative to the others.
 WEIGHTS = {
-    "start": 3, "retry": 2, "pause": 3, "resume": 3, "decide": 4, "cancel": 1, "approve": 3, "recall": 1,
-    "lift": 1, "own": 2, "release": 1, "behave": 8, "crash": 6, "sleep": 5, "hang": 2, "lie": 2, "outage": 2,
+    "start": 3, "retry": 2, "pause": 3, "resume": 3, "decide": 4, "cancel": 1, "approve": 3, "activate": 3,
+    "recall": 1, "lift": 1, "own": 2, "release": 1, "behave": 8, "crash": 6, "sleep": 5, "hang": 2,
+    "lie": 2, "outage": 2,
     "die": 1, "join": 2, "move": 2, "forget": 1, "weather": 5, "empty": 2, "cut": 3, "replay": 3, "forge": 2,
     "kill": 6, "twin": 2, "policy": 1,
 }  # fmt: skip
@@ -63,13 +64,38 @@ def _start(chance: random.Random) -> dict[str, Any]:
         "breaker": chance.choice([0, 1, 1, 2]),
         "mode": chance.choice(["at_least", "at_least", "exactly"]),
     }
-    if chance.random() < 0.2:
+    way = chance.random()
+    if way < 0.2:
         asked["immediate"] = True
+    elif way < 0.4:
+        asked |= chance.choice([{"batch_size": 1}, {"batch_size": 2}, {"batch_pct": 40}])
     else:
         asked["waves"] = chance.choice([["10%", "50%", "100%"], [1, "100%"], [1, 2, 3, 4], ["25%", "60%"]])
-    if chance.random() < 0.2:
+    whom = chance.random()
+    if whom < 0.2:
         asked["selector"] = {"site": chance.choice(["north", "south"])}
-    return asked
+    elif whom < 0.3:
+        asked |= {"groups": [], "named": tuple(chance.sample(range(8), 3))}
+    return asked | _gate(chance, staged=whom >= 0.3 and chance.random() < 0.25)
+
+
+def _gate(chance: random.Random, *, staged: bool) -> dict[str, Any]:
+    """What is asked for seldom."""
+    more: dict[str, Any] = {"stage": chance.choice(["first", "only"])} if staged else {}
+    seldom: list[dict[str, Any]] = [
+        {"failure_percent": chance.choice([10, 50])},
+        {"min_successes": 2},
+        {"offline": "skip"},
+        {"approve_each_wave": True},
+        {"priority": chance.choice([1, 2])},
+        {"ttl": chance.choice([60, 120, 300])},
+        {"supersede": True},
+        {"canaries": (chance.randint(0, 99),)},
+    ]
+    for one in seldom:
+        if chance.random() < 0.12:
+            more |= one
+    return more
 
 
 def _arguments(name: str, chance: random.Random) -> dict[str, Any]:
@@ -79,7 +105,9 @@ def _arguments(name: str, chance: random.Random) -> dict[str, Any]:
         case "start":
             return _start(chance)
         case "decide":
-            return {"decision": chance.choice(["continue", "rollback", "rollback", "abort"])}
+            decision = chance.choice(["continue", "rollback", "rollback", "abort"])
+            steps = {"batch_size": 1, "settle": 5} if decision == "rollback" and chance.random() < 0.4 else {}
+            return {"decision": decision, **steps}
         case "recall" | "lift":
             return {"version": version}
         case "own":

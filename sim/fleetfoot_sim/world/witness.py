@@ -61,6 +61,8 @@ class Course:
     opened: int = 0
     begun: set[str] = field(default_factory=set)
     state: RolloutState = _S.PLANNED
+    staged: bool = False
+    activated: set[str] = field(default_factory=set)
 
 
 class Witness:
@@ -102,7 +104,7 @@ class Witness:
         before = self._orders.get(topic, (0, 0))
         demand(document.order > before, "the order goes back", topic, before, document.order)
         self._orders[topic] = document.order
-        targets = [(t.rollout, t.hold, t.stage_cut[:6]) for t in document.targets]
+        targets = [(t.rollout, t.hold, t.stage_cut[:6], t.activate_cut[:6]) for t in document.targets]
         self.note(f"desired {topic[6:]} {targets} withdrawn={[d[:4] for d in document.withdrawn]}")
 
     # --- turns of a manager --------------------------------------------------------------------------
@@ -110,7 +112,7 @@ class Witness:
     def planned(self, of: Rollout, sites: dict[str, str]) -> None:
         """A rollout has been planned."""
         ids = frozenset(member.device for member in of.cohort)
-        self.courses[of.id] = Course(of.waves, ids, sites)
+        self.courses[of.id] = Course(of.waves, ids, sites, staged=bool(of.stage))
 
     def heard(self, counters: Iterable[tuple[str, str | None, int | None]]) -> None:
         """What the manager takes for the newest of a device never goes back."""
@@ -143,26 +145,31 @@ class Witness:
     def _check_counts(self, of: Rollout) -> None:
         going = of.state in (_S.RUNNING, _S.SETTLING)
         failures = sum(r.terminal in (Terminal.FAILED, Terminal.ROLLED_BACK) for r in of.devices.values())
-        within = not of.breaker or failures - of.failures_before < of.breaker
+        counted = of.streak if of.consecutive else failures - of.failures_before
+        within = not of.breaker or counted < of.breaker
         demand(within or not going, "it goes on past its breaker", of.id, failures, of.breaker)
 
     def _check_target(self, of: Rollout, course: Course, document: Desired) -> None:
         target = next((t for t in document.targets if t.rollout == of.id), None)
         if of.state is _S.AWAITING_APPROVAL:
             demand(target is None, "published before it was approved", of.id)
-        if of.state in (_S.TRIPPED, _S.PAUSED):
+        waits = of.state is _S.PAUSED and ("awaits approval" in of.reason or "staged" in of.reason)
+        if of.state in (_S.TRIPPED, _S.PAUSED) and not waits:
             demand(target is not None and target.hold, "no hold stands", of.id, of.state)
         if of.state is _S.ROLLING_BACK:
             demand(of.goal.digest in document.withdrawn, "going back without a recall", of.id)
         if target is not None and not of.state.ended:
-            admitted = {
-                d for d in course.original if admits(target, d, course.sites.get(d, ""), target.stage_cut)
-            }
-            allowed = course.waves[of.wave - 1] if of.wave else 0
-            demand(len(admitted) == allowed, "exposes another number", of.id, len(admitted), allowed)
+            active = course.waves[of.wave - 1] if of.wave else 0
+            exposed = course.waves[-1] if course.staged else active
+            for cut, allowed in ((target.stage_cut, exposed), (target.activate_cut, active)):
+                admitted = {d for d in course.original if admits(target, d, course.sites.get(d, ""), cut)}
+                demand(len(admitted) == allowed, "exposes another number", of.id, len(admitted), allowed)
 
     def _check_widening(self, of: Rollout, course: Course) -> None:
-        """Behind each wave that is left: somebody is well, nobody is awaited."""
+        """Behind each wave that is left: somebody is well, or nobody could have it; nobody is awaited."""
+        if course.staged and not course.opened:
+            staging = [d for d, r in of.devices.items() if r.wave > of.wave and not r.terminal.ended]
+            demand(not staging, "a wave opens while devices stage", of.id, staging)
         for wave in range(max(course.opened, 1), of.wave):
             members = {d: r for d, r in of.devices.items() if r.wave == wave}
             waiting = [d for d, r in members.items() if not r.terminal.ended]
@@ -170,7 +177,8 @@ class Witness:
             well = {
                 d for d in members if of.goal.digest in self._ran.get(d, set()) | self.claimed.get(d, set())
             }
-            demand(bool(well), "a wave is left without a success", of.id, wave)
+            nobody = all(r.terminal is Terminal.SKIPPED for r in members.values())
+            demand(bool(well) or nobody, "a wave is left without a success", of.id, wave)
         course.opened = of.wave
 
     # --- steps of a device ---------------------------------------------------------------------------
@@ -202,6 +210,7 @@ class Witness:
             demand(work is not None, "activates nothing", device.id)
             if work is not None:
                 self._check_order(device, work.act, work.goal, work.rollout, activates=True)
+                self._check_activated(device, work.rollout)
         elif isinstance(event, steps.Unwell) and before.work is not None:
             self._failed[device.id, before.work.goal.digest] = before.work.goal.attempt
         elif isinstance(event, steps.Healthy):
@@ -228,7 +237,15 @@ class Witness:
         if course is not None and device.id in course.original:
             course.begun.add(device.id)
             allowed = course.waves[course.opened - 1] if course.opened else 0
+            allowed = course.waves[-1] if course.staged else allowed
             demand(len(course.begun) <= allowed, "more begin than were approved", event.rollout, course.begun)
+
+    def _check_activated(self, device: "Device", rollout: str | None) -> None:
+        course = self.courses.get(rollout or "")
+        if course is not None and device.id in course.original:
+            course.activated.add(device.id)
+            allowed = course.waves[course.opened - 1] if course.opened else 0
+            demand(len(course.activated) <= allowed, "more activate than were approved", rollout)
 
     def _check_order(
         self, device: "Device", act: Act, goal: Goal, rollout: str | None, *, activates: bool

@@ -125,6 +125,8 @@ class World:
         # A start and a policy may come in one turn, in either order: what stood before had to be known.
         stood = any(policy.demands(of.total) for group in of.groups if (policy := self._policies.get(group)))
         needed = stood and policies.demand_approval(tx, of.groups, of.total)
+        # A way back in steps is a decision about the rollout that it takes the place of.
+        needed = needed and not of.withdraws
         demand(not needed or bool(order and order.decision), "started without approval", of.id)
 
     def _stored(self, tx: Any, group: str, device: str = "") -> Desired | None:
@@ -195,7 +197,12 @@ class World:
                 return
         getattr(self, f"_do_{happening.what}")(**arguments)
 
-    def _do_start(self, **asked: Any) -> None:
+    def _do_start(self, named: tuple[int, ...] = (), canaries: tuple[int, ...] = (), **asked: Any) -> None:
+        """`named`, `canaries`: numbers of devices, whoever that is by then."""
+        for what, numbers in (("devices", named), ("canaries", canaries)):
+            found = {device.id for number in numbers if (device := self._device(number)) is not None}
+            if found:
+                asked[what] = sorted(found)
         self._ask("rollout.start", {"component": COMPONENT, **asked})
 
     def _do_retry(self) -> None:
@@ -207,14 +214,17 @@ class World:
     def _do_resume(self) -> None:
         self._on_rollout("resume", _S.PAUSED)
 
+    def _do_activate(self) -> None:
+        self._on_rollout("activate", _S.PAUSED)
+
     def _do_cancel(self) -> None:
         self._on_rollout("cancel")
 
     def _do_approve(self) -> None:
-        self._on_rollout("approve", _S.AWAITING_APPROVAL)
+        self._on_rollout("approve", _S.AWAITING_APPROVAL, _S.PAUSED)
 
-    def _do_decide(self, decision: str) -> None:
-        self._on_rollout("decide", decision=decision)
+    def _do_decide(self, decision: str, **steps: Any) -> None:
+        self._on_rollout("decide", decision=decision, **steps)
 
     def _do_policy(self, group: str) -> None:
         self._ask("group.policy", {"group": group, "approval": "always"})
@@ -388,7 +398,9 @@ class World:
                 self._asked.add(of.id)
                 self._ask(f"rollout.{verb}", {"rollout": of.id, **more}, of.revision)
             case _S.PAUSED:
-                self._ask("rollout.resume", {"rollout": of.id}, of.revision)
+                verb = "activate" if "staged" in of.reason else "resume"
+                verb = "approve" if "awaits approval" in of.reason else verb
+                self._ask(f"rollout.{verb}", {"rollout": of.id}, of.revision)
             case _S.TRIPPED:
                 decision = self.draw.choice(["rollback", "abort"])
                 self._ask("rollout.decide", {"rollout": of.id, "decision": decision}, of.revision)
