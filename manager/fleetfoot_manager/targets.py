@@ -1,6 +1,7 @@
 """Whom a rollout is for: groups, a selector over labels, or devices named one by one."""
 
 from collections.abc import Iterable, Sequence
+from typing import TypeVar
 
 from sqlalchemy.engine import Connection
 
@@ -11,9 +12,10 @@ from fleetfoot_protocol import admission
 from fleetfoot_protocol.errors import FleetfootError
 
 _NAMED = 10
+P = TypeVar("P", bound=RolloutPlan)
 
 
-def resolved(tx: Connection, asked: RolloutPlan) -> RolloutPlan:
+def resolved(tx: Connection, asked: P) -> P:
     """With the groups of devices that were named one by one. FleetfootError `not_found` for unknown ids."""
     if not asked.devices:
         return asked

@@ -8,7 +8,7 @@ once they have spoken. A device that has not answered this very probe is unknown
 from collections import Counter
 from typing import Any, NamedTuple
 
-from fleetfoot_manager import planning, publisher, rights
+from fleetfoot_manager import planning, publisher, rights, targets
 from fleetfoot_manager.inventory import DeviceEntry
 from fleetfoot_manager.requests import arguments
 from fleetfoot_manager.requests.answers import fitted, some
@@ -40,6 +40,8 @@ class _Row(NamedTuple):
 def probe(work: Work, request: Request) -> dict[str, Any]:
     """`rollout.probe`: what would be refused as a plan is not asked; else one message goes to each group."""
     asked = arguments.parse(arguments.RolloutProbe, request.arguments)
+    rights.demand_anywhere(work.house.root, request)
+    asked = targets.resolved(work.tx, asked)
     rights.demand(work.house.root, request, asked.groups)
     made = planning.make(work.tx, asked, "r-plan", work.now)
     demand_signed(work, made.release)
