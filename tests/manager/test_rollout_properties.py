@@ -280,7 +280,7 @@ def drive(walk: Walk, decision: Decision, answering: bool) -> None:
         S.PAUSED: Resume(),
         S.TRIPPED: Decide(decision),
     }
-    words = {AWAITS_APPROVAL: Approve(), AWAITS_ACTIVATION: Activate("ann")}
+    words: dict[str, RolloutEvent] = {AWAITS_APPROVAL: Approve(), AWAITS_ACTIVATION: Activate("ann")}
     for _ in range(20 + 5 * len(walk.rollout.waves) + len(walk.rollout.devices) + 10):
         state = walk.rollout.state
         if state.ended:
