@@ -32,6 +32,7 @@ TARGETS = {
             "fleetfoot_manager.rollout_acts",
             "fleetfoot_manager.rollout_events",
             "fleetfoot_manager.rollout_gate",
+            "fleetfoot_manager.rollout_plan",
             "fleetfoot_manager.rollout_reports",
             "fleetfoot_manager.rollout_state",
         ),

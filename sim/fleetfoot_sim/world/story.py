@@ -29,9 +29,8 @@ class Happening(NamedTuple):
 
 #: what -> how often, relative to the others.
 WEIGHTS = {
-    "start": 3, "retry": 2, "pause": 3, "resume": 3, "decide": 4, "cancel": 1, "approve": 3, "activate": 3,
-    "recall": 1, "lift": 1, "own": 2, "release": 1, "behave": 8, "crash": 6, "sleep": 5, "hang": 2,
-    "lie": 2, "outage": 2,
+    "start": 3, "retry": 2, "pause": 3, "resume": 3, "decide": 4, "cancel": 1, "approve": 3, "recall": 1,
+    "lift": 1, "own": 2, "release": 1, "behave": 8, "crash": 6, "sleep": 5, "hang": 2, "lie": 2, "outage": 2,
     "die": 1, "join": 2, "move": 2, "forget": 1, "weather": 5, "empty": 2, "cut": 3, "replay": 3, "forge": 2,
     "kill": 6, "twin": 2, "policy": 1,
 }  # fmt: skip
@@ -52,36 +51,40 @@ def draw(seed: int) -> list[Happening]:
     ]
     rest = [Happening(at, name, _arguments(name, chance)) for at, name in zip(moments, names, strict=True)]
     more = [Happening(at, "start", _start(chance)) for at in starts[1:]]
-    return sorted([*bad, Happening(2.0, "start", asked), *more, *rest], key=lambda one: one.at)
+    told = [*bad, Happening(2.0, "start", asked), *more, *rest]
+    return sorted(told if seed % 200 < 100 else _formed(told, seed), key=lambda one: one.at)
 
 
-def _start(chance: random.Random) -> dict[str, Any]:
-    asked: dict[str, Any] = {
-        "version": chance.choice(VERSIONS[1:] + VERSIONS[1:4]),
-        "groups": chance.choice([["hall"], ["yard"], list(GROUPS)]),
-        "settle": chance.choice([0, 10, 30]),
-        "device_timeout": chance.choice([60, 120]),
-        "breaker": chance.choice([0, 1, 1, 2]),
-        "mode": chance.choice(["at_least", "at_least", "exactly"]),
-    }
-    way = chance.random()
-    if way < 0.2:
-        asked["immediate"] = True
-    elif way < 0.4:
-        asked |= chance.choice([{"batch_size": 1}, {"batch_size": 2}, {"batch_pct": 40}])
-    else:
-        asked["waves"] = chance.choice([["10%", "50%", "100%"], [1, "100%"], [1, 2, 3, 4], ["25%", "60%"]])
-    whom = chance.random()
-    if whom < 0.2:
-        asked["selector"] = {"site": chance.choice(["north", "south"])}
-    elif whom < 0.3:
-        asked |= {"groups": [], "named": tuple(chance.sample(range(8), 3))}
-    return asked | _gate(chance, staged=whom >= 0.3 and chance.random() < 0.25)
+def _formed(told: list[Happening], seed: int) -> list[Happening]:
+    """The same story with rollouts of other forms: the second hundred of each two hundred seeds.
+
+    What they are is drawn apart, so that the stories of the first hundred stay what they were.
+    """
+    chance = random.Random(f"forms {seed}")  # noqa: S311 - a story that can be told again, no secret
+    formed = [Happening(chance.uniform(5, SECONDS), "activate", {}) for _ in range(3)]
+    for one in told:
+        arguments = dict(one.arguments)
+        if one.what == "start":
+            arguments |= _form(chance)
+        elif one.what == "decide" and arguments["decision"] == "rollback" and chance.random() < 0.4:
+            arguments |= {"batch_size": 1, "settle": 5}
+        if "batch_size" in arguments or "batch_pct" in arguments:
+            arguments = {n: v for n, v in arguments.items() if n not in ("waves", "immediate")}
+        if "named" in arguments:
+            arguments.pop("selector", None)
+        formed.append(Happening(one.at, one.what, arguments))
+    return formed
 
 
-def _gate(chance: random.Random, *, staged: bool) -> dict[str, Any]:
-    """What is asked for seldom."""
-    more: dict[str, Any] = {"stage": chance.choice(["first", "only"])} if staged else {}
+def _form(chance: random.Random) -> dict[str, Any]:
+    """What is asked for beside, or instead of, waves over whole groups."""
+    form: dict[str, Any] = {}
+    if chance.random() < 0.3:
+        form |= chance.choice([{"batch_size": 1}, {"batch_size": 2}, {"batch_pct": 40}])
+    if chance.random() < 0.15:
+        form |= {"groups": [], "named": tuple(chance.sample(range(8), 3))}
+    elif chance.random() < 0.3:
+        form["stage"] = chance.choice(["first", "only"])
     seldom: list[dict[str, Any]] = [
         {"failure_percent": chance.choice([10, 50])},
         {"min_successes": 2},
@@ -93,9 +96,27 @@ def _gate(chance: random.Random, *, staged: bool) -> dict[str, Any]:
         {"canaries": (chance.randint(0, 99),)},
     ]
     for one in seldom:
-        if chance.random() < 0.12:
-            more |= one
-    return more
+        if chance.random() < 0.15:
+            form |= one
+    return form
+
+
+def _start(chance: random.Random) -> dict[str, Any]:
+    asked: dict[str, Any] = {
+        "version": chance.choice(VERSIONS[1:] + VERSIONS[1:4]),
+        "groups": chance.choice([["hall"], ["yard"], list(GROUPS)]),
+        "settle": chance.choice([0, 10, 30]),
+        "device_timeout": chance.choice([60, 120]),
+        "breaker": chance.choice([0, 1, 1, 2]),
+        "mode": chance.choice(["at_least", "at_least", "exactly"]),
+    }
+    if chance.random() < 0.2:
+        asked["immediate"] = True
+    else:
+        asked["waves"] = chance.choice([["10%", "50%", "100%"], [1, "100%"], [1, 2, 3, 4], ["25%", "60%"]])
+    if chance.random() < 0.2:
+        asked["selector"] = {"site": chance.choice(["north", "south"])}
+    return asked
 
 
 def _arguments(name: str, chance: random.Random) -> dict[str, Any]:
@@ -105,9 +126,7 @@ def _arguments(name: str, chance: random.Random) -> dict[str, Any]:
         case "start":
             return _start(chance)
         case "decide":
-            decision = chance.choice(["continue", "rollback", "rollback", "abort"])
-            steps = {"batch_size": 1, "settle": 5} if decision == "rollback" and chance.random() < 0.4 else {}
-            return {"decision": decision, **steps}
+            return {"decision": chance.choice(["continue", "rollback", "rollback", "abort"])}
         case "recall" | "lift":
             return {"version": version}
         case "own":
