@@ -120,7 +120,7 @@ class Shop:
         document = Desired(
             fleet=FLEET,
             group=GROUP,
-            component=COMPONENT,
+            component=bundle.release.component,
             epoch=self.root.epoch,
             sequence=self.sequence,
             issued=times.to_text(now - 60),
@@ -133,7 +133,13 @@ class Shop:
 
 
 class Device:
-    """The device on `host`. Its first boot, `set_up`, does what a package and its owner do."""
+    """The device on `host`. Its first boot, `set_up`, does what a package and its owner do.
+
+    component, unit_name: what is ordered and looked at.
+    """
+
+    component = COMPONENT
+    unit_name = UNIT
 
     def __init__(self, host: Host, shop: Shop) -> None:
         self.host = host
@@ -202,7 +208,7 @@ class Device:
         if not blobs:
             courier.keep_blobs(set())
         self._bring(courier, bundle, manifest=manifest, blobs=blobs)
-        courier.store_message(f"group.{COMPONENT}", document)
+        courier.store_message(f"group.{self.component}", document)
         self.host.path("/run/fleetfoot/wake/now").touch()
 
     def await_connected(self) -> None:
@@ -229,7 +235,7 @@ class Device:
 
     @property
     def layout(self) -> Layout:
-        return Layout(self.host.path("/opt/fleetfoot"), COMPONENT)
+        return Layout(self.host.path("/opt/fleetfoot"), self.component)
 
     @property
     def current(self) -> str:
@@ -246,16 +252,16 @@ class Device:
         except FileNotFoundError:
             return None
 
-    def component(self) -> ComponentStatus | None:
+    def told(self) -> ComponentStatus | None:
         """What the worker says in its spool."""
         try:
             data = self.host.path(f"{SPOOL}/out/status.json").read_bytes()
         except FileNotFoundError:
             return None
-        return read(Status, data).components.get(COMPONENT)
+        return read(Status, data).components.get(self.component)
 
     def unit(self, *names: str) -> dict[str, str]:
-        return self.host.show(UNIT, *names)
+        return self.host.show(self.unit_name, *names)
 
     def runs(self, bundle: Bundle) -> bool:
         """Whether the release is committed, is what `current` leads to, and what its unit really executes."""
@@ -270,7 +276,7 @@ class Device:
 
     def version(self) -> str:
         """The version that the unit's process was started from: what it left in its memory of arguments."""
-        note = self.host.path(f"/run/fleetfoot/started/{COMPONENT}").read_text().split()
+        note = self.host.path(f"/run/fleetfoot/started/{self.component}").read_text().split()
         same = note[0] == self.unit("InvocationID")["InvocationID"]
         return note[1].removeprefix("versions/").rpartition("-")[0] if same else ""
 

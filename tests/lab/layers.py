@@ -61,7 +61,7 @@ _MASKED = (
 #: Where a test writes `<state> <seconds>`: the worker pauses so long when it has journaled that state.
 HOLD = "/run/fleetfoot/hold"
 #: States that are over in milliseconds could be hit by chance alone; nothing but the pause differs.
-_HELD = f"""\
+HELD = f"""\
 import os
 import time
 from fleetfoot_agent import durable
@@ -95,7 +95,7 @@ class Layers:
         self._agent = _write_agent(folder / "agent")
         self._unsynced = folder / "unsynced"
         (self._unsynced / SITE[1:]).mkdir(parents=True)
-        (self._unsynced / SITE[1:] / "sitecustomize.py").write_text(_HELD + _UNSYNCED)
+        (self._unsynced / SITE[1:] / "sitecustomize.py").write_text(HELD + _UNSYNCED)
 
     def lower(self, *, unsynced: bool = False) -> str:
         """The `lowerdir` of an overlay, topmost first."""
@@ -133,7 +133,7 @@ def _write_agent(layer: Path) -> Path:
     """The agent as a package has it: the base install alone, the shipped units, guard and launcher."""
     subprocess.run([ROOT / "systemd" / "install", str(layer)], check=True)
     agent_payload.lay(layer / AGENT[1:])
-    (layer / SITE[1:] / "sitecustomize.py").write_text(_HELD)
+    (layer / SITE[1:] / "sitecustomize.py").write_text(HELD)
     (layer / PYTHON[1:]).mkdir()
     program = layer / "usr/bin/fleetfoot-agent"
     program.parent.mkdir(exist_ok=True)

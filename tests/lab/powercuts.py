@@ -1,4 +1,4 @@
-"""Power cuts at random moments of installs, returns and guard runs, judged before anything can repair them.
+"""Power cuts at random moments of installs, returns, guard runs and self-upgrades, and what they leave.
 
 A `Cutter` owns one host and one thread. It orders versions up and down, and one that dies; it cuts the power
 at a random moment after the order, or, nearly as often, while the device recovers from the cut before. A
@@ -68,6 +68,8 @@ class Tally:
     converged: int = 0
     gone_back: int = 0
     states: Counter[str] = field(default_factory=Counter)
+    #: Of the agent's own journal, while it upgrades itself.
+    own_states: Counter[str] = field(default_factory=Counter)
     trials: Counter[str] = field(default_factory=Counter)
     faults: list[str] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -88,11 +90,13 @@ class Tally:
 
     def __str__(self) -> str:
         states = ", ".join(f"{state} {count}" for state, count in self.states.most_common())
+        own = ", ".join(f"{state} {count}" for state, count in self.own_states.most_common())
         trials = ", ".join(f"{trial} {count}" for trial, count in sorted(self.trials.items()))
         return (
             f"{self.cuts} cuts: {self.kept} left the old version, {self.changed} the ordered one; "
-            f"journal {states}; trial {trials}; came to rest {self.converged} times, "
-            f"{self.gone_back} of them by going back; {len(self.faults)} faults"
+            f"journal {states}; of the agent itself {own}; trial {trials}; "
+            f"came to rest {self.converged} times, {self.gone_back} of them by going back; "
+            f"{len(self.faults)} faults"
         )
 
 
@@ -105,9 +109,9 @@ class Verdict:
     trial: str
 
 
-def judge(upper: Path, shop: Shop) -> Verdict:
+def judge(upper: Path, shop: Shop, component: str = COMPONENT) -> Verdict:
     """Judge what lies on a disk that nothing has touched since the cut; AssertionError says what is wrong."""
-    layout = Layout(upper / "opt/fleetfoot", COMPONENT)
+    layout = Layout(upper / "opt/fleetfoot", component)
     record = read_record(layout.journal.read_bytes())
     current = os.readlink(layout.current)
     trial = layout.read_trial()
@@ -138,11 +142,14 @@ class Cutter:
     bad: how many of its orders are for the version that dies, from 0 to 1.
     """
 
+    versions: tuple[str, ...] = GOOD_VERSIONS
+    bad_version = BAD_VERSION
+
     def __init__(
         self, host: Host, golden: Host, shop: Shop, tally: Tally, seed: str, *, window: float, bad: float
     ) -> None:
         self.host = host
-        self.device = Device(host, shop)
+        self.device = self.make_device(host, shop)
         self._golden = golden
         self._shop = shop
         self._tally = tally
@@ -150,11 +157,15 @@ class Cutter:
         self._random = Random(seed)  # noqa: S311
         self._window = window
         self._bad = bad
-        self._good = shop.bundles[GOOD_VERSIONS[0]]
+        self._good = shop.bundles[self.versions[0]]
         self._old = self._ordered = self._good
         self._attempts: Counter[str] = Counter()
         self._mount = host.image.parent / "judged"
         self.done = 0
+
+    def make_device(self, host: Host, shop: Shop) -> Device:
+        """What is looked at on the host."""
+        return Device(host, shop)
 
     def run(self) -> None:
         """Cut until the tally has enough; then the device must arrive a last time."""
@@ -165,7 +176,7 @@ class Cutter:
             while self._tally.more():
                 if recuts >= RECUTS or self._random.random() < 0.55:
                     self._arrive()
-                    hunted = self._tally.rarest(self._random) if self._random.random() < HUNTS else None
+                    hunted = self._prey() if self._random.random() < HUNTS else None
                     self._order(hunted)
                     self._await_moment(hunted)
                     recuts = 0
@@ -180,6 +191,10 @@ class Cutter:
                 self._tally.faults.append(f"seed {self._seed} after {self.done} cuts: {error}")
         finally:
             self.host.remove()
+
+    def _prey(self) -> str:
+        """The state to be hunted next."""
+        return self._tally.rarest(self._random)
 
     def _first_boot(self) -> None:
         self.host.clone_disk(self._golden)
@@ -206,7 +221,7 @@ class Cutter:
         try:
             for bundle in (self._old, self._ordered):
                 if self.device.runs(bundle) and (bundle is self._ordered or self._refused()):
-                    assert bundle is not self._shop.bundles[BAD_VERSION], (
+                    assert bundle is not self._shop.bundles[self.bad_version], (
                         "what dies at every start was committed"
                     )
                     return bundle
@@ -221,10 +236,10 @@ class Cutter:
     def _order(self, hunted: str | None) -> None:
         # The order is on the disk when this returns: whatever comes of it comes from the device.
         if hunted == "rolling_back" or self._random.random() < self._bad:
-            bundle = self._shop.bundles[BAD_VERSION]
+            bundle = self._shop.bundles[self.bad_version]
         else:
-            turn = GOOD_VERSIONS.index(self._good.release.version) + 1
-            bundle = self._shop.bundles[GOOD_VERSIONS[turn % len(GOOD_VERSIONS)]]
+            turn = self.versions.index(self._good.release.version) + 1
+            bundle = self._shop.bundles[self.versions[turn % len(self.versions)]]
         self._old, self._ordered = self._good, bundle
         self._attempts[bundle.digest] += 1
         order = self._shop.order(bundle, attempt=self._attempts[bundle.digest])
@@ -255,13 +270,14 @@ class Cutter:
         self.host.cut_power()
         self.done += 1
         with Opened(self.host, self._mount) as upper:
-            found = judge(upper, self._shop)
+            found = judge(upper, self._shop, self.device.component)
         # The order before was carried out and confirmed: nothing from before that may come back.
         both = (self._old, self._ordered)
         names = [f"versions/{version_name(b.release.version, b.digest)}" for b in both]
         assert found.current in names, f"current is {found.current}, neither of {names}"
         with self._tally.lock:
-            self._tally.states[str(found.record.state)] += 1
+            own = self.device.component != COMPONENT
+            (self._tally.own_states if own else self._tally.states)[str(found.record.state)] += 1
             self._tally.trials[found.trial] += 1
             if found.current == names[0]:
                 self._tally.kept += 1

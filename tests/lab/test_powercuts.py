@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 from tests.attack.rows import row
+from tests.lab.agentcuts import AgentCutter, stock_agents
 from tests.lab.conftest import Lab
 from tests.lab.host import Host, Opened, own_mounts
 from tests.lab.powercuts import EACH, HUNTED, Cutter, Tally, cut_after_commit, judge, stock
@@ -33,6 +34,8 @@ def test_row_51_a_power_cut_leaves_a_whole_version_and_a_way_on(
         Cutter(lab.host(), golden, lab.shop, tally, f"{SEED}-{number}", window=window, bad=bad)
         for number, (window, bad) in enumerate(HOSTS)
     ]
+    stock_agents(lab.shop)
+    cutters.append(AgentCutter(lab.host(), golden, lab.shop, tally, f"{SEED}-agent", window=1.5, bad=0.3))
     threads = [threading.Thread(target=cutter.run, name=cutter.host.name) for cutter in cutters]
     for thread in threads:
         thread.start()
@@ -47,6 +50,7 @@ def test_row_51_a_power_cut_leaves_a_whole_version_and_a_way_on(
     if CUTS >= 200:
         rare = {state: tally.states[state] for state in STATES if tally.states[state] < EACH}
         assert not rare, f"too few cuts in {rare}"
+        assert sum(tally.own_states.values()) >= EACH, tally.own_states
     if CUTS >= 1000:  # fewer may miss a moment by chance
         assert {"none", "1 of 2", "2 of 2"} <= set(tally.trials)
 
