@@ -10,6 +10,7 @@ from tests.lab.layers import HOLD
 from tests.support.fleet import Bundle
 from tests.support.waiting import until
 
+from fleetfoot_protocol.codes import Code
 from fleetfoot_protocol.states import Lifecycle, Outcome
 
 pytestmark = pytest.mark.needs("lab")
@@ -18,6 +19,7 @@ Start = Callable[..., Device]
 
 #: Seconds for which the worker is held in a state, so that the disk can be spoilt right there.
 HELD = 4
+FULL = Code.UPGRADE_DISK_FULL
 
 
 def state(device: Device) -> Lifecycle | None:
@@ -66,9 +68,41 @@ def test_row_52_a_real_disk_that_fills_up_leaves_what_runs(start: Start) -> None
         "the disk is told to be full",
         seconds=30,
     )
+    told_full(device)
     assert device.unit("MainPID") == before
     assert problem_of(device.layout, device.current, device.shop.root) == ""
     device.host.run("rm", "/opt/fleetfoot/filler")
+    obeys_the_next_order(device, bundle)
+
+
+def told_full(device: Device) -> None:
+    """The status says it, although there is no room for anything new."""
+
+    def code() -> bool:
+        told = device.told()
+        return told is not None and told.last_error is not None and told.last_error.code == FULL
+
+    until(code, "the status tells of the full disk", seconds=30)
+
+
+@row(
+    52,
+    "a real ext4 disk runs out of inodes while a release is unpacked",
+    "told in the status as a full disk, the old version still runs; with room again the next order is obeyed",
+)
+def test_row_52_a_real_disk_without_inodes_leaves_what_runs_and_is_told(start: Start) -> None:
+    device = start(window=3.0)
+    before = device.unit("MainPID")
+    bundle = device.shop.release("1.1.0")
+    many = "mkdir /opt/fleetfoot/many; cd /opt/fleetfoot/many; seq 200000 | xargs touch 2>/dev/null; true"
+    spoil_while(device, Lifecycle.STAGING, bundle, many)
+    told_full(device)
+    free = device.host.run("df", "--output=avail,iavail", "/opt/fleetfoot").split()
+    assert int(free[-2]) > 10_000  # KiB: it is inodes that are missing
+    assert int(free[-1]) < 10
+    assert device.unit("MainPID") == before
+    assert problem_of(device.layout, device.current, device.shop.root) == ""
+    device.host.run("rm", "-r", "/opt/fleetfoot/many")
     obeys_the_next_order(device, bundle)
 
 

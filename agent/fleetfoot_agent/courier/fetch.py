@@ -10,6 +10,7 @@ import logging
 import os
 import threading
 import time
+from contextlib import suppress
 
 from fleetfoot_agent.courier.http_source import Body, Leash, Source, SourceError
 from fleetfoot_agent.courier.timing import full_jitter
@@ -113,9 +114,10 @@ class Fetch:
             log.error("event=fetch_disk sha256=%s error=%a", self.want.sha256, error)
             code = _DISK_CODES.get(error.errno or 0, Code.UPGRADE_IO_ERROR)
             if code is Code.UPGRADE_DISK_FULL:
-                self._empty()  # also to have room for saying so
+                with suppress(OSError):
+                    self._empty()  # also to have room for saying so
             state = BlobState(self.have, code, self._url)
-        self._spool.write_blob_state(self.want.sha256, state)
+        self._spool.end_blob(self.want.sha256, state)
         return state
 
     def _rounds(self) -> BlobState:

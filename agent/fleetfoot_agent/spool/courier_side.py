@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from fleetfoot_agent import durable
-from fleetfoot_agent.spool import folders, forms
+from fleetfoot_agent.spool import folders, forms, reserve
 from fleetfoot_agent.spool.forms import BlobState, Link, WakeAt, Want
 
 #: Unread messages of a slot that are kept besides the newest (rule 4).
@@ -49,6 +49,7 @@ class CourierSide:
             durable.make_folder(folder)
         for folder in (self._in, self._messages, self._blobs, *self._slot_folders()):
             durable.clear_temporary(folder)
+        reserve.keep(self._in)
 
     # Messages
 
@@ -148,6 +149,18 @@ class CourierSide:
         """Tell the worker how far the blob is."""
         path = self.blob_path(sha256)
         durable.write_file(path.with_name(f"{sha256}.json"), state.to_bytes())
+
+    def end_blob(self, sha256: str, state: BlobState) -> None:
+        """Tell the worker how the work on a blob ended, on a full disk from the reserve."""
+        try:
+            self.write_blob_state(sha256, state)
+        except OSError as error:
+            if not reserve.give(self._in, error):
+                raise
+            self.write_blob_state(sha256, state)
+        else:
+            if state.error is None:
+                reserve.keep(self._in)
 
     def read_blob_state(self, sha256: str) -> BlobState | None:
         """What was last told about the blob, None if nothing."""

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from fleetfoot_agent import durable
-from fleetfoot_agent.spool import folders, forms
+from fleetfoot_agent.spool import folders, forms, reserve
 from fleetfoot_agent.spool.events import EventFolder
 from fleetfoot_agent.spool.forms import BlobState, Link, WakeAt, Want
 
@@ -88,7 +88,7 @@ class WorkerSide:
         for slot, arrival in arrivals.items():
             seen[slot] = max(seen.get(slot, 0), arrival)
         if seen != self._seen:
-            durable.write_file(self._out / "seen.json", forms.seen_to_bytes(seen))
+            self._put("seen.json", forms.seen_to_bytes(seen))
             self._seen = seen
 
     def _read_own_seen(self) -> dict[str, int]:
@@ -182,4 +182,12 @@ class WorkerSide:
 
     def _write(self, name: str, data: bytes, *, again: bool = False) -> None:
         if again or durable.read_regular(self._out, name, len(data)) != data:
+            self._put(name, data)
+
+    def _put(self, name: str, data: bytes) -> None:
+        try:
+            durable.write_file(self._out / name, data)
+        except OSError as error:
+            if not reserve.give(self._out, error):
+                raise
             durable.write_file(self._out / name, data)

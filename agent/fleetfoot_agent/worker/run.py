@@ -14,7 +14,7 @@ from typing import BinaryIO
 from fleetfoot_agent import durable, selfupgrade
 from fleetfoot_agent.config import AgentConfig, Component
 from fleetfoot_agent.seam import Seam, SocketSeam
-from fleetfoot_agent.spool import WakeAt, Want, WorkerSide, take_wake, wake, wake_pending
+from fleetfoot_agent.spool import WakeAt, Want, WorkerSide, reserve, take_wake, wake, wake_pending
 from fleetfoot_agent.systemd import unit_seam
 from fleetfoot_agent.worker import freshness, lifecycle, planning, platform_facts
 from fleetfoot_agent.worker.driver import Driver
@@ -264,7 +264,18 @@ class Session:
             log.warning("not told meanwhile cause=%a", str(error))
 
     def tell(self) -> None:
-        """Write wants, the next wake and the status, as far as they changed."""
+        """Write wants, next wake and status, as far as they changed; on a full disk from the reserve."""
+        out = self._spool.root / "out"
+        try:
+            self._tell()
+        except OSError as error:
+            if not reserve.give(out, error):
+                raise
+            self._tell()
+        else:
+            reserve.keep(out)
+
+    def _tell(self) -> None:
         manifests = {d.wants.manifest: None for d in self.drivers.values() if d.wants.manifest}
         manifests |= dict.fromkeys(self._preflights.wants)
         blobs = {b.sha256: b for d in self.drivers.values() for b in d.wants.blobs}

@@ -5,6 +5,7 @@ Whatever raises in here ends the work with its code; see `driver`.
 
 import hashlib
 import logging
+import os
 import time
 from contextlib import suppress
 from dataclasses import dataclass
@@ -31,6 +32,9 @@ from fleetfoot_protocol.tree import tree_sha256
 log = logging.getLogger(__name__)
 
 _L = Lifecycle
+
+#: With less room in the spool than this nothing can be fetched: the courier could not even say why.
+LEAST_BYTES, LEAST_FILES = 64 * 1024, 8
 
 
 class Blobs(Protocol):
@@ -180,12 +184,21 @@ class Staging:
         for sha, _ in missing:
             if given_up := self._blobs.failure(sha):
                 raise UpgradeError(*given_up)
+        self._demand_room()
         rate = self._config.policy.bandwidth or None
         self.wants.blobs = tuple(
             BlobWant(sha, length, tuple(f"{base.rstrip('/')}/{sha}" for base in bases), rate)
             for sha, length in wanted
         )
         return False
+
+    def _demand_room(self) -> None:
+        """Not for the blobs, of which the courier tells, but for telling: without any it could not."""
+        found = os.statvfs(self._config.spool)
+        free, files = found.f_bavail * found.f_frsize, found.f_favail
+        if free < LEAST_BYTES or (found.f_files and files < LEAST_FILES):
+            text = f"the spool's disk has room for {free} bytes and {files} files"
+            raise UpgradeError(Code.UPGRADE_DISK_FULL, text)
 
     def _is_there(self, sha256: str, length: int) -> bool:
         blob = self._blobs.open(sha256, length)
