@@ -74,12 +74,15 @@ class Tally:
     faults: list[str] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def more(self) -> bool:
-        """Take the next cut, if there is one left and nobody has failed."""
+    def more(self, *, own: bool) -> bool:
+        """Take the next cut, if there is one left and nobody has failed.
+
+        own: of the agent itself. These come on top, as many as there is time for beside the others.
+        """
         with self.lock:
             if self.cuts >= self.wanted or self.faults:
                 return False
-            self.cuts += 1
+            self.cuts += not own
             return True
 
     def rarest(self, random: Random) -> str:
@@ -173,7 +176,8 @@ class Cutter:
             own_mounts()
             self._first_boot()
             recuts = 0
-            while self._tally.more():
+            own = self.device.component != COMPONENT
+            while self._tally.more(own=own):
                 if recuts >= RECUTS or self._random.random() < 0.55:
                     self._arrive()
                     hunted = self._prey() if self._random.random() < HUNTS else None
