@@ -181,6 +181,21 @@ def test_a_recall_rolls_a_rollout_back(hall: Hall) -> None:
     assert hall.rig.desired("hall").targets == ()
 
 
+def test_a_recall_stands_while_a_rollout_takes_its_release_back(hall: Hall) -> None:
+    """Lifted earlier, a device that has not heard of the recall would stay on what is being taken back."""
+    hall.promote()
+    rollout = hall.rig.start(hall.new, "hall", waves=["100%"])
+    hall.say(next(iter(hall.devices)), runs(hall.new, previous=hall.old.installed))
+    recall(hall)
+    assert hall.rig.show(rollout)["state"] == "rolling_back"
+    reply = hall.rig.ask("release.lift", NAMES)
+    assert (reply.code, rollout in reply.message) == ("state_refused", True)
+    assert hall.rig.desired("hall").withdrawn == (hall.new.digest,)
+    hall.all_say(runs(hall.old))
+    assert hall.rig.show(rollout)["state"] == "rolled_back"
+    assert hall.rig.ask("release.lift", NAMES).ok
+
+
 def test_a_group_that_comes_to_be_after_a_recall_is_told_of_it(hall: Hall) -> None:
     recall(hall)
     hall.rig.enroll(Device("yard-1", "yard"))

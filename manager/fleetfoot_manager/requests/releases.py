@@ -12,6 +12,7 @@ from fleetfoot_protocol import times
 from fleetfoot_protocol.codes import Code
 from fleetfoot_protocol.errors import FleetfootError, UpgradeError
 from fleetfoot_protocol.reports import Request
+from fleetfoot_protocol.states import RolloutState
 from fleetfoot_protocol.topics import Kind
 from fleetfoot_protocol.trust import TrustRoot
 
@@ -111,6 +112,14 @@ def lift(work: Work, request: Request) -> dict[str, Any]:
     """`release.lift`: takes a recall back."""
     asked = arguments.parse(arguments.ReleaseShow, request.arguments)
     row = _demanded(work, request, asked.component, asked.version)
+    for of in work.rollouts.values():
+        if of.state is RolloutState.ROLLING_BACK and of.goal.digest == row.digest:
+            # Lifted now, devices that have not heard of it would stay on what is being taken back.
+            raise FleetfootError(
+                "state_refused",
+                f"rollout {of.id} is taking {row.component} {row.version} back",
+                remedy="lift the recall once that has ended",
+            )
     groups = lives.lift(work, row)
     work.audit(request.operator, "release.lift", {**_about(row), "groups": groups})
     return {**_now(work, row), "groups": groups}
