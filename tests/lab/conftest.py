@@ -27,11 +27,11 @@ class Lab:
         name = f"ff{os.getpid()}-{self._count}"
         return make_host(name, self.folder / name, self.layers, unsynced=unsynced)
 
-    def bare_host(self) -> Host:
-        """A host that has never seen the agent; whoever asks for it removes it."""
+    def bare_host(self, *binds: str) -> Host:
+        """A host that has never seen the agent; whoever asks for it removes it. binds: what, where, ..."""
         self._count += 1
         name = f"ff{os.getpid()}-{self._count}"
-        return Host(name, self.folder / name, self.layers.bare(), [])
+        return Host(name, self.folder / name, self.layers.bare(), list(binds))
 
     @property
     def golden(self) -> Host:

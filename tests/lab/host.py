@@ -101,7 +101,7 @@ class Host:
         """Power on. Waits until systemd has started everything; returns what it says then."""
         self._group.mkdir(exist_ok=True)
         with self.console.open("ab") as log:
-            command = [ENTER, self.image, self.name, self._group, self._lower, *(self._binds or ["", ""])]
+            command = [ENTER, self.image, self.name, self._group, self._lower, *self._binds]
             self._outer = subprocess.Popen(
                 [str(word) for word in command], stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
