@@ -18,6 +18,7 @@ from fleetfoot_protocol.reports import Installed, Status
 from fleetfoot_protocol.topics import Kind
 from fleetfoot_sim import kiosk
 from fleetfoot_sim.load import fleet as fleets
+from fleetfoot_sim.load import mqtt
 from fleetfoot_sim.load.device import Counts, Place, SimulatedDevice, Verifier, public_of
 from fleetfoot_sim.load.fleet import Fleet, Plan
 from fleetfoot_sim.load.mqtt import Connection
@@ -208,6 +209,62 @@ def test_a_packet_is_read_however_it_is_cut() -> None:
         assert connection.up
         assert heard == [("a/b", b"xyz", True), ("a/c", b"z" * 129, True)]
         heard.clear()
+
+
+class Leaderless(asyncio.Protocol):
+    """A broker that grants everything but what is `denied`: that it refuses so many times."""
+
+    def __init__(self, denied: dict[str, int]) -> None:
+        self.denied = denied
+        self.asked: list[list[str]] = []
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        if data[0] == 0x10:
+            self.transport.write(b"\x20\x02\x00\x00")
+        elif data[0] == 0x82:  # one short packet at a time is all that this client sends here
+            mid, rest, names = data[2:4], data[4:], []
+            while rest:
+                length = int.from_bytes(rest[:2], "big")
+                names.append(rest[2 : 2 + length].decode())
+                rest = rest[3 + length :]
+            codes = bytes(self._code(name) for name in names)
+            self.asked.append(names)
+            self.transport.write(b"\x90" + bytes([2 + len(codes)]) + mid + codes)
+
+    def _code(self, name: str) -> int:
+        self.denied[name] = self.denied.get(name, 0) - 1
+        return 0x80 if self.denied[name] >= 0 else 0x01
+
+
+def test_what_a_broker_refuses_for_a_moment_is_asked_for_again_and_nothing_else(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(mqtt, "_AGAIN", (0.01, 0.05))
+
+    async def whole() -> None:
+        broker = Leaderless({"b": 2})
+        server = await asyncio.get_running_loop().create_server(lambda: broker, "127.0.0.1", 0)
+        connection = Connection("c", lambda *_: None)
+        await connection.open(*server.sockets[0].getsockname(), None)
+        connection.subscribe(["a", "b"])
+        await until(lambda: connection.granted == 2, "both are granted")
+        assert broker.asked == [["a", "b"], ["b"], ["b"]]
+        assert connection.refusals == 0
+        broker.denied["d"] = 1000
+        connection.subscribe(["d"])
+        await until(lambda: connection.refusals > 2, "it goes on asking")
+        connection.abort()
+        await until(lambda: connection.ended, "it is over")
+        told = len(broker.asked)
+        await asyncio.sleep(0.1)  # longer than any pause: nothing may happen
+        assert len(broker.asked) == told
+        server.close()
+
+    asyncio.run(whole())
 
 
 async def until(look: Callable[[], Any], what: str) -> None:

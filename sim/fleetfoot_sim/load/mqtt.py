@@ -1,17 +1,23 @@
 """MQTT 3.1.1, as little of it as thousands of connections in one process need (OASIS standard, section 3).
 
 A client library costs a thread or tens of KiB for each connection; this costs about 2 KiB. It connects with a
-clean session, subscribes and publishes with QoS 1, and tells what came. It never queues: its owner does.
+clean session, subscribes and publishes with QoS 1, and tells what came. It never queues: its owner does. What
+it may not subscribe to it asks for again, as a courier does: a cluster without a leader refuses for a moment.
 """
 
 import asyncio
 import struct
 from collections.abc import Callable, Iterable
 
+from fleetfoot_agent.courier.timing import full_jitter
+
 #: (topic, payload, retained)
 Receive = Callable[[str, bytes, bool], None]
 
 _CONNACK, _PUBLISH, _PUBACK, _SUBACK = 0x20, 0x30, 0x40, 0x90
+_FAILURE = 0x80
+#: Seconds until what was refused is asked for again: at random, below the first at first, then the second.
+_AGAIN = (1.0, 60.0)
 _PINGREQ, _DISCONNECT = b"\xc0\x00", b"\xe0\x00"
 
 
@@ -36,19 +42,25 @@ def publish_packet(topic: str, payload: bytes, mid: int, *, retain: bool) -> byt
 
 
 class Connection(asyncio.Protocol):
-    """One client. `up` is set by CONNACK, `ended` when the connection is over; `unacknowledged` counts."""
+    """One client. `up` is set by CONNACK, `ended` when the connection is over; `unacknowledged` counts.
+
+    granted: subscriptions that the broker has granted; refusals: answers in a row that refused one.
+    """
 
     __slots__ = (
+        "_again",
+        "_asked",
         "_buffer",
         "_connect",
         "_mid",
         "_receive",
+        "_refused",
         "_waiting",
         "bytes_in",
         "ended",
         "granted",
         "received",
-        "refused",
+        "refusals",
         "transport",
         "unacknowledged",
         "up",
@@ -65,10 +77,13 @@ class Connection(asyncio.Protocol):
         self._receive = receive
         self._buffer = b""
         self._mid = 0
+        self._asked: dict[int, list[str]] = {}
+        self._refused: list[str] = []
+        self._again: asyncio.TimerHandle | None = None
         self._waiting: asyncio.Future[None] | None = None
         self.transport: asyncio.Transport | None = None
         self.up = False
-        self.refused = False
+        self.refusals = 0
         self.ended = False
         self.unacknowledged = 0
         self.granted = 0
@@ -94,9 +109,12 @@ class Connection(asyncio.Protocol):
 
     def subscribe(self, filters: Iterable[str]) -> None:
         """Ask for these with QoS 1."""
-        body = b"".join(_text(one) + b"\x01" for one in filters)
-        if body:
-            self._write(_packet(0x82, struct.pack("!H", self._next()) + body))
+        wanted = list(filters)
+        if wanted:
+            mid = self._next()
+            self._asked[mid] = wanted
+            body = b"".join(_text(one) + b"\x01" for one in wanted)
+            self._write(_packet(0x82, struct.pack("!H", mid) + body))
 
     def publish(self, topic: str, payload: bytes, *, retain: bool = False, qos: int = 1) -> None:
         """Send a message."""
@@ -119,6 +137,23 @@ class Connection(asyncio.Protocol):
         if self.transport is not None:
             self.transport.abort()
 
+    def _answered(self, mid: int, codes: bytes) -> None:
+        """Take a SUBACK; what it refuses is asked for again after a pause, all at once."""
+        asked = self._asked.pop(mid, [])
+        refused = [name for name, code in zip(asked, codes, strict=False) if code & _FAILURE]
+        self.granted += len(asked) - len(refused)
+        self.refusals = self.refusals + 1 if refused else 0
+        self._refused += refused
+        if refused and self._again is None:
+            pause = full_jitter(self.refusals, *_AGAIN)
+            self._again = asyncio.get_running_loop().call_later(pause, self._ask_again)
+
+    def _ask_again(self) -> None:
+        self._again = None
+        names, self._refused = self._refused, []
+        if not self.ended:
+            self.subscribe(names)
+
     def _next(self) -> int:
         self._mid = self._mid % 65535 + 1
         return self._mid
@@ -136,6 +171,8 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.ended, self.up = True, False
+        if self._again is not None:
+            self._again.cancel()
         if self._waiting is not None and not self._waiting.done():
             self._waiting.set_exception(ConnectionError("the broker ended the connection"))
 
@@ -168,7 +205,7 @@ class Connection(asyncio.Protocol):
         elif kind == _PUBACK:
             self.unacknowledged -= 1
         elif kind == _SUBACK:
-            self.granted += stop - start - 2
+            self._answered(data[start] << 8 | data[start + 1], data[start + 2 : stop])
         elif kind == _CONNACK:
             self.up = data[start + 1] == 0
             if self._waiting is not None and not self._waiting.done():
