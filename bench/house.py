@@ -139,13 +139,22 @@ class ManagerHouse:
 
     # -- looking into the store
 
-    def _query(self, text: str, *values: object) -> int:
+    def _first(self, text: str, *values: object) -> Any:
         path = self.folder / "m" / "manager.sqlite3"
         connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=30)
         try:
-            return int(connection.execute(text, values).fetchone()[0] or 0)
+            row = connection.execute(text, values).fetchone()
+            return None if row is None else row[0]
         finally:
             connection.close()
+
+    def _query(self, text: str, *values: object) -> int:
+        return int(self._first(text, *values) or 0)
+
+    def rollout_state(self, name: str) -> str | None:
+        """In which state a rollout is stored."""
+        found: str | None = self._first("select state from rollouts where id = ?", name)
+        return found
 
     def stored(self) -> int:
         """Devices whose status is stored, verified or not yet."""

@@ -249,7 +249,8 @@ def test_what_a_broker_refuses_for_a_moment_is_asked_for_again_and_nothing_else(
         broker = Leaderless({"b": 2})
         server = await asyncio.get_running_loop().create_server(lambda: broker, "127.0.0.1", 0)
         connection = Connection("c", lambda *_: None)
-        await connection.open(*server.sockets[0].getsockname(), None)
+        host, port = server.sockets[0].getsockname()
+        await connection.open(host, port, None)
         connection.subscribe(["a", "b"])
         await until(lambda: connection.granted == 2, "both are granted")
         assert broker.asked == [["a", "b"], ["b"], ["b"]]
