@@ -10,6 +10,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from fleetfoot_protocol.codes import Code
 from fleetfoot_protocol.errors import FormError
+from fleetfoot_protocol.states import RolloutState
+
+#: In the reason of a rollout that is paused without a hold -> what it stands for.
+_AWAITS = {"awaits approval": "approval", "is staged": "activation"}
 
 
 class Row(BaseModel):
@@ -159,7 +163,23 @@ class PlanNote(Row):
     text: str = ""
 
 
-class PlanRow(Row):
+class GateRow(Row):
+    """How a rollout goes out, what stops it and what lets it on. `breaker`: None where it is not said."""
+
+    strategy: str = ""
+    breaker: int | None = None
+    consecutive: bool = False
+    canaries: tuple[str, ...] = ()
+    stage: str = ""
+    failure_percent: int = 0
+    min_successes: int = 1
+    approve_each_wave: bool = False
+    offline_policy: str = ""
+    priority: int = 0
+    expires: str = ""
+
+
+class PlanRow(GateRow):
     """What a rollout would do. `waves`: cumulative device counts; times in seconds.
 
     Where the lists were shortened, the counts are greater than their lengths.
@@ -173,20 +193,9 @@ class PlanRow(Row):
     waves: tuple[int, ...]
     settle: float = 0
     device_timeout: float = 0
-    breaker: int = 0
     refusing: tuple[RefusingRow, ...] = ()
     refusing_count: int = 0
-    strategy: str = ""
     chain: tuple[str, ...] = ()
-    consecutive: bool = False
-    canaries: tuple[str, ...] = ()
-    stage: str = ""
-    failure_percent: int = 0
-    min_successes: int = 1
-    approve_each_wave: bool = False
-    offline_policy: str = ""
-    priority: int = 0
-    expires: str = ""
     batch_size: int = 0
     batch_count: int = 0
     estimated_total_seconds: int = 0
@@ -210,9 +219,34 @@ class RolloutDevice(Row):
     terminal: str
     code: str = ""
     reason: str = ""
+    since: str = ""
+    ended: str = ""
 
 
-class RolloutRow(Row):
+class TookRow(Row):
+    """Seconds from being asked to being healthy, over so many devices. `p90`: nine of ten stayed below."""
+
+    devices: int
+    median: float
+    p90: float
+
+
+class BeforeRow(TookRow):
+    """The same of the last rollout of the component."""
+
+    rollout: str
+    version: str = ""
+
+
+class CauseRow(Row):
+    """How many devices of a group ended badly with the same code."""
+
+    group: str
+    code: str
+    count: int
+
+
+class RolloutRow(GateRow):
     """A rollout. `waves`: cumulative device counts; `wave`: how many of them are open.
 
     `settles`: when the open wave has been well for long enough; `more`: devices that are not listed.
@@ -236,8 +270,21 @@ class RolloutRow(Row):
     requested_by: str = ""
     decided_by: str = ""
     decision: str = ""
+    after: str = ""
+    took: TookRow | None = None
+    before: BeforeRow | None = None
+    causes: tuple[CauseRow, ...] = ()
     devices: tuple[RolloutDevice, ...] = ()
     more: int = 0
+
+    @property
+    def awaits(self) -> str:
+        """The word of a person that it stands for: `approval`, `activation`, or none."""
+        if self.state == RolloutState.AWAITING_APPROVAL:
+            return "approval"
+        if self.state != RolloutState.PAUSED:
+            return ""
+        return next((word for part, word in _AWAITS.items() if part in self.reason), "")
 
 
 class DistributionRow(Row):

@@ -5,17 +5,15 @@ component. Without any, from the defaults: probation, and what is usual around i
 """
 
 from collections.abc import Sequence
-from statistics import quantiles
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from fleetfoot_manager import catalogue, rollout_rows, schema
+from fleetfoot_manager import catalogue, course, schema
 from fleetfoot_manager.catalogue import ReleaseRow
 from fleetfoot_manager.inventory import DeviceEntry
 from fleetfoot_manager.rollout import Rollout
-from fleetfoot_protocol.states import Terminal
 
 #: Rollouts that are looked at, and seconds that a device takes where there is none.
 NEWEST = 5
@@ -32,15 +30,8 @@ def device_seconds(tx: Connection, component: str) -> float | None:
         .order_by(table.created.desc())
         .limit(NEWEST)
     )
-    times = sorted(
-        record["ended"] - record["since"]
-        for devices in rollout_rows.records(tx, names).values()
-        for record in devices.values()
-        if record["terminal"] == Terminal.HEALTHY and record["since"] is not None and record["ended"]
-    )
-    if not times:
-        return None
-    return float(times[0] if len(times) == 1 else quantiles(times, n=10, method="inclusive")[-1])
+    times = course.took(tx, names)
+    return course.ninth(times) if times else None
 
 
 def describe(

@@ -130,6 +130,31 @@ def test_list_and_show_are_tables_for_people_and_the_reply_for_programs(
     assert "fleetfoot rollout decide r-1 continue|rollback|abort" in shown
 
 
+def test_a_rollout_is_shown_with_its_strategy_its_pace_and_what_went_wrong(
+    run: Run, profile: Profile, manager: HandManager
+) -> None:
+    before = {"rollout": "r-0", "version": "1.0.0", "devices": 1, "median": 38, "p90": 38}
+    row = ROW | {
+        "strategy": "batches", "breaker": 2, "consecutive": True, "canaries": ["d-1"], "stage": "only",
+        "approve_each_wave": True, "took": {"devices": 12, "median": 42, "p90": 70}, "before": before,
+        "causes": [{"group": "ovens", "code": "upgrade_disk_full", "count": 7}],
+        "state": "paused", "reason": "everything is staged; nobody activates before somebody says so",
+    }  # fmt: skip
+    manager.answers["rollout.show"] = lambda request: row
+    shown = " ".join(run("rollout", "show", "r-1").out.split())
+    for words in (
+        "batches 1/3: 3, 15, 30 (cumulative) of 30",
+        "canaries d-1 staging until 'rollout activate' trips at 2 failures in a row",
+        "approval needed before each wave behind the first",
+        "healthy after median 42 s, 9 of 10 within 70 s (12 devices)",
+        "last time median 38 s, 9 of 10 within 38 s (1 device), 1.0.0 in r-0",
+        "failures by cause DEVICES GROUP CODE 7 ovens upgrade_disk_full",
+        "fleetfoot rollout activate r-1",
+    ):
+        assert words in shown
+    assert run("rollout", "show", "r-1", "--json").json == row
+
+
 @pytest.mark.parametrize(
     "result", [{}, {"rollouts": {}}, {"rollouts": [{"rollout": "r-1"}]}, {"rollouts": [3]}]
 )

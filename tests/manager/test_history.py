@@ -1,6 +1,7 @@
 """Looking back: success rates over ended rollouts, notes that the next plan shows, and the report of one."""
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -125,3 +126,38 @@ def test_a_large_report_comes_in_pages(past: Past) -> None:
         pages += 1
     assert sorted(found) == names
     assert pages > 1
+
+
+def test_a_rollout_says_what_its_devices_took_against_the_last_one_and_what_went_wrong(past: Past) -> None:
+    rig = past.rig
+    until(lambda: rig.show(past.rollout)["counts"].get("healthy") == 2, "two are healthy")
+    alone = rig.show(past.rollout)
+    assert (alone["took"]["devices"], "before" in alone, "causes" in alone) == (2, False, False)
+    rig.shift += 40.0
+    past.over()
+    causes = rig.show(past.rollout)["causes"]
+    assert causes == [{"group": "yard", "code": "upgrade_health_failed", "count": 1}]
+
+    newer = rig.realm.release("1.2.0", 3)
+    rig.publish(newer)
+    second = rig.start(newer, "hall", immediate=True, breaker=0)
+    assert "took" not in rig.show(second)
+    for name, later in (("good", 20.0), ("better", 30.0), ("had", 50.0)):
+        rig.shift += later
+        rig.say(past.devices[name], past.devices[name].status(ended(newer, second, "completed", newer)))
+        until(partial(_healthy, rig, second, name), f"{name} is healthy")
+    shown = rig.show(second)
+    assert shown["took"]["devices"] == 3
+    assert 50 <= shown["took"]["median"] <= 55 < 90 <= shown["took"]["p90"] <= 95
+    assert shown["before"] == {"rollout": past.rollout, "version": "1.1.0", **alone["took"]}
+    one = _device(rig, second, "good")
+    assert one["since"] < one["ended"]
+    assert "causes" not in shown
+
+
+def _device(rig: Rig, rollout: str, name: str) -> dict[str, Any]:
+    return next(row for row in rig.show(rollout)["devices"] if row["id"] == name)
+
+
+def _healthy(rig: Rig, rollout: str, name: str) -> bool:
+    return bool(_device(rig, rollout, name)["terminal"] == "healthy")

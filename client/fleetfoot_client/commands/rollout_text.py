@@ -3,13 +3,13 @@
 from collections.abc import Mapping
 
 from fleetfoot_client.following import View
-from fleetfoot_client.rows import PlanRow, RolloutRow
+from fleetfoot_client.rows import CauseRow, GateRow, PlanRow, RolloutRow, TookRow
 from fleetfoot_client.terminal import facts, literal, table
 from fleetfoot_protocol.states import BADGES, RolloutState
 
 _LISTED = 20
 _WAVES = 10
-_STAGING = {"first": "everybody stages before the first wave", "only": "until 'rollout activate'"}
+STAGING = {"first": "everybody stages before the first wave", "only": "until 'rollout activate'"}
 _BY_WORD = {badge.word: badge for badge in BADGES.values()}
 
 
@@ -29,18 +29,18 @@ def plan(row: PlanRow) -> str:
             ("chain", " then ".join(row.chain)),
             (row.strategy or "waves", _sizes(row.waves)),
             ("canaries", " ".join(row.canaries)),
-            ("staging", _STAGING.get(row.stage, row.stage)),
+            ("staging", STAGING.get(row.stage, row.stage)),
             ("settle", _seconds(row.settle)),
             ("device timeout", _seconds(row.device_timeout)),
-            ("trips at", _trips(row)),
+            ("trips at", trips(row)),
             ("needs", f"{row.min_successes} successes in each wave" if row.min_successes > 1 else ""),
-            ("approval", _approval(row)),
+            ("approval", approval(row)),
             ("priority", row.priority or ""),
             ("expires", row.expires),
             ("already there", max(row.already_count, len(row.already)) or ""),
             ("ahead", row.ahead_count or ""),
             ("offline", _offline(row)),
-            ("takes about", _estimate(row)),
+            ("takes about", estimate(row)),
         ]
     )
     text += "".join(f"\nmind: {literal(warning)}" for warning in row.warnings)
@@ -57,7 +57,8 @@ def plan(row: PlanRow) -> str:
     return text
 
 
-def _estimate(row: PlanRow) -> str:
+def estimate(row: PlanRow) -> str:
+    """How long it takes about, and by what one knows."""
     if not row.estimated_total_seconds:
         return ""
     source = "this fleet's history" if row.estimated_from == "history" else "the defaults"
@@ -86,8 +87,17 @@ def summary(row: RolloutRow) -> str:
             ("upgrade", f"{row.component} to {row.version}"),
             ("groups", " ".join(row.groups)),
             ("state", row.state + (f" ({row.reason})" if row.reason else "")),
-            ("wave", f"{_waves(row.wave, row.waves)}: {', '.join(map(str, row.waves))} of {row.total}"),
+            (row.strategy or "waves", f"{_waves(row.wave, row.waves)}: {_sizes(row.waves)} of {row.total}"),
+            ("canaries", " ".join(row.canaries)),
+            ("staging", STAGING.get(row.stage, row.stage)),
+            ("trips at", trips(row)),
+            ("approval", approval(row)),
             ("devices", _counts(row.counts)),
+            ("healthy after", took(row.took)),
+            (
+                "last time",
+                f"{took(row.before)}, {row.before.version} in {row.before.rollout}" if row.before else "",
+            ),
             ("asked by", row.requested_by),
             (row.decision or "decided", f"by {row.decided_by}" if row.decided_by else ""),
             ("attempt", row.attempt if row.attempt > 1 else ""),
@@ -97,8 +107,22 @@ def summary(row: RolloutRow) -> str:
             ("revision", row.revision),
         ]
     )
+    if row.causes:
+        text += f"\n\nfailures by cause\n{_causes(row.causes)}"
     hint = _hint(row.state, literal(row.rollout), row.reason)
     return f"{text}\n\n{hint}" if hint else text
+
+
+def took(row: TookRow | None) -> str:
+    """How long devices took from being asked to being healthy."""
+    if row is None:
+        return ""
+    count = "1 device" if row.devices == 1 else f"{row.devices} devices"
+    return f"median {_seconds(row.median)}, 9 of 10 within {_seconds(row.p90)} ({count})"
+
+
+def _causes(rows: tuple[CauseRow, ...]) -> str:
+    return table(("DEVICES", "GROUP", "CODE"), [(r.count, r.group, r.code) for r in rows])
 
 
 def one(row: RolloutRow) -> str:
@@ -153,8 +177,11 @@ def _sizes(waves: tuple[int, ...]) -> str:
     return f"{shown} (cumulative)"
 
 
-def _trips(row: PlanRow) -> str:
+def trips(row: GateRow) -> str:
+    """What stops it; nothing where that is not known."""
     limit = f"more than {row.failure_percent} % failures" if row.failure_percent else ""
+    if row.breaker is None:
+        return ""
     if row.breaker == 0:
         return limit or "never"
     count = "the 1st failure" if row.breaker == 1 else f"{row.breaker} failures"
@@ -167,8 +194,9 @@ def _offline(row: PlanRow) -> str:
     return f"{row.offline_count}{skipped}" if row.offline_count else ""
 
 
-def _approval(row: PlanRow) -> str:
-    start = "before it starts" if row.approval else ""
+def approval(row: PlanRow | RolloutRow) -> str:
+    """Where somebody has to approve."""
+    start = "before it starts" if isinstance(row, PlanRow) and row.approval else ""
     waves = "before each wave behind the first" if row.approve_each_wave else ""
     return f"needed {' and '.join(filter(None, (start, waves)))}" if start or waves else ""
 

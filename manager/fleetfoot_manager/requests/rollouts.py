@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from fleetfoot_manager import policies, rights, rollout, rollout_rows
+from fleetfoot_manager import course, planning, policies, rights, rollout, rollout_rows
 from fleetfoot_manager.requests import arguments, returning, starting
-from fleetfoot_manager.requests.answers import fitted, moment, some
+from fleetfoot_manager.requests.answers import BUDGET, fitted, moment, some
 from fleetfoot_manager.rollout import (
     Activate,
     Cancel,
@@ -18,6 +18,7 @@ from fleetfoot_manager.rollout import (
 )
 from fleetfoot_manager.rollout_gate import AWAITS_ACTIVATION
 from fleetfoot_manager.work import Work
+from fleetfoot_protocol import strictjson
 from fleetfoot_protocol.errors import FleetfootError
 from fleetfoot_protocol.reports import Request
 from fleetfoot_protocol.states import Terminal
@@ -64,21 +65,23 @@ def listing(work: Work, request: Request) -> dict[str, Any]:
 
 
 def show(work: Work, request: Request) -> dict[str, Any]:
-    """`rollout.show`: with its devices, as many as fit; those that need a look come first then."""
+    """`rollout.show`: how it goes, and as many devices as fit, then those first that need a look."""
     of = named(work, request, arguments.parse(arguments.RolloutName, request.arguments).rollout)
     members = list(of.cohort)
     if len(members) > _SHOWN:
         members.sort(key=lambda member: _INTERESTING.index(of.devices[member.device].terminal))
-    rows = [_device(of, *member) for member in members[:_SHOWN]]
-    rows, _ = fitted(rows)
-    more = len(of.cohort) - len(rows)
     order = policies.order_of(work.tx, of.id)
-    return {
+    head = {
         **row_of(of),
+        **planning.gate(of),
+        "settle": int(of.settle),
         **(order.row() if order else {}),
-        "devices": rows,
-        **({"more": more} if more else {}),
+        **course.of(work.tx, of),
     }
+    rows = [_device(of, *member) for member in members[:_SHOWN]]
+    rows, _ = fitted(rows, BUDGET - len(strictjson.dumps(head)))
+    more = len(of.cohort) - len(rows)
+    return {**head, "devices": rows, **({"more": more} if more else {})}
 
 
 def pause(work: Work, request: Request) -> dict[str, Any]:
@@ -219,5 +222,10 @@ def _device(of: Rollout, device: str, group: str) -> dict[str, Any]:
         "group": group,
         "wave": record.wave,
         "terminal": str(record.terminal),
-        **some(code=record.code, reason=record.reason, since=moment(record.since)),
+        **some(
+            code=record.code,
+            reason=record.reason,
+            since=moment(record.since),
+            ended=moment(record.ended),
+        ),
     }
