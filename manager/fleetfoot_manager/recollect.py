@@ -14,6 +14,7 @@ from fleetfoot_protocol.topics import Kind
 _KINDS = (
     Kind.GROUP_DESIRED,
     Kind.DEVICE_DESIRED,
+    Kind.PROBE,
     Kind.STATUS,
     Kind.STATUS_ATTESTATION,
     Kind.ROLLOUT,

@@ -10,7 +10,9 @@ be. Rules:
    rollout had not ended stands on hold from now on: who has it keeps it, nobody else begins, and whoever
    starts the release again takes its place. Without the document, what the devices attest is told.
 3. An order to a single device is back as its document says it.
-4. What cannot be known is said: rollouts under way with their waves and records, approvals, policies, notes,
+4. A preflight question is nobody's any more: whoever asked has to ask again. Its topic is cleared once the
+   manager runs, whatever lies there, for no store knows it and nothing else would ever clear it.
+5. What cannot be known is said: rollouts under way with their waves and records, approvals, policies, notes,
    who recalled a release, the audit log up to here, devices whose keys nobody has.
 """
 
@@ -77,6 +79,9 @@ def rebuild(
             _own(tx, one, payload, now, report)
     _told_by_devices(tx, heard, groups, report)
     for name, topic, payload in parsed:
+        if topic.kind is Kind.PROBE:
+            documents.enqueue(tx, name, b"", retained=True)
+            report.lost.append(f"the preflight of {topic.component} in {topic.group}: ask again")
         if topic.kind is Kind.AUDIT_HEAD:
             head = _verified(lambda data=payload: trust.verify_audit_head(data, root), name, report)
             if head is not None:

@@ -139,6 +139,27 @@ def test_what_is_signed_next_says_the_same_on_hold_and_is_newer(
     assert not pin.released
 
 
+def test_a_preflight_that_nobody_knows_any_more_is_cleared_and_can_be_asked_again(town: Town) -> None:
+    wish = {"component": COMPONENT, "version": "1.1.0", "groups": ["hall"]}
+    town.rig.do("rollout.probe", wish)
+    topic = topics.build(Kind.PROBE, group="hall", component=COMPONENT)
+    until(lambda: town.rig.broker.on(topic), "the question is out")
+    heard = town.retained()
+    town.lose()
+    report = town.recover({**heard, f"groups/attic/probe/{COMPONENT}": b"forged"})
+    assert said(report, "preflight of kiosk in hall", "ask again")
+    rig = Rig(town.realm)
+    rig.connect()
+    try:
+        attic = topics.build(Kind.PROBE, group="attic", component=COMPONENT)
+        until(lambda: rig.broker.on(topic) == rig.broker.on(attic) == [b""], "the topics are cleared")
+        rig.do("rollout.probe", wish)
+        until(lambda: len(rig.broker.on(topic)) == 2, "another question")
+        trust.verify_probe(rig.broker.on(topic)[-1], town.realm.root)
+    finally:
+        rig.close()
+
+
 def test_the_release_is_started_again_and_completes(town: Town, again: tuple[recover.Report, Rig]) -> None:
     _, rig = again
     for topic, payload in town.statuses.items():
@@ -210,6 +231,7 @@ def test_recovered_from_a_broker_by_the_command(tmp_path: Path, capsys: pytest.C
         with closing(alice):
             alice.release(realm.release("1.0.0", 1))
             alice.do("device.enroll", {"devices": [Device("dev-1", "hall").enrolment]})
+            alice.do("rollout.probe", {"component": COMPONENT, "version": "1.0.0", "groups": ["hall"]})
             lost = tmp_path / "lost"
             lost.mkdir(mode=0o700)
             for name in ("director.key", keyring.NAME):
@@ -222,3 +244,4 @@ def test_recovered_from_a_broker_by_the_command(tmp_path: Path, capsys: pytest.C
     told = json.loads(capsys.readouterr().out)
     assert told["recovered"] == {"releases": 1, "devices": 1}
     assert any("artifacts of kiosk 1.0.0" in line for line in told["not_recovered"])
+    assert any("preflight of kiosk in hall" in line for line in told["not_recovered"])
