@@ -29,6 +29,7 @@ from fleetfoot_sim.world.wire import Broker, Weather
 from fleetfoot_sim.world.witness import Broken, Witness, demand, verified
 
 _S = RolloutState
+_WAITING = (_S.AWAITING_APPROVAL, _S.PLANNED)
 _CALM_ROUNDS = 40
 _ROUND_SECONDS = 60.0
 
@@ -109,8 +110,9 @@ class World:
             for of in changed:
                 self._known[of.id] = of.revision
                 course = self.witness.courses.get(of.id)
-                # What awaited approval is planned anew, over the present inventory, when it is approved.
-                if course is None or course.state is _S.AWAITING_APPROVAL:
+                # What waited, for approval or for the hop before it, is planned anew when it begins, over
+                # the inventory of then.
+                if course is None or course.state in _WAITING:
                     sites = {name: device.site for name, device in self.devices.items()}
                     self.witness.planned(of, sites)
                     self._check_approval(tx, of)
