@@ -165,6 +165,21 @@ def test_a_chain_goes_on_when_the_hop_before_has_completed(fleet: Fleet) -> None
     assert baseline.version == "3.0.0"
 
 
+def test_a_hop_waits_where_its_group_has_come_to_demand_approval(fleet: Fleet) -> None:
+    reply = fleet.rig.do("rollout.start", fleet.asked(version="3.0.0", immediate=True))
+    first, second = reply["chain"]
+    fleet.rig.do("group.policy", {"group": "hall", "approval": "always"})
+    before = fleet.rig.show(second)["revision"]
+    fleet.completes(first, *NAMES, to=fleet.releases["2.0.0"])
+    assert fleet.rig.show(first)["state"] == "completed"
+    row = fleet.rig.show(second)
+    assert row["state"] == "awaiting_approval"
+    assert row["revision"] > before
+    assert fleet.rig.desired("hall").targets == ()
+    fleet.rig.do("rollout.approve", {"rollout": second})
+    assert fleet.rig.show(second)["state"] == "running"
+
+
 def test_a_chain_ends_with_the_hop_that_does(fleet: Fleet) -> None:
     first, second = fleet.rig.do("rollout.start", fleet.asked(version="3.0.0"))["chain"]
     fleet.rig.do("rollout.cancel", {"rollout": first})

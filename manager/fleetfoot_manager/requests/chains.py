@@ -27,7 +27,10 @@ def follow(work: Work) -> None:
 
 
 def _begin(work: Work, of: Rollout) -> None:
-    """Plan it anew, over the devices of now, and start it; what forbids that ends it, with the reason."""
+    """Plan it anew, over the devices of now, and start it; what forbids that ends it, with the reason.
+
+    Where its groups have come to demand an approval that nobody gave, it waits for that first.
+    """
     order = policies.order_of(work.tx, of.id)
     try:
         if order is None:
@@ -35,15 +38,18 @@ def _begin(work: Work, of: Rollout) -> None:
         with work.step():
             asked = order.edited or order.asked
             made = planning.make(work.tx, asked, of.id, work.now)
+            waits = made.rollout.state is RolloutState.AWAITING_APPROVAL and not order.decision
+            revision = of.revision + 1
             fresh = replace(
                 made.rollout,
-                state=RolloutState.PLANNED,
-                revision=of.revision,
-                steered=of.steered,
+                state=RolloutState.AWAITING_APPROVAL if waits else RolloutState.PLANNED,
+                revision=revision,
+                steered=revision if waits else of.steered,
                 created=of.created,
                 after="",
             )
             work.add(fresh)
-            starting.begin(work, replace(made, rollout=fresh), asked)
+            if not waits:
+                starting.begin(work, replace(made, rollout=fresh), asked)
     except FleetfootError as error:
         work.advance(of.id, Cancel(f"it cannot begin: {error.message}"[:_MAX_REASON]))
