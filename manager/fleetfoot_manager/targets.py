@@ -7,12 +7,12 @@ from sqlalchemy.engine import Connection
 
 from fleetfoot_manager import inventory
 from fleetfoot_manager.inventory import DeviceEntry
-from fleetfoot_manager.requests.arguments import RolloutPlan
+from fleetfoot_manager.requests.arguments import RolloutAnswers, RolloutPlan, RolloutProbe
 from fleetfoot_protocol import admission
 from fleetfoot_protocol.errors import FleetfootError
 
 _NAMED = 10
-P = TypeVar("P", bound=RolloutPlan)
+P = TypeVar("P", RolloutPlan, RolloutProbe, RolloutAnswers)
 
 
 def resolved(tx: Connection, asked: P) -> P:

@@ -45,6 +45,14 @@ def test_everybody_would_is_success_as_soon_as_everybody_has_answered(run: Run, 
     assert others[0].arguments == {**wish, "id": "p-1", "digest": DIGEST}
 
 
+def test_devices_named_one_by_one_are_who_is_asked_and_who_is_counted(run: Run, asked: HandManager) -> None:
+    asked.answers["rollout.answers"] = lambda request: answered(2)
+    wish = ("--component", "kiosk", "--version", "1.1.0", "--device", "d-1", "--device", "d-2")
+    assert run("rollout", "preflight", *wish).code == 0
+    for request in asked.heard:
+        assert request.arguments["devices"] == ["d-1", "d-2"]
+
+
 def test_silence_at_the_deadline_is_unknown_and_no_success(run: Run, asked: HandManager) -> None:
     asked.answers["rollout.answers"] = lambda request: answered(1)
     done = run("rollout", "preflight", *WISH, "--deadline", "1s")

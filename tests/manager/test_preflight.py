@@ -107,6 +107,31 @@ def test_answers_are_counted_by_what_devices_say_and_silence_is_unknown(
     assert [row["device"] for row in found["devices"]] == ["off", "offline", "asks", "willing"]
 
 
+def test_devices_named_one_by_one_are_asked_and_nobody_else_counts(
+    rig: Rig, hall: dict[str, Device], old: Bundle
+) -> None:
+    rig.enroll(other := Device("other", "yard"))
+    rig.say(other, other.status(runs(old)))
+    named = {"groups": [], "devices": ["willing", "other"]}
+    probe = asked(rig, **named)
+    assert (probe["groups"], probe["total"]) == (["hall", "yard"], 2)
+    all_answer(rig, hall, old, probe)
+    of_no_group: list[str] = []
+    for groups in (of_no_group, probe["groups"]):
+        found = answers(rig, probe, **{**named, "groups": groups})
+        assert (found["total"], found["counts"]["ok"], found["counts"]["unknown"]) == (2, 1, 1)
+        assert [row["device"] for row in found["devices"]] == ["other", "willing"]
+    rig.do("device.forget", {"device": "other"})
+    about = {name: probe[name] for name in ("id", "component", "digest")}
+    assert rig.ask("rollout.answers", {**about, **named}).code == "not_found"
+
+
+def test_answers_of_nobody_in_particular_are_refused(rig: Rig, hall: dict[str, Device]) -> None:
+    about = {name: value for name, value in asked(rig).items() if name in ("id", "component", "digest")}
+    for wrong in ({}, {"devices": ["off", "off"]}, {"devices": ["off"], "selector": {"site": "b"}}):
+        assert rig.ask("rollout.answers", {**about, **wrong}).code == "request_invalid"
+
+
 def test_an_answer_to_another_question_is_none(rig: Rig, hall: dict[str, Device], old: Bundle) -> None:
     first = asked(rig)
     all_answer(rig, hall, old, first)

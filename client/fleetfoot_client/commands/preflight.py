@@ -15,7 +15,7 @@ _LISTED = 20
 _LOOK_SECONDS = 0.5
 _WORDS = ("ok", "deferred", "refused", "unknown")
 #: What of a plan's wishes says which devices are meant.
-_COHORT = ("component", "groups", "selector")
+_COHORT = ("component", "groups", "devices", "selector")
 
 
 class AskedRow(Row):

@@ -241,8 +241,19 @@ class RolloutAnswers(Model):
     id: Id
     component: Id
     digest: Digest
-    groups: Annotated[tuple[Id, ...], Field(min_length=1, max_length=MAX_GROUPS)]
+    groups: Annotated[tuple[Id, ...], Field(max_length=MAX_GROUPS)] = ()
+    devices: Annotated[tuple[Id, ...], Field(max_length=MAX_LISTED)] = ()
     selector: Annotated[dict[LabelKey, Label], Field(max_length=16)] = {}  # noqa: RUF012 - pydantic copies
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "RolloutAnswers":
+        if not self.groups and not self.devices:
+            raise ValueError("neither groups nor devices are named")
+        if self.devices and self.selector:
+            raise ValueError("devices and a selector exclude each other")
+        if len(set(self.devices)) != len(self.devices):
+            raise ValueError("one of the devices is named twice")
+        return self
 
 
 class RolloutList(Model):

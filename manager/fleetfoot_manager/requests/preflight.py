@@ -71,12 +71,10 @@ def probe(work: Work, request: Request) -> dict[str, Any]:
 def answers(work: Work, request: Request) -> dict[str, Any]:
     """`rollout.answers`: how many devices would, would later, would not; and who has not said."""
     asked = arguments.parse(arguments.RolloutAnswers, request.arguments)
+    rights.demand_anywhere(work.house.root, request)
+    asked = targets.resolved(work.tx, asked)
     rights.demand(work.house.root, request, asked.groups)
-    rows = [
-        _row(entry, asked)
-        for entry in work.devices.members(work.tx, asked.groups)
-        if admission.matches(asked.selector, entry.labels)
-    ]
+    rows = [_row(entry, asked) for entry in _asked(work, asked)]
     rows.sort(key=lambda row: (_ORDER.index(row.counts_as), row.entry.id))
     counts = Counter(row.counts_as for row in rows)
     reasons = Counter((row.counts_as, _why(row)) for row in rows)
@@ -94,6 +92,16 @@ def answers(work: Work, request: Request) -> dict[str, Any]:
         "devices": shown,
         **({"more": more} if more else {}),
     }
+
+
+def _asked(work: Work, asked: arguments.RolloutAnswers) -> list[DeviceEntry]:
+    """Of whom an answer is wanted, as they are by now."""
+    if not asked.devices:
+        every = work.devices.members(work.tx, asked.groups)
+        return [entry for entry in every if admission.matches(asked.selector, entry.labels)]
+    work.devices.expect(work.tx, asked.devices)
+    found = (work.devices.find(work.tx, device) for device in asked.devices)
+    return [entry for entry in found if entry is not None]
 
 
 def _row(entry: DeviceEntry, asked: arguments.RolloutAnswers) -> _Row:
