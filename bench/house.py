@@ -185,6 +185,13 @@ class ManagerHouse:
         folder = self.folder / "m"
         return sum(path.stat().st_size for path in folder.glob("manager.sqlite3*"))
 
+    def used_bytes(self) -> int:
+        """Bytes of the store's pages that are in use once nothing waits, those in its log included."""
+        waiting = "select (select count(*) from outbox) + (select count(*) from claims)"
+        until(lambda: self._query(waiting) == 0, "everything is published and verified", 300)
+        used = self._query("pragma page_count") - self._query("pragma freelist_count")
+        return used * self._query("pragma page_size")
+
     def wait_online(self, devices: int, seconds: float = 300) -> None:
         """Wait until the manager knows so many devices to be there."""
         text = "select count(*) from devices where online and status is not null"

@@ -1,5 +1,6 @@
 """The frame of the benchmarks: what a figure says, and that every benchmark is found."""
 
+import bench.download
 import bench.rollout
 import pytest
 from bench.__main__ import main, names, section
@@ -25,7 +26,9 @@ def test_a_number_has_the_digits_that_count(value: float, text: str) -> None:
 
 
 def test_every_benchmark_is_found_and_an_unknown_one_is_an_error() -> None:
-    assert {"ingest", "wave", "staged", "restart", "multitude", "rollout"} <= set(names())
+    assert {"ingest", "wave", "staged", "restart", "multitude", "rollout", "download", "stored"} <= set(
+        names()
+    )
     assert not {"common", "house"} & set(names())
     with pytest.raises(SystemExit):
         main(["no-such"])
@@ -37,3 +40,13 @@ def test_the_core_of_a_rollout_is_measured() -> None:
     assert report.ratio is not None
     assert report.ratio < 10, "it would be a hundred if a report looked at every device"
     assert all(one.value > 0 for what, one in found.items() if "memory" not in what)
+
+
+def test_splay_and_a_limit_keep_the_downloads_few_that_are_open() -> None:
+    found = bench.download.figures(quick=True)
+    given, cpu, _, splayed, _, limited, *_ = found
+    assert all(one.value > 0 for one in (given, splayed, limited))
+    assert cpu.unit == "ms a download"
+    assert (splayed.limit, limited.limit) == (200, 200), "all at once, they are all open"
+    assert splayed.value < 200
+    assert limited.value == 32
