@@ -9,7 +9,7 @@ import pytest
 from tests.manager.enginerig import Rig
 from tests.manager.realm import COMPONENT, Device, Realm
 
-from fleetfoot_manager import audit
+from fleetfoot_manager import audit, rollout_rows
 from fleetfoot_protocol import topics
 from fleetfoot_protocol.states import Role
 from fleetfoot_protocol.topics import Kind
@@ -126,6 +126,42 @@ def test_an_approver_may_not_make_it_rougher(rig: Rig, edit: dict[str, Any], wor
     assert (reply.code, words in reply.message) == ("request_invalid", True), reply.message
     assert rig.show(rollout)["state"] == "awaiting_approval"
     assert rig.broker.on(DESIRED) == []
+
+
+def test_waves_of_5_25_and_100_percent_are_rounded_up_and_may_become_batches(rig: Rig) -> None:
+    rollout = asked(rig, waves=["5%", "25%", "100%"], failure_percent=20)
+    assert rig.show(rollout)["waves"] == [6, 26, 101]
+    edit = {"rollout": rollout, "batch_size": 5, "breaker": 1, "failure_percent": 10}
+    row = rig.do("rollout.approve", edit, operator="anton")
+    assert row["waves"] == [*range(5, 101, 5), 101]
+    (kept,) = rows(rig, "group.upgrade.approve")
+    assert (kept["asked"]["waves"], "waves" in kept["approved"]) == (["5%", "25%", "100%"], False)
+    assert kept["edited"] == ["batch_size", "breaker", "failure_percent"]
+    with rig.store.read() as tx:
+        of = rollout_rows.load_one(tx, rollout)
+    assert of is not None
+    assert (of.strategy, of.consecutive, of.breaker, of.failure_percent) == ("batches", True, 1, 10)
+
+
+@pytest.mark.parametrize(
+    ("asks", "edit", "words"),
+    [
+        ({"waves": None, "batch_size": 10}, {"batch_size": 11}, "larger"),
+        ({"waves": None, "batch_pct": 10}, {"batch_pct": 12}, "larger"),
+        ({"failure_percent": 20}, {"failure_percent": 21}, "limit of failures"),
+        ({"breaker": 3}, {"batch_size": 5, "breaker": 2}, "in a row"),
+        ({}, {"batch_size": 5, "batch_pct": 5, "breaker": 1}, "exclude"),
+        ({}, {"batch_size": 5, "waves": [5], "breaker": 1}, "exclude"),
+    ],
+)
+def test_an_edit_of_batches_and_limits_may_not_make_it_rougher(
+    rig: Rig, asks: dict[str, Any], edit: dict[str, Any], words: str
+) -> None:
+    wish = {name: value for name, value in {**START, **asks}.items() if value is not None}
+    rollout = rig.do("rollout.start", wish, operator="greta")["rollout"]
+    reply = rig.ask("rollout.approve", {"rollout": rollout, **edit}, operator="anton")
+    assert (reply.code, words in reply.message) == ("request_invalid", True), reply.message
+    assert rig.show(rollout)["state"] == "awaiting_approval"
 
 
 def test_an_edit_may_not_reach_more_devices_than_were_asked_for(rig: Rig) -> None:

@@ -229,6 +229,12 @@ class RolloutPlan(Model):
         return self
 
 
+def _demand_one_pace(*paces: object) -> None:
+    """Raise ValueError if more than one of waves, batch_pct and batch_size is said."""
+    if sum(one is not None for one in paces) > 1:
+        raise ValueError("waves, batch_pct and batch_size exclude each other")
+
+
 class RolloutProbe(RolloutPlan):
     """`rollout.probe`: the fleet is asked what it would do; `deadline`: seconds in which answers count."""
 
@@ -292,8 +298,7 @@ class RolloutDecide(Model):
     def _consistent(self) -> "RolloutDecide":
         if self.decision != "rollback" and (self.paced or self.settle is not None or self.leave_stranded):
             raise ValueError("only a rollback goes in steps, or leaves somebody behind")
-        if sum(one is not None for one in (self.waves, self.batch_pct, self.batch_size)) > 1:
-            raise ValueError("waves, batch_pct and batch_size exclude each other")
+        _demand_one_pace(self.waves, self.batch_pct, self.batch_size)
         if self.settle is not None and not self.paced:
             raise ValueError("settle is for a rollback in steps")
         return self
@@ -309,6 +314,11 @@ class RolloutApprove(Model):
     settle: Seconds | None = None
     breaker: Breaker | None = None
     failure_percent: Percent | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "RolloutApprove":
+        _demand_one_pace(self.waves, self.batch_pct, self.batch_size)
+        return self
 
 
 class RolloutReject(Model):
