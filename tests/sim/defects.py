@@ -5,6 +5,7 @@ Each is a mistake that somebody could make: a comparison off by one, a rule forg
 
 from collections.abc import Callable
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -24,6 +25,7 @@ from fleetfoot_manager import (
     rollout_state,
 )
 from fleetfoot_manager import planning as manager_planning
+from fleetfoot_manager.requests import chains
 from fleetfoot_protocol import admission, auditchain, resolve, trust
 from fleetfoot_protocol.documents import Desired
 from fleetfoot_protocol.dsse import decode
@@ -42,6 +44,14 @@ FIRST_SEEDS = {
     "signatures_are_not_checked": 14,
     "rollback_withdraws_nothing": 11,
     "emptied_broker_is_told_nothing": 9,
+    # Rollouts of other forms are told of in the second hundred.
+    "who_stages_may_activate": 103,
+    "named_devices_are_left_out": 100,
+    "named_devices_open_the_cut": 100,
+    "what_is_only_staged_goes_on": 124,
+    "failures_in_a_row_trip_nothing": 134,
+    "wave_opens_without_its_approval": 112,
+    "hop_begins_without_its_approval": 9,
 }
 DEFECTS: dict[str, Callable[[Patch], None]] = {}
 
@@ -153,20 +163,76 @@ def approval_is_skipped(patch: Patch) -> None:
     patch.setattr(manager_planning, "planned", lambda **facts: real(**{**facts, "approval": False}))
 
 
-@defect
-def documents_admit_everybody(patch: Patch) -> None:
+def _published(patch: Patch, change: Callable[[Any], dict[str, Any]]) -> None:
+    """Each target goes out with what `change` says of it."""
     real = publisher.put_desired
 
     def put(
         tx: Any, house: Any, group: str, component: str, intent: Any, targets: Any, *a: Any, **m: Any
     ) -> Any:
-        held = [replace_target(target) for target in targets]
-        return real(tx, house, group, component, intent, held, *a, **m)
-
-    def replace_target(target: Any) -> Any:
-        return target.model_copy(update={"stage_cut": "all", "activate_cut": "all"})
+        changed = [target.model_copy(update=change(target)) for target in targets]
+        return real(tx, house, group, component, intent, changed, *a, **m)
 
     patch.setattr(publisher, "put_desired", put)
+
+
+@defect
+def documents_admit_everybody(patch: Patch) -> None:
+    _published(patch, lambda target: {"stage_cut": "all", "activate_cut": "all"})
+
+
+@defect
+def who_stages_may_activate(patch: Patch) -> None:
+    _published(patch, lambda target: {"activate_cut": target.stage_cut})
+
+
+@defect
+def named_devices_are_left_out(patch: Patch) -> None:
+    _published(patch, lambda target: {"include": ()})
+
+
+@defect
+def named_devices_open_the_cut(patch: Patch) -> None:
+    def change(target: Any) -> dict[str, Any]:
+        return {"stage_cut": "all", "activate_cut": "all"} if target.include else {}
+
+    _published(patch, change)
+
+
+def _goes_on(patch: Patch, reason: str) -> None:
+    real = rollout_gate._await
+
+    def wait(rollout: Any, why: str) -> Any:
+        return rollout_gate.open_wave(rollout, 1.8e9) if why == reason else real(rollout, why)
+
+    patch.setattr(rollout_gate, "_await", wait)
+
+
+@defect
+def wave_opens_without_its_approval(patch: Patch) -> None:
+    _goes_on(patch, rollout_gate.AWAITS_APPROVAL)
+
+
+@defect
+def what_is_only_staged_goes_on(patch: Patch) -> None:
+    _goes_on(patch, rollout_gate.AWAITS_ACTIVATION)
+
+
+@defect
+def failures_in_a_row_trip_nothing(patch: Patch) -> None:
+    real = rollout_gate._too_many
+    patch.setattr(rollout_gate, "_too_many", lambda of: "" if of.consecutive else real(of))
+
+
+@defect
+def hop_begins_without_its_approval(patch: Patch) -> None:
+    real = manager_planning.make
+
+    def make(*facts: Any) -> Any:
+        made = real(*facts)
+        return replace(made, rollout=replace(made.rollout, state=RolloutState.PLANNED))
+
+    patch.setattr(chains, "planning", SimpleNamespace(make=make))
 
 
 # --- the protocol and the device

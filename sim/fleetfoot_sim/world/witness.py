@@ -61,6 +61,7 @@ class Course:
     opened: int = 0
     begun: set[str] = field(default_factory=set)
     state: RolloutState = _S.PLANNED
+    reason: str = ""
     staged: bool = False
     activated: set[str] = field(default_factory=set)
 
@@ -141,6 +142,7 @@ class Witness:
                     self._check_target(of, course, document)
             if of.wave > course.opened:
                 self._check_widening(of, course)
+            course.reason = of.reason
 
     def _check_counts(self, of: Rollout) -> None:
         going = of.state in (_S.RUNNING, _S.SETTLING)
@@ -164,9 +166,14 @@ class Witness:
             for cut, allowed in ((target.stage_cut, exposed), (target.activate_cut, active)):
                 admitted = {d for d in course.original if admits(target, d, course.sites.get(d, ""), cut)}
                 demand(len(admitted) == allowed, "exposes another number", of.id, len(admitted), allowed)
+                demand(not of.listed or cut == "0" * 16, "a cut admits who was not named", of.id, cut)
 
     def _check_widening(self, of: Rollout, course: Course) -> None:
         """Behind each wave that is left: somebody is well, or nobody could have it; nobody is awaited."""
+        if of.each_wave and course.opened:
+            demand("awaits approval" in course.reason, "a wave opens unapproved", of.id, of.wave)
+        if of.stage == "only" and not course.opened:
+            demand("is staged" in course.reason, "it activates unbidden", of.id)
         if course.staged and not course.opened:
             staging = [d for d, r in of.devices.items() if r.wave > of.wave and not r.terminal.ended]
             demand(not staging, "a wave opens while devices stage", of.id, staging)
