@@ -13,7 +13,7 @@ from fleetfoot_protocol.errors import FormError
 from fleetfoot_protocol.states import RolloutState
 
 #: In the reason of a rollout that is paused without a hold -> what it stands for.
-_AWAITS = {"awaits approval": "approval", "is staged": "activation"}
+_AWAITS = {"awaits approval": "approval", "is staged": "activation", "blessed release": "blessing"}
 
 
 class Row(BaseModel):
@@ -279,7 +279,7 @@ class RolloutRow(GateRow):
 
     @property
     def awaits(self) -> str:
-        """The word of a person that it stands for: `approval`, `activation`, or none."""
+        """The word of a person that it stands for: `approval`, `activation`, `blessing`, or none."""
         if self.state == RolloutState.AWAITING_APPROVAL:
             return "approval"
         if self.state != RolloutState.PAUSED:

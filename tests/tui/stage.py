@@ -408,6 +408,8 @@ def managed(stage: Stage) -> None:
             "wave": 1 if n in (1, 2, 7) else 2 if n < 16 else 3,
             "terminal": terminal,
         }
+        if row["wave"] == 1:
+            row |= {"since": times.to_text(NOON - 480), "ended": times.to_text(NOON - 480 + 30 * n)}
         devices.append(row | ({"code": code} if code else {}))
     rollout = {
         "rollout": ROLLOUT,
@@ -423,6 +425,14 @@ def managed(stage: Stage) -> None:
         "revision": 7,
         "started": "2026-11-20T11:52:00Z",
         "requested_by": "alice",
+        "strategy": "waves",
+        "breaker": 1,
+    }
+    shown = {
+        "devices": devices,
+        "took": {"devices": 1, "median": 30, "p90": 30},
+        "before": {"rollout": "r-3c8d1f5g2h", "version": "1.1.0", "devices": 30, "median": 22, "p90": 41},
+        "causes": [{"group": "ovens", "code": code, "count": 1} for _, code in ends.values()],
     }
     waits = rollout | {
         "rollout": "r-waits",
@@ -478,7 +488,7 @@ def managed(stage: Stage) -> None:
         "device.downgrades": {"releases": [{"version": "1.0.0", "channel": "stable", "direct": True}]},
         "rollout.list": {"rollouts": [rollout, waits, past]},
         "rollout.history": {"components": {COMPONENT: rate}},
-        "rollout.show": lambda asked: rollout | {"devices": devices, "rollout": asked["rollout"]},
+        "rollout.show": lambda asked: rollout | shown | {"rollout": asked["rollout"]},
         "rollout.plan": {"plan": plan},
         "rollout.start": {"rollout": "r-new0000001", "state": "awaiting_approval", "revision": 0},
         "release.compare": {

@@ -16,9 +16,13 @@ from textual.pilot import Pilot
 
 from fleetfoot_client import keyfiles
 from fleetfoot_client.profiles import Profile
+from fleetfoot_client.rows import RolloutRow
 from fleetfoot_client.session import Session
+from fleetfoot_manager import rollout_gate
 from fleetfoot_manager.rollout import (
     TRANSITIONS,
+    Activate,
+    Approve,
     Cancel,
     Decision,
     Pause,
@@ -27,7 +31,7 @@ from fleetfoot_manager.rollout import (
 )
 from fleetfoot_manager.rollout import Kind as EventKind
 from fleetfoot_protocol import keys
-from fleetfoot_protocol.states import RolloutState
+from fleetfoot_protocol.states import Lifecycle, RolloutState
 from fleetfoot_tui import steering
 from fleetfoot_tui.app import Console
 from fleetfoot_tui.feed import Feed
@@ -42,12 +46,32 @@ _EVENTS: dict[str, EventKind] = {
     "abort": Decision.ABORT,
     "retry": Retry,
     "cancel": Cancel,
+    "activate": Activate,
+    "approve": Approve,
 }
 
 
 @pytest.mark.parametrize("act", steering.ACTS, ids=lambda act: act.name)
 def test_what_is_offered_in_a_state_is_what_the_manager_takes(act: steering.Act) -> None:
     assert act.states == {state for state in RolloutState if _EVENTS[act.name] in TRANSITIONS.get(state, {})}
+
+
+@pytest.mark.parametrize(
+    ("reason", "offered"),
+    [
+        (rollout_gate.AWAITS_APPROVAL, {"approve"}),
+        (rollout_gate.AWAITS_ACTIVATION, {"activate"}),
+        (rollout_gate.AWAITS_BLESSING, set()),
+        ("held by alice", {"resume"}),
+    ],
+)
+def test_what_lets_a_paused_rollout_go_on_depends_on_what_it_stands_for(
+    reason: str, offered: set[str]
+) -> None:
+    row = RolloutRow(
+        rollout="r-1", component=COMPONENT, version="1.1.0", state="paused", reason=reason, revision=1
+    )
+    assert {name for name in ("resume", "activate", "approve") if steering.possible(name, row)} == offered
 
 
 class House:
@@ -232,6 +256,63 @@ async def test_a_rollout_that_awaits_approval_is_approved_gentler(house: House) 
             (approved,) = house.audit("group.upgrade.approve")
             assert (approved["actor"], approved["edited"]) == ("alice", ["waves"])
             assert house.rollout()["waves"] == [1, 2, 3]
+
+
+async def test_batches_are_staged_and_activated_from_the_console(house: House) -> None:
+    with Session(house.profile) as session, Feed(house.profile) as feed:
+        app = Console(session.root, feed, session, source=feed, operator="alice")
+        async with app.run_test(size=SIZE) as pilot:
+            await see(pilot, "3 of 3 devices", "oven-3", "1.0.0")
+            await pilot.press("n", "tab")
+            await type_text(pilot, "1.1.0")
+            await pilot.press("tab", "tab", "tab")
+            await type_text(pilot, "1")
+            await pilot.press("tab")
+            await type_text(pilot, "0")
+            await pilot.press("tab", "tab", "tab")
+            await type_text(pilot, "only")
+            await see(pilot, "batches     1 ▸ 2 ▸ 3", "--stage only --batch-", "ctrl+s starts it")
+            await pilot.press("ctrl+s", "y")
+            await see(pilot, "▶ staging", "strategy    batches, trips at 2 failures in a row")
+            name = house.rollout()["rollout"]
+            for device in house.devices:
+                said = ended(house.new, name, "staged", house.old)
+                staged = said.model_copy(update={"state": Lifecycle.STAGED})
+                house.fleet.say(device, device.status(staged, capabilities=("upgrade",)))
+            text = await see(pilot, "awaits activation", "✓ staging", "v Activate")
+            assert "Resume" not in text
+            await pilot.press("v")
+            await see(pilot, "Activate rollout", "3, of which 3 were reached")
+            await pilot.press("y")
+            await see(pilot, "▶ running", "▶ 1")
+            (activated,) = house.audit("group.upgrade.activate")
+            assert (activated["actor"], activated["rollout"]) == ("alice", name)
+
+
+async def test_the_next_wave_is_approved_from_the_console(house: House) -> None:
+    wish = {"component": COMPONENT, "version": "1.1.0", "groups": ["ovens"], "waves": [1, 3], "settle": 0}
+    name = house.alice.do("rollout.start", {**wish, "approve_each_wave": True})["rollout"]
+    shown = house.alice.do("rollout.show", {"rollout": name})
+    first = next(d["id"] for d in shown["devices"] if d["wave"] == 1)
+    device = next(d for d in house.devices if d.id == first)
+    house.fleet.say(
+        device, device.status(ended(house.new, name, "completed", house.new), capabilities=("upgrade",))
+    )
+    with Session(house.profile) as session, Feed(house.profile) as feed:
+        app = Console(session.root, feed, session, source=feed, operator="alice")
+        async with app.run_test(size=SIZE) as pilot:
+            await see(pilot, "3 of 3 devices")
+            await pilot.press("4")
+            await see(pilot, "1 await approval", "wave 2/2")
+            await pilot.press("enter")
+            text = await see(pilot, "awaits approval", "healthy in", "1 device", "o Approve")
+            assert "Resume" not in text
+            await pilot.press("o")
+            await see(pilot, "Approve rollout", "Its next wave opens at once")
+            await pilot.press("y")
+            await see(pilot, "▶ running", "▶ 3")
+            (approved,) = house.audit("group.upgrade.approve")
+            assert (approved["actor"], approved["wave"]) == ("alice", 2)
 
 
 async def test_the_manager_and_its_broker_go_and_come_back(house: House) -> None:

@@ -16,7 +16,10 @@ _WAITS = frozenset({_S.PLANNED, _S.AWAITING_APPROVAL})
 
 
 class Act(NamedTuple):
-    """`decision` is the argument of `rollout.decide`; `confirmed`: asked for again before it is done."""
+    """`decision` is the argument of `rollout.decide`; `confirmed`: asked for again before it is done.
+
+    `awaits`: only of a rollout that stands for this word of a person; `-`: only of one that stands for none.
+    """
 
     key: str
     name: str
@@ -25,11 +28,16 @@ class Act(NamedTuple):
     decision: str
     states: frozenset[RolloutState]
     confirmed: str
+    awaits: str = ""
 
 
 ACTS: tuple[Act, ...] = (
     Act("p", "pause", "Pause", "rollout.pause", "", _OPEN, ""),
-    Act("r", "resume", "Resume", "rollout.resume", "", frozenset({_S.PAUSED}), ""),
+    Act("r", "resume", "Resume", "rollout.resume", "", frozenset({_S.PAUSED}), "", "-"),
+    Act("v", "activate", "Activate", "rollout.activate", "", frozenset({_S.PAUSED}),
+        "What everybody has staged is activated, wave by wave.", "activation"),
+    Act("o", "approve", "Approve", "rollout.approve", "", frozenset({_S.AWAITING_APPROVAL, _S.PAUSED}),
+        "Its next wave opens at once.", "approval"),
     Act("c", "continue", "Continue", "rollout.decide", "continue", frozenset({_S.TRIPPED}),
         "It goes on to more devices, counting failures anew."),
     Act("b", "rollback", "Roll back", "rollout.decide", "rollback", _LIVE,
@@ -44,15 +52,18 @@ ACTS: tuple[Act, ...] = (
 BY_NAME = {act.name: act for act in ACTS}
 
 
-def possible(name: str, state: str) -> bool:
-    """Whether the act is one that a rollout in this state takes."""
-    return state in BY_NAME[name].states
+def possible(name: str, row: RolloutRow) -> bool:
+    """Whether the act is one that the rollout takes as it stands."""
+    act = BY_NAME[name]
+    return row.state in act.states and act.awaits in ("", row.awaits or "-")
 
 
 def deed(act: Act, row: RolloutRow) -> Deed:
     """The question before it is done: what, to how many, of which version, in which group."""
     groups = " ".join(row.groups)
-    reached = sum(row.counts.get(state, 0) for state in ("healthy", "active", "failed", "rolled_back"))
+    reached = sum(
+        row.counts.get(state, 0) for state in ("healthy", "active", "staged", "failed", "rolled_back")
+    )
     return Deed(
         f"{act.label} rollout {row.rollout}?",
         (

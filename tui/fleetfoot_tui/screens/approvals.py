@@ -9,6 +9,7 @@ from textual.widget import Widget
 
 from fleetfoot_client.rows import RolloutRow, parse_list
 from fleetfoot_protocol.errors import FleetfootError
+from fleetfoot_protocol.states import RolloutState
 from fleetfoot_tui.columns import Column
 from fleetfoot_tui.dialogs import Ask, Confirm, Deed, Field, must_type
 from fleetfoot_tui.look import Cell
@@ -24,15 +25,19 @@ COLUMNS = (
     Column("UPGRADE", 14, 24),
     Column("GROUPS", 10, 30),
     Column("DEVICES", 7, 7),
+    Column("FOR", 9, 12),
     Column("WAVES", 12, 30),
 )
 _AGAIN = 5
 
 
 class ApprovalsRoom(Room):
-    """Rollouts that await approval. The broker does not tell of them, so the manager is asked."""
+    """Rollouts that await approval, of their start or of their next wave. The manager is asked for them."""
 
-    ABOUT = "Rollouts that wait for approval. e approves with smaller waves, longer settle, earlier trip."
+    ABOUT = (
+        "Rollouts that wait for approval, to start or for their next wave. "
+        "e approves with smaller waves, longer settle, earlier trip."
+    )
     BINDINGS = [
         Binding("a", "approve", "Approve", id="approval.approve"),
         Binding("e", "edit", "Approve with edit", id="approval.edit"),
@@ -89,7 +94,7 @@ class ApprovalsRoom(Room):
             self.console.show_error(error)
             return
         self._wrong = ""
-        self._rows = {row.rollout: row for row in rows if row.state == "awaiting_approval"}
+        self._rows = {row.rollout: row for row in rows if row.awaits == "approval"}
         self._show()
 
     def refused(self, message: Refused) -> None:
@@ -115,12 +120,15 @@ class ApprovalsRoom(Room):
             Cell(f"{row.component} {row.version}"),
             Cell(" ".join(row.groups), "grey"),
             Cell(str(row.total).rjust(7)),
+            Cell(_what(row)),
             Cell(" ▸ ".join(map(str, row.waves))),
         )
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """There has to be something to decide on."""
-        return self.row is not None if action in ("approve", "edit", "reject") else True
+        if action == "edit":
+            return self.row is not None and not _begun(self.row)
+        return self.row is not None if action in ("approve", "reject") else True
 
     def on_chosen(self, message: Chosen) -> None:
         """Into the rollout."""
@@ -155,7 +163,9 @@ class ApprovalsRoom(Room):
     def _approve(self, row: RolloutRow, edits: dict[str, Any]) -> None:
         groups = " ".join(row.groups)
         deed = Deed(
-            f"Approve rollout {row.rollout}? It starts at once.",
+            f"Approve {_what(row)} of {row.rollout}? It opens at once."
+            if _begun(row)
+            else f"Approve rollout {row.rollout}? It starts at once.",
             (
                 ("devices", str(row.total)),
                 ("version", f"{row.component} {row.version}"),
@@ -184,3 +194,12 @@ class ApprovalsRoom(Room):
         if said is not None and said["reason"]:
             arguments = {"rollout": row.rollout, **said}
             self.ask("rejected", "rollout.reject", arguments, revision=row.revision)
+
+
+def _begun(row: RolloutRow) -> bool:
+    """Whether it is the next wave that waits: a rollout that has begun is changed no more."""
+    return row.state == RolloutState.PAUSED
+
+
+def _what(row: RolloutRow) -> str:
+    return f"wave {row.wave + 1}/{len(row.waves)}" if _begun(row) else "its start"

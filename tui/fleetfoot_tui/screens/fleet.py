@@ -13,12 +13,13 @@ from textual.widgets import Input
 from fleetfoot_tui import filters, ordering
 from fleetfoot_tui.columns import Column
 from fleetfoot_tui.filters import ORDERS, Sight
-from fleetfoot_tui.look import Cell, ago, badge, bar, plural
+from fleetfoot_tui.look import Cell, ago, bar, plural
 from fleetfoot_tui.messages import Chosen
 from fleetfoot_tui.model import Changes, Device
 from fleetfoot_tui.room import Page, Room
 from fleetfoot_tui.screens.device import DeviceRoom
 from fleetfoot_tui.screens.new_rollout import NewRolloutRoom
+from fleetfoot_tui.standing import link, state
 from fleetfoot_tui.table import LineTable
 
 COLUMNS = (
@@ -32,14 +33,6 @@ COLUMNS = (
     Column("LAST ERROR", 10, 34, rank=2),
     Column("SEEN", 4, 4),
 )
-#: Stages of an upgrade, short enough to stand behind the badge.
-_STAGES = {
-    "downloading": "download",
-    "verifying": "verify",
-    "staging": "unpack",
-    "activating": "switch",
-    "probation": "probation",
-}
 #: Ordering the fleet anew may take this share of the time, however large it is.
 _SHARE = 0.05
 _VERSIONS = 4
@@ -358,24 +351,3 @@ class FleetRoom(Room):
 
 def _length(cells: list[Cell]) -> int:
     return sum(len(cell.text) for cell in cells)
-
-
-def link(device: Device, connected: bool = True) -> Cell:
-    """Whether it is there; without a broker, whether it was."""
-    if device.online is None:
-        return Cell("? unheard", "yellow")
-    if not connected:
-        return Cell("? was on" if device.online else "? was off", "yellow")
-    return Cell("● online") if device.online else Cell("○ offline", "grey")
-
-
-def state(device: Device) -> Cell:
-    """The badge, with the stage and how far a download is."""
-    if not device.said.components:
-        return Cell("? silent", "yellow") if not device.status else Cell("- nothing", "grey")
-    one, cell = device.main, badge(device.state)
-    if one.lifecycle == "downloading" and device.percent is not None:
-        return Cell(f"{cell.text} {device.percent}%", cell.colour)
-    if cell.text == "▶ upgrading":
-        return Cell(f"{cell.text} {_STAGES.get(one.lifecycle, one.lifecycle)}", cell.colour)
-    return cell

@@ -17,7 +17,7 @@ from fleetfoot_tui.messages import Chosen, Pointed
 from fleetfoot_tui.model import Changes, Device
 from fleetfoot_tui.room import Page, Room
 from fleetfoot_tui.screens.device import DeviceRoom
-from fleetfoot_tui.screens.fleet import link, state
+from fleetfoot_tui.standing import link, state
 
 #: Characters of a cell: the glyph and a blank, so that glyphs of any width stand apart.
 _CELL = 2

@@ -1,6 +1,7 @@
 """A new rollout: what is wished for, and the plan as it would be, before anything begins."""
 
 import argparse
+import shlex
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -12,24 +13,38 @@ from textual.widget import Widget
 from textual.widgets import Input, Label
 
 from fleetfoot_client import options
+from fleetfoot_client.commands import rollout_text
 from fleetfoot_client.commands.rollout_arguments import wave_list
 from fleetfoot_client.rows import PlanRow, parse
 from fleetfoot_protocol.errors import FleetfootError
 from fleetfoot_tui.dialogs import Confirm, Deed, must_type
-from fleetfoot_tui.look import Cell, plural
+from fleetfoot_tui.look import Cell
 from fleetfoot_tui.messages import Answered, Refused
 from fleetfoot_tui.room import Page, Room, facts
 from fleetfoot_tui.screens.rollout import RolloutRoom
 
-#: name, label, example
-_FIELDS = (
-    ("component", "component", "kiosk"),
-    ("version", "version", "1.2.0"),
-    ("groups", "groups", "ovens grills"),
-    ("waves", "waves", "10%,50%,100%"),
-    ("settle", "settle", "5m"),
-    ("breaker", "trips at", "1"),
+#: Lines of the form: name, label, example.
+_FORM = (
+    (("component", "component", "kiosk"), ("version", "version", "1.2.0")),
+    (("groups", "groups", "ovens grills"),),
+    (("waves", "waves", "10%,50%,100%"), ("batches", "or batches", "20% or 50")),
+    (("settle", "settle", "5m"), ("breaker", "trips at", "1")),
+    (("canaries", "canaries", "oven-3 grill-1"), ("stage", "staging", "first or only")),
 )
+_FIELDS = tuple(field for line in _FORM for field in line)
+#: What the manager is asked for -> the option of `fleetfoot rollout start`.
+_OPTIONS = {
+    "component": "--component",
+    "version": "--version",
+    "groups": "--group",
+    "waves": "--waves",
+    "batch_pct": "--batch-percent",
+    "batch_size": "--batch-size",
+    "settle": "--settle",
+    "breaker": "--breaker",
+    "canaries": "--canary",
+    "stage": "--stage",
+}
 _PACE: tuple[tuple[str, Callable[[str], Any]], ...] = (
     ("waves", wave_list),
     ("settle", options.duration),
@@ -37,6 +52,7 @@ _PACE: tuple[tuple[str, Callable[[str], Any]], ...] = (
 )
 _PATIENCE = 0.3
 _LISTED = 8
+_WAVES = 8
 
 
 class Wish(ValueError):
@@ -53,14 +69,45 @@ def wishes(values: dict[str, str]) -> dict[str, Any]:
     found["groups"] = values["groups"].replace(",", " ").split()
     if not found["groups"]:
         raise Wish("no group is named")
-    return found | pace(values)
+    if values["canaries"]:
+        found["canaries"] = values["canaries"].replace(",", " ").split()
+    if values["stage"]:
+        if values["stage"] not in rollout_text.STAGING:
+            raise Wish("staging: first (everybody stages before the first wave) or only (and waits then)")
+        found["stage"] = values["stage"]
+    return found | _batches(values) | pace(values)
+
+
+def _batches(values: dict[str, str]) -> dict[str, Any]:
+    """Batches of percent or of devices."""
+    said = values["batches"]
+    if not said:
+        return {}
+    if values["waves"]:
+        raise Wish("either waves or batches")
+    name, number = ("batch_pct", said[:-1]) if said.endswith("%") else ("batch_size", said)
+    try:
+        return {name: options.positive(number)}
+    except argparse.ArgumentTypeError as error:
+        raise Wish(f"batches: {error}") from None
+
+
+def command(asked: dict[str, Any]) -> str:
+    """The command that starts the same."""
+    words = ["fleetfoot", "rollout", "start"]
+    for name, value in asked.items():
+        if name == "waves":
+            value = ",".join(map(str, value))
+        for one in value if isinstance(value, list) else [value]:
+            words += [_OPTIONS[name], f"{one:g}s" if name == "settle" else str(one)]
+    return shlex.join(words)
 
 
 def pace(values: dict[str, str]) -> dict[str, Any]:
     """Waves, settle and breaker, as far as they are said. Wish where one cannot be understood."""
     found: dict[str, Any] = {}
     for name, read in _PACE:
-        if values[name]:
+        if values.get(name):
             try:
                 found[name] = read(values[name])
             except argparse.ArgumentTypeError as error:
@@ -75,7 +122,7 @@ class NewRolloutRoom(Room):
     BINDINGS = [Binding("ctrl+s", "start", "Start", id="rollout.start", priority=True)]
     AUTO_FOCUS = "Input"
     DEFAULT_CSS = """
-    NewRolloutRoom #form { height: 6; }
+    NewRolloutRoom #form { height: 5; }
     NewRolloutRoom #form Horizontal { height: 1; }
     NewRolloutRoom Label { width: 12; color: $text-muted; }
     NewRolloutRoom Input { width: 1fr; }
@@ -97,10 +144,11 @@ class NewRolloutRoom(Room):
     def body(self) -> Iterable[Widget]:
         """Fields, then the plan."""
         with VerticalScroll(id="form", can_focus=False):
-            for name, label, example in _FIELDS:
+            for line in _FORM:
                 with Horizontal():
-                    yield Label(label, markup=False)
-                    yield Input(self._given.get(name, ""), placeholder=example, id=name, compact=True)
+                    for name, label, example in line:
+                        yield Label(label, markup=False)
+                        yield Input(self._given.get(name, ""), placeholder=example, id=name, compact=True)
         with VerticalScroll(can_focus=False):
             yield Page(id="plan")
 
@@ -177,10 +225,13 @@ class NewRolloutRoom(Room):
         yield from facts(
             [
                 ("devices", f"{plan.total}" + (f", {already} have it already" if already else "")),
-                ("waves", " ▸ ".join(map(str, plan.waves))),
+                (plan.strategy or "waves", _sizes(plan.waves)),
+                ("canaries", " ".join(plan.canaries)),
+                ("staging", rollout_text.STAGING.get(plan.stage, plan.stage)),
                 ("settle", f"{plan.settle:g} s after each wave"),
-                ("trips at", f"{plural(plan.breaker, 'failure')}" if plan.breaker else "never"),
-                ("approval", Cell("somebody has to approve it first", "yellow") if plan.approval else ""),
+                ("trips at", rollout_text.trips(plan)),
+                ("approval", Cell(rollout_text.approval(plan), "yellow")),
+                ("takes about", rollout_text.estimate(plan)),
                 ("refusing", Cell(f"{refusing} would", "orange") if refusing else "nobody, as far as known"),
             ]
         )
@@ -188,6 +239,9 @@ class NewRolloutRoom(Room):
             yield [Cell(f"  {one.device:20} "), Cell(f"{one.code} ", "orange"), Cell(one.reason, "grey")]
         if refusing > _LISTED:
             yield [Cell(f"  and {refusing - min(_LISTED, len(plan.refusing))} more", "grey")]
+        for warning in plan.warnings:
+            yield [Cell("mind: ", "grey"), Cell(warning, "yellow")]
+        yield [Cell("as command  ", "grey"), Cell(command(self._asked))]
         for note in plan.notes:
             yield [Cell(f"noted {note.at[:10]} by {note.author}: ", "grey"), Cell(note.title)]
 
@@ -203,10 +257,15 @@ class NewRolloutRoom(Room):
         if plan is None or self.reason:
             return
         groups = " ".join(plan.groups)
-        waves = ", ".join(map(str, plan.waves))
+        waves = _sizes(plan.waves)
         deed = Deed(
             f"Start the rollout of {plan.component} {plan.version}?",
-            (("devices", str(plan.total)), ("version", plan.version), ("groups", groups), ("waves", waves)),
+            (
+                ("devices", str(plan.total)),
+                ("version", plan.version),
+                ("groups", groups),
+                (plan.strategy or "waves", waves),
+            ),
             "Start",
             must_type(plan.total, groups),
         )
@@ -215,3 +274,8 @@ class NewRolloutRoom(Room):
     def _start(self, sure: bool | None) -> None:
         if sure:
             self.ask("start", "rollout.start", self._asked)
+
+
+def _sizes(waves: tuple[int, ...]) -> str:
+    """Cumulative sizes; of many, the first and the last."""
+    return " ▸ ".join(map(str, waves if len(waves) <= _WAVES else (*waves[: _WAVES - 1], "…", waves[-1])))

@@ -6,7 +6,7 @@ from functools import partial
 from textual.binding import Binding
 from textual.widget import Widget
 
-from fleetfoot_client.rows import RolloutDevice, RolloutRow, parse
+from fleetfoot_client.rows import GateRow, RolloutDevice, RolloutRow, parse
 from fleetfoot_protocol.errors import FleetfootError
 from fleetfoot_protocol.reports import RolloutProgress
 from fleetfoot_tui import steering, waves
@@ -17,6 +17,7 @@ from fleetfoot_tui.messages import Answered, Chosen, Refused
 from fleetfoot_tui.model import Changes
 from fleetfoot_tui.room import Page, Room
 from fleetfoot_tui.screens.device import DeviceRoom
+from fleetfoot_tui.standing import state
 from fleetfoot_tui.table import LineTable
 
 COLUMNS = (
@@ -25,6 +26,7 @@ COLUMNS = (
     Column("WAVE", 4, 4),
     Column("RESULT", 16, 18),
     Column("NOW", 16, 22, rank=2),
+    Column("TOOK", 6, 8, rank=4),
     Column("CODE", 16, 26),
     Column("REASON", 8, 60, rank=3),
 )
@@ -116,8 +118,7 @@ class RolloutRoom(Room):
             self.console.show_error(error)
             return
         if self.row is None or row.revision >= self.row.revision:
-            devices = row.devices or (self.row.devices if self.row else ())
-            self.row = row.model_copy(update={"devices": devices})
+            self.row = row if message.tag == "show" else _over(self.row, row)
             self._show_devices()
             self.refresh_bindings()
             self._draw()
@@ -160,12 +161,14 @@ class RolloutRoom(Room):
         room = max(20, self.size.width - 4)
         yield waves.title(row)
         yield waves.strip(row, room)
-        yield waves.gate(row, self.console.now(), turning=self.console.turning)
+        yield waves.gate(row, self.console.now(), room, turning=self.console.turning)
+        yield from waves.strategy(row)
         yield waves.counts(row)
+        yield from waves.pace(row)
         if row.requested_by:
             by = f", {row.decision} by {row.decided_by}" if row.decided_by else ""
             yield [Cell("asked by    ", "grey"), Cell(row.requested_by + by)]
-        failures = waves.causes(row.devices)
+        failures = waves.causes(row)
         if failures:
             yield [Cell("failures by cause", "title")]
             yield from failures
@@ -188,13 +191,14 @@ class RolloutRoom(Room):
         if device is None:
             return [Cell("")] * len(COLUMNS)
         known = self.fleet.devices.get(key)
-        now = badge(known.state) if known is not None else Cell("")
+        now = state(known) if known is not None else Cell("")
         return (
             Cell(device.id),
             Cell(device.group, "grey"),
             Cell(str(device.wave or "-").rjust(4), "grey"),
             badge(device.terminal),
             now,
+            Cell(waves.needed(device, self.console.now()).rjust(6), "grey"),
             Cell(device.code.removeprefix("upgrade_"), "orange"),
             Cell(device.reason, "grey"),
         )
@@ -204,7 +208,7 @@ class RolloutRoom(Room):
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Only what the state permits is offered."""
         if action == "act":
-            return self.row is not None and steering.possible(str(parameters[0]), self.row.state)
+            return self.row is not None and steering.possible(str(parameters[0]), self.row)
         return True
 
     def action_act(self, name: str) -> None:
@@ -225,6 +229,15 @@ class RolloutRoom(Room):
     def on_chosen(self, message: Chosen) -> None:
         """Into the device."""
         self.app.push_screen(DeviceRoom(message.key))
+
+
+def _over(before: RolloutRow | None, row: RolloutRow) -> RolloutRow:
+    """The answer to an act, which tells no devices, pace and strategy, over what was known."""
+    kept = (*GateRow.model_fields, "devices", "more", "took", "before", "causes")
+    known = (
+        {name: getattr(before, name) for name in kept if name not in row.model_fields_set} if before else {}
+    )
+    return row.model_copy(update=known)
 
 
 def told(progress: RolloutProgress, before: RolloutRow | None) -> RolloutRow:
