@@ -155,6 +155,16 @@ def test_a_rollout_is_shown_with_its_strategy_its_pace_and_what_went_wrong(
     assert run("rollout", "show", "r-1", "--json").json == row
 
 
+def test_a_rollout_that_waits_for_a_blessing_is_not_told_to_be_resumed(
+    run: Run, profile: Profile, manager: HandManager
+) -> None:
+    reason = "the canary is well; later waves need a blessed release"
+    manager.answers["rollout.show"] = lambda request: ROW | {"state": "paused", "reason": reason}
+    shown = run("rollout", "show", "r-1").out
+    assert "fleetfoot release promote kiosk 1.1.0 blessed" in shown
+    assert "rollout resume" not in shown
+
+
 @pytest.mark.parametrize(
     "result", [{}, {"rollouts": {}}, {"rollouts": [{"rollout": "r-1"}]}, {"rollouts": [3]}]
 )

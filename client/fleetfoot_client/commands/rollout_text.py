@@ -109,7 +109,7 @@ def summary(row: RolloutRow) -> str:
     )
     if row.causes:
         text += f"\n\nfailures by cause\n{_causes(row.causes)}"
-    hint = _hint(row.state, literal(row.rollout), row.reason)
+    hint = _hint(row.state, literal(row.rollout), row.reason, literal(f"{row.component} {row.version}"))
     return f"{text}\n\n{hint}" if hint else text
 
 
@@ -143,11 +143,11 @@ def line(view: View) -> str:
         _counts(view.counts),
     ]
     text = literal("  ".join(part for part in parts if part))
-    hint = _hint(view.state, literal(view.rollout), view.reason)
+    hint = _hint(view.state, literal(view.rollout), view.reason, literal(f"{view.component} {view.version}"))
     return f"{text}\n{hint}" if hint else text
 
 
-def _hint(state: str, rollout: str, reason: str) -> str:
+def _hint(state: str, rollout: str, reason: str, release: str) -> str:
     if state == RolloutState.TRIPPED:
         return f"it needs a decision: fleetfoot rollout decide {rollout} continue|rollback|abort"
     if state == RolloutState.AWAITING_APPROVAL:
@@ -156,6 +156,8 @@ def _hint(state: str, rollout: str, reason: str) -> str:
         return f"go on with it: fleetfoot rollout activate {rollout}"
     if state == RolloutState.PAUSED and "awaits approval" in reason:
         return f"let the next wave open: fleetfoot rollout approve {rollout}"
+    if state == RolloutState.PAUSED and "blessed" in reason:
+        return f"bless it, and it goes on: fleetfoot release promote {release} blessed"
     if state == RolloutState.PAUSED:
         return f"go on: fleetfoot rollout resume {rollout}"
     return ""
