@@ -37,12 +37,13 @@ endif
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: bench soak help demo picture test powercuts cutpoints deb check fuzz simulate mutate crash format docs security pins venv clean
+.PHONY: bench soak help demo picture test fallback powercuts cutpoints deb check fuzz simulate mutate crash format docs security pins venv clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo 'make demo    a broker, a manager and thirty devices on loopback, upgraded before your eyes (ARGS=...)'
 	@echo 'make test    run the tests (TESTS=tests/agent, ARGS="-k guard")'
+	@echo 'make fallback  the tests of trust with Ed25519 in plain Python, as on 32-bit ARM'
 	@echo 'make powercuts  cut the power of hosts with real systemd; as root (CUTS=5000, SEED=1)'
 	@echo 'make cutpoints  replay every block that an upgrade writes, cut at each; as root'
 	@echo 'make fuzz    mutate documents and see that none is accepted (N=1000000 cases, FROM=0)'
@@ -81,6 +82,14 @@ console-bench: $(STAMP)
 
 test: $(STAMP)
 	@$(RUN)pytest $(TESTS) --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder --cov $(ARGS)
+
+# Left out: the comparison with libsodium, which takes both.
+FALLBACK := tests/protocol --ignore tests/protocol/test_ed25519.py \
+	$(foreach name,rooting intake worker_run worker_worlds lost_journal owner_policy driver device_path preflight by_hand,\
+	tests/agent/test_$(name).py) $(foreach name,root_rows trust_orders freshness_rows,tests/attack/test_$(name).py)
+fallback: $(STAMP)
+	@FLEETFOOT_WITHOUT_PYNACL=1 $(RUN)pytest $(FALLBACK) \
+		--numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 powercuts: $(STAMP)
 	@FLEETFOOT_REQUIRE=lab FLEETFOOT_CUTS=$(CUTS) FLEETFOOT_SEED=$(SEED) \

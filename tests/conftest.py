@@ -5,6 +5,8 @@ is missing, the test is left out and the end of the run lists it under "omitted"
 ``FLEETFOOT_REQUIRE=root,systemd`` names capabilities that this run must have: a test that would be
 omitted for want of one of them fails instead. A capability that nobody knows is an error of usage.
 
+``FLEETFOOT_WITHOUT_PYNACL=1`` runs the tests as on a machine that has no PyNaCl: see ``make fallback``.
+
 Files are run side by side (pytest-xdist): each worker leaves out the same tests, the controller tells it.
 """
 
@@ -16,6 +18,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +71,7 @@ CAPABILITIES: dict[str, Capability] = {
         ),
         "run on Debian whose own Python is of the version that runs the tests",
     ),
+    "pynacl": Capability(lambda: find_spec("nacl") is not None, "run without FLEETFOOT_WITHOUT_PYNACL"),
     "git": Capability(on_path("git"), "apt-get install git"),
     "mosquitto": Capability(on_path("mosquitto"), "apt-get install mosquitto"),
     "postgresql": Capability(stores.present, "apt-get install postgresql"),
@@ -101,7 +105,19 @@ UNMET = pytest.StashKey[Omission]()
 FORGOTTEN = pytest.StashKey[bool]()
 
 
+def forget_pynacl() -> None:
+    """Let nothing in this process find PyNaCl, so that `fleetfoot_protocol.keys` works without it.
+
+    Children find it again: this is for tests that stay in one process.
+    """
+    if "fleetfoot_protocol.keys" in sys.modules:
+        raise pytest.UsageError("FLEETFOOT_WITHOUT_PYNACL comes too late: PyNaCl is in use already")
+    sys.modules["nacl"] = None  # type: ignore[assignment]  # the import system's word for: there is none
+
+
 def pytest_configure(config: pytest.Config) -> None:
+    if os.environ.get("FLEETFOOT_WITHOUT_PYNACL"):
+        forget_pynacl()
     named = os.environ.get("FLEETFOOT_REQUIRE", "").split(",")
     required = frozenset(name.strip() for name in named if name.strip())
     refuse_unknown(required, "FLEETFOOT_REQUIRE")
@@ -141,6 +157,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if UNMET in item.stash:
         pytest.fail(f"FLEETFOOT_REQUIRE forbids this omission: {item.stash[UNMET]}", pytrace=False)
+
+
+def pytest_report_header() -> str | None:
+    return "Ed25519 in plain Python, PyNaCl is hidden" if sys.modules.get("nacl", ...) is None else None
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:

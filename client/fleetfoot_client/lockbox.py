@@ -1,37 +1,37 @@
 """A secret locked by a passphrase: argon2id makes a key of it, XSalsa20-Poly1305 locks and proves.
 
 The costs stand in the file, so that they can rise with the machines; a file cannot ask for more than a
-machine can be expected to have.
+machine can be expected to have. This takes libsodium, loaded only for a locked key: keys without a passphrase
+are made and used on machines that lack it.
 """
 
 import getpass
 import os
 import sys
 from pathlib import Path
-from typing import Any
-
-import nacl.utils
-from nacl.exceptions import CryptoError
-from nacl.pwhash import argon2id
-from nacl.secret import SecretBox
+from typing import TYPE_CHECKING, Any
 
 from fleetfoot_client import files
 from fleetfoot_protocol.errors import FleetfootError
+
+if TYPE_CHECKING:
+    from nacl.secret import SecretBox
 
 #: Where the passphrase is read from when nobody can be asked.
 FILE_VARIABLE = "FLEETFOOT_PASSPHRASE_FILE"
 #: Shorter ones are guessed.
 MIN_LENGTH = 12
-#: Of argon2id: passes, and bytes of memory. The most that a file may ask for.
-OPS, MEMORY = argon2id.OPSLIMIT_MODERATE, argon2id.MEMLIMIT_MODERATE
+#: Of argon2id: passes, and bytes of memory; libsodium calls these moderate. The most that a file may ask for.
+OPS, MEMORY = 3, 256 * 1024**2
 _MAX_OPS, _MAX_MEMORY = 64, 2 * 1024**3
 _MAX_PASSPHRASE = 1024
+_SALT_BYTES = 16
 
 
 def lock(secret: bytes, passphrase: str) -> dict[str, str | int]:
     """What stands in the file of a locked key beside its public part: ops, memory, salt, box (hex)."""
-    salt = nacl.utils.random(argon2id.SALTBYTES)
-    box = SecretBox(_key(passphrase, salt, OPS, MEMORY)).encrypt(secret)
+    salt = os.urandom(_SALT_BYTES)
+    box = _box(passphrase, salt, OPS, MEMORY).encrypt(secret)
     return {"ops": OPS, "memory": MEMORY, "salt": salt.hex(), "box": bytes(box).hex()}
 
 
@@ -42,18 +42,38 @@ def unlock(value: dict[str, Any], passphrase: str) -> bytes:
         raise ValueError("it is no key file")
     try:
         salt, box = bytes.fromhex(str(value.get("salt"))), bytes.fromhex(str(value.get("box")))
-        secret = SecretBox(_key(passphrase, salt, ops, memory)).decrypt(box)
-    except CryptoError as error:
-        raise ValueError("the passphrase is another one, or the file is damaged") from error
+        locked = _box(passphrase, salt, ops, memory)
     except (ValueError, TypeError) as error:
         raise ValueError("it is no key file") from error
+    secret = _opened(locked, box)
     if len(secret) != 32:
         raise ValueError("it is no key file")
     return secret
 
 
-def _key(passphrase: str, salt: bytes, ops: int, memory: int) -> bytes:
-    return argon2id.kdf(SecretBox.KEY_SIZE, passphrase.encode(), salt, opslimit=ops, memlimit=memory)
+def _box(passphrase: str, salt: bytes, ops: int, memory: int) -> "SecretBox":
+    try:
+        from nacl.pwhash import argon2id
+        from nacl.secret import SecretBox
+    except ModuleNotFoundError:
+        raise FleetfootError(
+            "not_installed",
+            "a key with a passphrase takes PyNaCl, which is not installed here",
+            remedy="use a machine that has it, or: pip install pynacl",
+        ) from None
+    key = argon2id.kdf(SecretBox.KEY_SIZE, passphrase.encode(), salt, opslimit=ops, memlimit=memory)
+    return SecretBox(key)
+
+
+def _opened(locked: "SecretBox", box: bytes) -> bytes:
+    from nacl.exceptions import CryptoError
+
+    try:
+        return locked.decrypt(box)
+    except CryptoError as error:
+        raise ValueError("the passphrase is another one, or the file is damaged") from error
+    except (ValueError, TypeError) as error:
+        raise ValueError("it is no key file") from error
 
 
 def ask(prompt: str) -> str:

@@ -7,7 +7,7 @@ import base64
 import hashlib
 from pathlib import Path
 
-from nacl.signing import SigningKey
+from fleetfoot_protocol import keys
 
 _ED25519 = bytes.fromhex("300506032b6570")
 
@@ -29,8 +29,8 @@ def _extension(oid: str, critical: bool, value: bytes) -> bytes:
     return _der(0x30, bytes.fromhex(oid), flag, _der(0x04, value))
 
 
-def _certificate(key: SigningKey) -> bytes:
-    public = bytes(key.verify_key)
+def _certificate(key: bytes) -> bytes:
+    public = keys.public_of(key)
     key_id = hashlib.sha256(public).digest()[:20]
     extensions = _der(
         0x30,
@@ -53,7 +53,7 @@ def _certificate(key: SigningKey) -> bytes:
         _der(0x30, _ED25519, _der(0x03, b"\0", public)),
         _der(0xA3, extensions),
     )
-    return _der(0x30, to_be_signed, _ED25519, _der(0x03, b"\0", key.sign(to_be_signed).signature))
+    return _der(0x30, to_be_signed, _ED25519, _der(0x03, b"\0", keys.sign(key, to_be_signed)))
 
 
 def _pem(what: str, der: bytes) -> str:
@@ -65,9 +65,9 @@ def write_certificate(folder: Path, name: str = "tls") -> tuple[Path, Path]:
 
     The certificate is its own CA.
     """
-    key = SigningKey.generate()
+    key = keys.generate()
     certificate, secret = folder / f"{name}.crt", folder / f"{name}.key"
     certificate.write_text(_pem("CERTIFICATE", _certificate(key)))
-    wrapped = _der(0x30, b"\x02\x01\x00", _ED25519, _der(0x04, _der(0x04, bytes(key))))
+    wrapped = _der(0x30, b"\x02\x01\x00", _ED25519, _der(0x04, _der(0x04, key)))
     secret.write_text(_pem("PRIVATE" + " KEY", wrapped))
     return certificate, secret

@@ -4,6 +4,8 @@ import hashlib
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from nacl.exceptions import CryptoError
@@ -36,6 +38,7 @@ RFC_8032 = [
         "18ff9b538d16f290ae67f760984dc6594a7c15e9716ed28dc027beceea1ec40a",
     ),
 ]
+HOUSE = Path(__file__).parents[2]
 SECRET, MESSAGE = bytes(range(32)), b"a message"
 PUBLIC, SIGNATURE = ed25519.public_of(SECRET), ed25519.sign(SECRET, MESSAGE)
 L = 2**252 + 27742317777372353535851937790883648493
@@ -115,6 +118,100 @@ def test_no_flipped_bit_is_believed_and_nothing_that_libsodium_refuses() -> None
     for _ in range(50):
         public, signature = os.urandom(32), os.urandom(64)
         assert not ed25519.verify(public, MESSAGE, signature) or sodium(public, MESSAGE, signature)
+
+
+def plus(point: ed25519.Point, other: ed25519.Point) -> bytes:
+    return ed25519._encoded(ed25519._add(point, other))
+
+
+def torsion() -> list[ed25519.Point]:
+    """The points of small order that have a canonical form, but for the neutral one."""
+    numbers = [int.from_bytes(bytes.fromhex(text), "little") for text in SMALL_ORDER]
+    found = [(ed25519._x_of(number % 2**255, number >> 255), number % 2**255) for number in numbers]
+    return [(x, y, 1, x * y % P) for x, y in found if x is not None and 1 != y < P]
+
+
+def mixed(tried: int) -> Iterator[tuple[bytes, bytes, bytes]]:
+    """Keys and R with a part of small order, signed by who has the secret: the classic point of dissent.
+
+    Whether the equation holds hangs on the hash, so several messages are tried for each.
+    """
+    scalar, prefix = ed25519._expanded(SECRET)
+    owner = ed25519._times(scalar, ed25519._BASE)
+    for small in torsion():
+        for number in range(tried):
+            message = b"%d" % number
+            nonce = ed25519._hashed(prefix, message)
+            public = plus(owner, small)
+            for part in (ed25519._NEUTRAL, small):
+                r = plus(ed25519._times(nonce, ed25519._BASE), part)
+                answer = (nonce + ed25519._hashed(r, public, message) * scalar) % L
+                yield public, message, r + answer.to_bytes(32, "little")
+
+
+def malformed() -> Iterator[tuple[bytes, bytes, bytes]]:
+    """What is written as P to P + 18, and its neighbours, as A and as R; wrong lengths; shifted S."""
+    for number in [*range(P - 2, 2**255), *range(5)]:
+        for sign in (0, 1):
+            point = (number | sign << 255).to_bytes(32, "little")
+            yield point, MESSAGE, SIGNATURE
+            yield point, MESSAGE, point + bytes(32)
+            yield PUBLIC, MESSAGE, point + SIGNATURE[32:]
+    for length in (0, 1, 31, 33, 64):
+        yield (PUBLIC * 2)[:length], MESSAGE, SIGNATURE
+    for length in (0, 1, 32, 63, 65, 96, 128):
+        yield PUBLIC, MESSAGE, (SIGNATURE * 2)[:length]
+    for multiple in range(1, 16):
+        yield PUBLIC, MESSAGE, added(SIGNATURE, multiple * L)
+    for scalar in (0, 1, L - 1, L, L + 1, 2**252, 2**253, 2**255 - 1, 2**256 - 1):
+        yield PUBLIC, MESSAGE, SIGNATURE[:32] + scalar.to_bytes(32, "little")
+
+
+def test_libsodium_and_plain_python_are_of_one_mind_about_what_is_malformed() -> None:
+    for case in malformed():
+        assert not ed25519.verify(*case), case
+        assert not keys.verify(*case), case
+
+
+def test_they_are_of_one_mind_about_keys_with_a_part_of_small_order() -> None:
+    minds = []
+    for case in mixed(6):
+        minds.append(keys.verify(*case))
+        assert ed25519.verify(*case) == minds[-1], case
+    assert {True, False} == set(minds)
+
+
+def test_they_are_of_one_mind_about_every_flipped_bit_of_the_key() -> None:
+    for bit in range(256):
+        changed = bytearray(PUBLIC)
+        changed[bit // 8] ^= 1 << bit % 8
+        assert not ed25519.verify(bytes(changed), MESSAGE, SIGNATURE)
+        assert not keys.verify(bytes(changed), MESSAGE, SIGNATURE)
+
+
+#: A part of what `make fallback` runs.
+BRIEFLY = ("tests/protocol/test_root_chain.py", "tests/agent/test_rooting.py")
+
+
+def test_the_tests_of_trust_hold_without_libsodium() -> None:
+    environ = {**os.environ, "FLEETFOOT_WITHOUT_PYNACL": "1"}
+    command = [sys.executable, "-m", "pytest", *BRIEFLY, "-p", "no:cacheprovider", "-p", "no:xdist"]
+    done = subprocess.run(command, env=environ, cwd=HOUSE, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "PyNaCl is hidden" in done.stdout
+
+
+def test_keys_are_made_and_sign_without_libsodium_and_a_passphrase_says_what_it_lacks(tmp_path: Path) -> None:
+    code = (
+        "import sys; sys.modules['nacl'] = None\n"
+        "from fleetfoot_client.cli import main\n"
+        f"assert main(['key', 'new', {str(tmp_path / 'a.key')!r}]) == 0\n"
+        "from fleetfoot_client import lockbox\n"
+        "lockbox.lock(bytes(32), 'a long passphrase')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "takes PyNaCl, which is not installed here" in done.stderr.splitlines()[-1]
 
 
 def test_where_there_is_no_libsodium_it_takes_its_place() -> None:

@@ -173,6 +173,7 @@ def _attested() -> Any:
     return space["attested"]
 
 
+@pytest.mark.needs("pynacl")
 @pytest.mark.parametrize(("name", "signer"), [("status", "device-1"), ("rollout", "director-1")])
 def test_the_check_on_the_page_accepts_golden_attestations_and_nothing_else(name: str, signer: str) -> None:
     attested = _attested()
