@@ -60,20 +60,26 @@ class NetworkLoop:
         self._burst_over = burst_over
         self._owner = threading.get_ident()
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        # A number that was closed may be another file's by now: nobody writes to it any more.
+        self._open = True
+        self._pipe = threading.Lock()
         # With this set, paho writes nothing in the thread of whoever publishes.
         client.on_socket_register_write = self._wanted
         client.on_socket_unregister_write = self._written
 
     def close(self) -> None:
-        """Give the pipe back. Nobody uses the client after that."""
+        """Give the pipe back. Who still publishes through the client wakes nobody."""
         self._client.on_socket_register_write = None
-        os.close(self._wake_read)
-        os.close(self._wake_write)
+        with self._pipe:
+            self._open = False
+            os.close(self._wake_read)
+            os.close(self._wake_write)
 
     def wake(self) -> None:
         """Let `turn` look up, from any thread."""
-        with suppress(BlockingIOError):  # then it is being woken already
-            os.write(self._wake_write, b"\0")
+        with self._pipe, suppress(BlockingIOError):  # then it is being woken already
+            if self._open:
+                os.write(self._wake_write, b"\0")
 
     def _wanted(self, _client: Any, _data: Any, _sock: Any) -> None:
         if threading.get_ident() != self._owner:

@@ -75,7 +75,16 @@ class Managers:
     def _read(self) -> None:
         assert self._zygote.stdout is not None
         for line in self._zygote.stdout:
-            self._said.put(json.loads(line))
+            try:
+                said = json.loads(line)
+            except ValueError:
+                said = None
+            if isinstance(said, dict):
+                self._said.put(said)
+                continue
+            # An error is told over many lines; whoever looks for why a manager ended finds it in the log.
+            with self.log.open("a") as log:
+                log.write(line)
         self._said.put({"ended": -1})
 
     def start(self, argv: list[str], log: Path, fault: str = "") -> bool:

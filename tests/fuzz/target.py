@@ -89,6 +89,7 @@ _READERS: dict[str, Callable[[bytes], Document]] = {
     "reply": lambda data: trust.verify_reply(data, ROOT),
     "audit": lambda data: trust.verify_audit_head(data, ROOT),
     "status": _status,
+    "status_preflight": _status,
     "rollout": _progress,
 }
 KINDS: dict[str, Kind] = {
