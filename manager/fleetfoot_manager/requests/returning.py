@@ -22,12 +22,13 @@ _NAMED = 10
 
 
 class _Way(NamedTuple):
-    """Where a device would go back to."""
+    """Where a device would go back to. `held`: it said that it has that version itself."""
 
     device: str
     version: str
     counter: int
     digest: str
+    held: bool
 
 
 def _moved(work: Work, of: Rollout) -> list[DeviceEntry]:
@@ -49,8 +50,8 @@ def _way(of: Rollout, entry: DeviceEntry, intent: GroupIntent) -> _Way | None:
     gone = {*intent.withdrawn, of.goal.digest}
     for way in (before, intent.baseline):
         if way is not None and way.digest not in gone and way.counter >= one.floor:
-            return _Way(entry.id, way.version, way.counter, way.digest)
-    return None if before is None else _Way(entry.id, before.version, before.counter, "")
+            return _Way(entry.id, way.version, way.counter, way.digest, way is before)
+    return None if before is None else _Way(entry.id, before.version, before.counter, "", True)
 
 
 def demand_ways_back(work: Work, of: Rollout) -> None:
@@ -77,7 +78,8 @@ def _lost(work: Work, of: Rollout, way: _Way) -> str:
         return f"{of.component} {way.version} is below the floor, withdrawn or recalled"
     row = catalogue.by_digest(work.tx, way.digest)
     if row is None:
-        return f"{of.component} {way.version} is gone from the catalogue"
+        # What came with the device was perhaps never published: it goes back to it without anybody's help.
+        return "" if way.held else f"{of.component} {way.version} is gone from the catalogue"
     if row.life == Life.ARCHIVED:
         return f"{of.component} {way.version} is archived"
     if catalogue.recall_of(work.tx, row.digest) is not None:
