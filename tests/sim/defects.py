@@ -44,6 +44,7 @@ FIRST_SEEDS = {
     "signatures_are_not_checked": 14,
     "rollback_withdraws_nothing": 11,
     "emptied_broker_is_told_nothing": 9,
+    "resolve_ignores_the_floor": 281,
     # Rollouts of other forms are told of in the second hundred.
     "who_stages_may_activate": 103,
     "named_devices_are_left_out": 100,
