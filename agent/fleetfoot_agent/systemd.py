@@ -162,8 +162,8 @@ def ask(*arguments: str, timeout: float = 10.0) -> str:
             check=True,
         )
     except subprocess.CalledProcessError as error:
-        why = f"systemctl {arguments[0]} says {error.stderr.strip()[:200]}"
-        raise FleetfootError("supervisor_failed", why) from error
+        why = error.stderr.strip()[:500]
+        raise FleetfootError("supervisor_failed", f"systemctl {' '.join(arguments)}: {why}") from error
     except (OSError, subprocess.TimeoutExpired) as error:
         raise FleetfootError("supervisor_failed", f"systemd cannot be asked: {error}") from error
     return done.stdout

@@ -16,6 +16,15 @@ from fleetfoot_protocol.states import RolloutState
 _AWAITS = {"awaits approval": "approval", "is staged": "activation", "blessed release": "blessing"}
 
 
+def awaited(state: str, reason: str) -> str:
+    """The word of a person that a rollout stands for: `approval`, `activation`, `blessing`, or none."""
+    if state == RolloutState.AWAITING_APPROVAL:
+        return "approval"
+    if state != RolloutState.PAUSED:
+        return ""
+    return next((word for part, word in _AWAITS.items() if part in reason), "")
+
+
 class Row(BaseModel):
     """Base of rows: frozen; fields that this version does not know are dropped."""
 
@@ -279,12 +288,8 @@ class RolloutRow(GateRow):
 
     @property
     def awaits(self) -> str:
-        """The word of a person that it stands for: `approval`, `activation`, `blessing`, or none."""
-        if self.state == RolloutState.AWAITING_APPROVAL:
-            return "approval"
-        if self.state != RolloutState.PAUSED:
-            return ""
-        return next((word for part, word in _AWAITS.items() if part in self.reason), "")
+        """The word of a person that it stands for (`awaited`)."""
+        return awaited(self.state, self.reason)
 
 
 class DistributionRow(Row):

@@ -65,7 +65,6 @@ class NetworkLoop:
         self._pipe = threading.Lock()
         # With this set, paho writes nothing in the thread of whoever publishes.
         client.on_socket_register_write = self._wanted
-        client.on_socket_unregister_write = self._written
 
     def close(self) -> None:
         """Give the pipe back. Who still publishes through the client wakes nobody."""
@@ -84,9 +83,6 @@ class NetworkLoop:
     def _wanted(self, _client: Any, _data: Any, _sock: Any) -> None:
         if threading.get_ident() != self._owner:
             self.wake()
-
-    def _written(self, _client: Any, _data: Any, _sock: Any) -> None:
-        pass
 
     def turn(self) -> None:
         """Wait for the network, at most a second; read, hand on, and write."""

@@ -4,6 +4,7 @@ Each takes the rollout, the event and the time, and returns the rollout and what
 A handler that changes nothing returns the very same rollout.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 
 from fleetfoot_manager.effects import Effect, Emit, Lift, PublishDesired, PublishProgress, Withdraw
@@ -96,13 +97,17 @@ def _permitted(rollout: Rollout, now: float, told: Emit) -> Turn:
     return after, [*effects, told, *more]
 
 
+def _further(rollout: Rollout, told: Rollout, now: float, on: Callable[[Rollout, float], Turn]) -> Turn:
+    """What follows from `told`, which was learned of the devices; nothing, if it is nothing new."""
+    if told is rollout:
+        return rollout, []
+    after, more = on(told, now)
+    return after, [PublishProgress(), *more]
+
+
 def on_away(rollout: Rollout, event: Away, now: float) -> Turn:
     """Of whom was asked, these are offline: nobody waits for them; they converge when they come back."""
-    after = away(rollout, event.devices, now)
-    if after is rollout:
-        return rollout, []
-    after, more = proceed(after, now)
-    return after, [PublishProgress(), *more]
+    return _further(rollout, away(rollout, event.devices, now), now, proceed)
 
 
 def on_bless(rollout: Rollout, event: Bless, now: float) -> Turn:
@@ -335,16 +340,8 @@ def _gone(rollout: Rollout, device: str, now: float) -> Rollout:
 
 
 def on_left(rollout: Rollout, event: Left, now: float) -> Turn:
-    without = _gone(rollout, event.device, now)
-    if without is rollout:
-        return rollout, []
-    after, more = proceed(without, now)
-    return after, [PublishProgress(), *more]
+    return _further(rollout, _gone(rollout, event.device, now), now, proceed)
 
 
 def on_left_back(rollout: Rollout, event: Left, now: float) -> Turn:
-    without = _gone(rollout, event.device, now)
-    if without is rollout:
-        return rollout, []
-    after, more = _returned(without, now)
-    return after, [PublishProgress(), *more]
+    return _further(rollout, _gone(rollout, event.device, now), now, _returned)

@@ -78,22 +78,20 @@ def _progress(envelope: bytes) -> Document:
     return trust.verify_progress(*_detached(envelope), ROOT)
 
 
-_READERS: dict[str, Callable[[bytes], Document]] = {
-    "root": lambda data: trust.advance_root(ROOT, data),
-    "release": lambda data: trust.verify_release(data, ROOT)[0],
-    "desired_group": lambda data: trust.verify_desired(data, ROOT),
-    "desired_device": lambda data: trust.verify_desired(data, ROOT),
-    "heartbeat": lambda data: trust.verify_heartbeat(data, ROOT),
-    "probe": lambda data: trust.verify_probe(data, ROOT),
-    "request": lambda data: trust.verify_request(data, ROOT)[0],
-    "reply": lambda data: trust.verify_reply(data, ROOT),
-    "audit": lambda data: trust.verify_audit_head(data, ROOT),
-    "status": _status,
-    "status_preflight": _status,
-    "rollout": _progress,
+_READERS: dict[PayloadType, Callable[[bytes], Document]] = {
+    PayloadType.ROOT: lambda data: trust.advance_root(ROOT, data),
+    PayloadType.RELEASE: lambda data: trust.verify_release(data, ROOT)[0],
+    PayloadType.DESIRED: lambda data: trust.verify_desired(data, ROOT),
+    PayloadType.HEARTBEAT: lambda data: trust.verify_heartbeat(data, ROOT),
+    PayloadType.PROBE: lambda data: trust.verify_probe(data, ROOT),
+    PayloadType.REQUEST: lambda data: trust.verify_request(data, ROOT)[0],
+    PayloadType.REPLY: lambda data: trust.verify_reply(data, ROOT),
+    PayloadType.AUDIT: lambda data: trust.verify_audit_head(data, ROOT),
+    PayloadType.STATUS: _status,
+    PayloadType.ROLLOUT: _progress,
 }
 KINDS: dict[str, Kind] = {
-    name: Kind(kind, NEXT_ROOT if name == "root" else document, signers, _READERS[name])
+    name: Kind(kind, NEXT_ROOT if name == "root" else document, signers, _READERS[kind])
     for name, (kind, document, signers) in samples.DOCUMENTS.items()
 }
 

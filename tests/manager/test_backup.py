@@ -4,7 +4,6 @@ import io
 import json
 import os
 import tarfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,14 +20,6 @@ from fleetfoot_manager.store import Store
 from fleetfoot_protocol import topics, trust
 from fleetfoot_protocol.errors import FleetfootError
 from fleetfoot_protocol.topics import Kind
-
-
-@pytest.fixture
-def rig(tmp_path: Path) -> Iterator[Rig]:
-    rig = Rig(Realm(tmp_path))
-    rig.connect()
-    yield rig
-    rig.close()
 
 
 @dataclass(frozen=True)

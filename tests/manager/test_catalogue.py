@@ -1,7 +1,6 @@
 """The release catalogue: what may be uploaded, what may be published, and that it never changes."""
 
 import hashlib
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,14 +14,6 @@ from fleetfoot_protocol.dsse import PayloadType
 from fleetfoot_protocol.states import Role
 from fleetfoot_protocol.topics import Kind
 from fleetfoot_protocol.trust import RoleKeys
-
-
-@pytest.fixture
-def rig(tmp_path: Path) -> Iterator[Rig]:
-    rig = Rig(Realm(tmp_path))
-    rig.connect()
-    yield rig
-    rig.close()
 
 
 def listed(rig: Rig) -> list[tuple[str, int]]:

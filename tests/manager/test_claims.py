@@ -1,7 +1,6 @@
 """Under load: what is stored before it is verified counts for nothing, and nothing pushes a true one out."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
@@ -16,11 +15,6 @@ from fleetfoot_protocol.topics import Kind
 
 
 @pytest.fixture
-def realm(tmp_path: Path) -> Realm:
-    return Realm(tmp_path)
-
-
-@pytest.fixture
 def rig(realm: Realm, monkeypatch: pytest.MonkeyPatch) -> Iterator[Rig]:
     """Two messages at once are load, and there is never time."""
     monkeypatch.setattr(engine, "LOADED", 2)
@@ -29,13 +23,6 @@ def rig(realm: Realm, monkeypatch: pytest.MonkeyPatch) -> Iterator[Rig]:
     rig.connect()
     yield rig
     rig.close()
-
-
-@pytest.fixture
-def device(rig: Rig) -> Device:
-    device = Device("dev-1", "hall")
-    rig.enroll(device)
-    return device
 
 
 def claimed(rig: Rig) -> int:

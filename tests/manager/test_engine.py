@@ -2,8 +2,6 @@
 
 import json
 import time
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -27,19 +25,6 @@ DESIRED = topics.build(Kind.GROUP_DESIRED, group="hall", component=COMPONENT)
 HEARTBEAT = topics.build(Kind.HEARTBEAT, group="hall")
 EVENTS = topics.build(Kind.GROUP_EVENTS, group="hall")
 DAY = 24 * 3600.0
-
-
-@pytest.fixture
-def realm(tmp_path: Path) -> Realm:
-    return Realm(tmp_path)
-
-
-@pytest.fixture
-def rig(realm: Realm) -> Iterator[Rig]:
-    rig = Rig(realm)
-    rig.connect()
-    yield rig
-    rig.close()
 
 
 @pytest.fixture

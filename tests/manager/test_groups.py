@@ -1,22 +1,11 @@
 """Groups: what runs in them, and who is not where the documents want them."""
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 from tests.manager.enginerig import Rig
-from tests.manager.realm import COMPONENT, Bundle, Device, Realm, runs
+from tests.manager.realm import COMPONENT, Bundle, Device, runs
 
 from fleetfoot_protocol.reports import PolicySummary
 from fleetfoot_protocol.states import Lifecycle
-
-
-@pytest.fixture
-def rig(tmp_path: Path) -> Iterator[Rig]:
-    rig = Rig(Realm(tmp_path))
-    rig.connect()
-    yield rig
-    rig.close()
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -118,11 +117,6 @@ def retained(address: str, topic: str) -> bytes:
     """What the broker holds on a topic, waiting until it holds something."""
     with closing(reader := Party(address, topic)):
         return until(lambda: reader.on(topic), f"a retained message on {topic}")[0]
-
-
-@pytest.fixture
-def realm(tmp_path: Path) -> Realm:
-    return Realm(tmp_path)
 
 
 @pytest.fixture

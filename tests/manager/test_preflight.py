@@ -1,16 +1,14 @@
 """Preflight: a signed question to each group, and an answer that is the devices' own, or none."""
 
 import json
-from collections.abc import Iterator
 from contextlib import ExitStack
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 from tests.manager.enginerig import Rig
-from tests.manager.realm import COMPONENT, Bundle, Device, Realm, runs
+from tests.manager.realm import COMPONENT, Bundle, Device, runs
 from tests.support.waiting import until
 
 from fleetfoot_manager import documents, schema
@@ -23,14 +21,6 @@ from fleetfoot_protocol.states import Verdict
 from fleetfoot_protocol.topics import Kind
 
 NAMES = ("asks", "off", "offline", "willing")
-
-
-@pytest.fixture
-def rig(tmp_path: Path) -> Iterator[Rig]:
-    rig = Rig(Realm(tmp_path))
-    rig.connect()
-    yield rig
-    rig.close()
 
 
 @pytest.fixture

@@ -1,30 +1,13 @@
 """Rollouts in the store: they come back as they were, and a report writes one row."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
 import sqlalchemy as sa
 from tests.manager.rollouts import DEVICES, go, healthy, plan, running
-from tests.support.stores import database_url
 
 from fleetfoot_manager import migrate, rollout_rows, schema
-from fleetfoot_manager.init import make_state
 from fleetfoot_manager.rollout import Joined, Rollout, Start
 from fleetfoot_manager.store import Store
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    make_state(tmp_path / "state", "testfleet", {}, database_url())
-    return tmp_path / "state"
-
-
-@pytest.fixture
-def store(folder: Path) -> Iterator[Store]:
-    with Store(folder) as store:
-        store.acquire()
-        yield store
 
 
 def kept(store: Store, before: Rollout | None, after: Rollout) -> Rollout:

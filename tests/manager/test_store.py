@@ -3,12 +3,11 @@
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
-from tests.support.stores import database_url, tamper
+from tests.support.stores import tamper
 
 from fleetfoot_manager import audit, documents, inventory, schema
 from fleetfoot_manager.database import STORE_NAME, URL_NAME
@@ -20,19 +19,6 @@ from fleetfoot_protocol.topics import Kind
 
 NOW = 1_800_000_000.0
 HALL = {"group": "hall"}
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    make_state(tmp_path / "state", "testfleet", {}, database_url())
-    return tmp_path / "state"
-
-
-@pytest.fixture
-def store(folder: Path) -> Iterator[Store]:
-    with Store(folder) as store:
-        store.acquire()
-        yield store
 
 
 def test_the_state_folder_is_its_owners_alone(folder: Path, backend: str) -> None:

@@ -1,6 +1,5 @@
 """Devices that are too far behind, and what lies between two releases."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,14 +11,6 @@ from fleetfoot_manager import keyring
 from fleetfoot_manager.pki.folder import Pki
 from fleetfoot_protocol import keys, topics
 from fleetfoot_protocol.topics import Kind
-
-
-@pytest.fixture
-def rig(tmp_path: Path) -> Iterator[Rig]:
-    rig = Rig(Realm(tmp_path))
-    rig.connect()
-    yield rig
-    rig.close()
 
 
 @pytest.fixture

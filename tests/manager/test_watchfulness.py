@@ -1,8 +1,6 @@
 """The manager notices who writes where nobody else should, and that its own heartbeat is not what it said."""
 
 import json
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,26 +16,6 @@ from fleetfoot_protocol.trust import RoleKeys
 
 HEARTBEAT = topics.build(Kind.HEARTBEAT, group="hall")
 EVENTS = topics.build(Kind.GROUP_EVENTS, group="hall")
-
-
-@pytest.fixture
-def realm(tmp_path: Path) -> Realm:
-    return Realm(tmp_path)
-
-
-@pytest.fixture
-def rig(realm: Realm) -> Iterator[Rig]:
-    rig = Rig(realm)
-    rig.connect()
-    yield rig
-    rig.close()
-
-
-@pytest.fixture
-def device(rig: Rig) -> Device:
-    device = Device("dev-1", "hall")
-    rig.enroll(device)
-    return device
 
 
 def alarms(rig: Rig) -> list[tuple[str, str]]:

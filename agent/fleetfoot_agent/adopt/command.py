@@ -9,11 +9,10 @@ nobody's to remove but theirs.
 import hashlib
 import os
 import re
-import subprocess
 from contextlib import suppress
 from pathlib import Path
 
-from fleetfoot_agent import durable, selfupgrade
+from fleetfoot_agent import durable, selfupgrade, systemd
 from fleetfoot_agent.adopt import auxiliary, dropin
 from fleetfoot_agent.config import AgentConfig, Component
 from fleetfoot_protocol.errors import FleetfootError
@@ -163,19 +162,5 @@ def facts_of(unit: str) -> dict[str, str]:
 
 
 def systemctl(*arguments: str) -> str:
-    """Ask systemd. Returns what it says; raises `FleetfootError` (supervisor_failed)."""
-    try:
-        done = subprocess.run(
-            ["systemctl", "--no-pager", *arguments],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=_TIMEOUT,
-            check=True,
-        )
-    except subprocess.CalledProcessError as error:
-        why = error.stderr.strip()[:500]
-        raise FleetfootError("supervisor_failed", f"systemctl {' '.join(arguments)}: {why}") from error
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise FleetfootError("supervisor_failed", f"systemd cannot be asked: {error}") from error
-    return done.stdout
+    """Ask systemd, also for what takes its time. Raises `FleetfootError` (supervisor_failed)."""
+    return systemd.ask(*arguments, timeout=_TIMEOUT)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from fleetfoot_client.following import View
-from fleetfoot_client.rows import CauseRow, GateRow, PlanRow, RolloutRow, TookRow
+from fleetfoot_client.rows import CauseRow, GateRow, PlanRow, RolloutRow, TookRow, awaited
 from fleetfoot_client.terminal import facts, literal, table
 from fleetfoot_protocol.states import BADGES, RolloutState
 
@@ -152,11 +152,12 @@ def _hint(state: str, rollout: str, reason: str, release: str) -> str:
         return f"it needs a decision: fleetfoot rollout decide {rollout} continue|rollback|abort"
     if state == RolloutState.AWAITING_APPROVAL:
         return f"it awaits approval: fleetfoot rollout approve {rollout}"
-    if state == RolloutState.PAUSED and "staged" in reason:
+    word = awaited(state, reason)
+    if word == "activation":
         return f"go on with it: fleetfoot rollout activate {rollout}"
-    if state == RolloutState.PAUSED and "awaits approval" in reason:
+    if word == "approval":
         return f"let the next wave open: fleetfoot rollout approve {rollout}"
-    if state == RolloutState.PAUSED and "blessed" in reason:
+    if word == "blessing":
         return f"bless it, and it goes on: fleetfoot release promote {release} blessed"
     if state == RolloutState.PAUSED:
         return f"go on: fleetfoot rollout resume {rollout}"
