@@ -71,20 +71,33 @@ class Grid(ScrollView, can_focus=True):
         self.lines: list[Line] = []
         self.at = ""
         self._heading: dict[str, str] = {}
+        # Where each device is, by line and column; a key must not search the fleet.
+        self._place: dict[str, tuple[int, int]] = {}
+
+    def head(self, headings: dict[str, str]) -> None:
+        """Other headings over the same devices."""
+        self._heading = headings
+        self.refresh()
 
     def show(self, groups: dict[str, list[str]], headings: dict[str, str]) -> None:
         """These devices by group; the cursor stays on its device."""
         self.groups, self._heading = groups, headings
         self._lay_out()
-        order = self._order()
-        if self.at not in order and order:
-            self._point(order[0])
+        if self.at not in self._place:
+            self._first()
 
-    def _order(self) -> list[str]:
-        return [device for devices in self.groups.values() for device in devices]
+    def _first(self) -> None:
+        first = next(iter(self._place), None)
+        if first is not None:
+            self._point(first)
 
     def _lay_out(self) -> None:
         self.lines = laid_out(self.groups, self.size.width - 1)
+        self._place = {
+            device: (place, column)
+            for place, line in enumerate(self.lines)
+            for column, device in enumerate(line.devices)
+        }
         self.virtual_size = Size(self.size.width, len(self.lines))
         self.refresh()
 
@@ -121,23 +134,33 @@ class Grid(ScrollView, can_focus=True):
         return Strip(segments).adjust_cell_length(width, base)
 
     def action_step(self, step: int) -> None:
-        """The next device, or the one before."""
-        order = self._order()
-        if order:
-            here = order.index(self.at) if self.at in order else 0
-            self._point(order[max(0, min(len(order) - 1, here + step))])
+        """The next device, or the one before; lines follow each other."""
+        if self.at not in self._place:
+            self._first()
+            return
+        line, column = self._place[self.at]
+        beside = column + step
+        if 0 <= beside < len(self.lines[line].devices):
+            self._point(self.lines[line].devices[beside])
+        elif (place := self._beyond(line, step)) is not None:
+            self._point(self.lines[place].devices[0 if step > 0 else -1])
 
     def action_row(self, step: int) -> None:
         """The line below or above, in the same column as far as there is one."""
-        here = next((n for n, line in enumerate(self.lines) if self.at in line.devices), None)
-        if here is None:
+        if self.at not in self._place:
             return
-        column, place = self.lines[here].devices.index(self.at), here + step
-        while 0 <= place < len(self.lines) and not self.lines[place].devices:
-            place += step
-        if 0 <= place < len(self.lines):
+        line, column = self._place[self.at]
+        place = self._beyond(line, step)
+        if place is not None:
             devices = self.lines[place].devices
             self._point(devices[min(column, len(devices) - 1)])
+
+    def _beyond(self, line: int, step: int) -> int | None:
+        """The next line with devices, up or down; headings are stepped over."""
+        place = line + step
+        while 0 <= place < len(self.lines) and not self.lines[place].devices:
+            place += step
+        return place if 0 <= place < len(self.lines) else None
 
     def action_choose(self) -> None:
         """Enter."""
@@ -156,7 +179,7 @@ class Grid(ScrollView, can_focus=True):
 
     def _point(self, name: str) -> None:
         self.at = name
-        place = next((n for n, line in enumerate(self.lines) if name in line.devices), 0)
+        place, _ = self._place.get(name, (0, 0))
         top = round(self.scroll_y)
         if place < top or place >= top + self.size.height:
             self.scroll_to(y=max(0, place - 1), animate=False)
@@ -232,7 +255,11 @@ class GridRoom(Room):
         for name in self.grid.on_screen():
             if name in self.fleet.devices:
                 self.fleet.attested(self.fleet.devices[name])
-        self.renew()
+        if self._faults:
+            self.renew()
+        else:
+            self.grid.head({name: self._heading(name) for name in self.grid.groups})
+            self._tell()
 
     def on_pointed(self, message: Pointed) -> None:
         """Another device."""
