@@ -4,7 +4,7 @@ from sqlalchemy.engine import Connection
 
 from fleetfoot_manager import catalogue, targets
 from fleetfoot_manager.catalogue import Life, ReleaseRow
-from fleetfoot_manager.requests.arguments import RolloutPlan
+from fleetfoot_manager.requests.rollout_arguments import RolloutPlan
 from fleetfoot_protocol import versions
 
 _BOUND = 1000

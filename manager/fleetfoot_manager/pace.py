@@ -2,7 +2,7 @@
 
 from typing import Any, NamedTuple
 
-from fleetfoot_manager.requests.arguments import RolloutPlan
+from fleetfoot_manager.requests.rollout_arguments import RolloutPlan
 from fleetfoot_protocol import admission
 from fleetfoot_protocol.errors import FleetfootError
 

@@ -15,7 +15,7 @@ from fleetfoot_manager.acts import Act
 from fleetfoot_manager.catalogue import Life, ReleaseRow
 from fleetfoot_manager.inventory import DeviceEntry
 from fleetfoot_manager.requests.answers import BUDGET, moment, some
-from fleetfoot_manager.requests.arguments import RolloutPlan
+from fleetfoot_manager.requests.rollout_arguments import RolloutPlan
 from fleetfoot_manager.rollout import Rollout, planned
 from fleetfoot_protocol import strictjson
 from fleetfoot_protocol.allow import Environment, Permission, Rules, allow, find_artifact

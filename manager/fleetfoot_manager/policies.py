@@ -13,7 +13,7 @@ from pydantic import Field
 from sqlalchemy.engine import Connection
 
 from fleetfoot_manager import schema
-from fleetfoot_manager.requests.arguments import RolloutPlan
+from fleetfoot_manager.requests.rollout_arguments import RolloutPlan
 from fleetfoot_manager.store import upsert
 from fleetfoot_protocol.documents import Model
 

@@ -7,7 +7,7 @@ from sqlalchemy.engine import Connection
 
 from fleetfoot_manager import inventory
 from fleetfoot_manager.inventory import DeviceEntry
-from fleetfoot_manager.requests.arguments import RolloutAnswers, RolloutPlan, RolloutProbe
+from fleetfoot_manager.requests.rollout_arguments import RolloutAnswers, RolloutPlan, RolloutProbe
 from fleetfoot_protocol import admission
 from fleetfoot_protocol.errors import FleetfootError
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from fleetfoot_manager import planning, policies, rollout
 from fleetfoot_manager.policies import Order, plain
-from fleetfoot_manager.requests import arguments, rollouts, starting
+from fleetfoot_manager.requests import arguments, rollout_arguments, rollouts, starting
 from fleetfoot_manager.rollout import Approve, Cancel, Rollout
 from fleetfoot_manager.rollout_gate import AWAITS_APPROVAL
 from fleetfoot_manager.work import Work
@@ -19,7 +19,7 @@ def approve(work: Work, request: Request) -> dict[str, Any]:
 
     Before the start it may be made gentler, and both versions are kept.
     """
-    asked = arguments.parse(arguments.RolloutApprove, request.arguments)
+    asked = arguments.parse(rollout_arguments.RolloutApprove, request.arguments)
     of, order = _awaiting(work, request, asked.rollout)
     _demand_another(work, request, of, order)
     edits = asked.model_dump(exclude_none=True, exclude={"rollout"})
@@ -51,7 +51,7 @@ def approve(work: Work, request: Request) -> dict[str, Any]:
     return rollouts.row_of(after) | decided.row()
 
 
-def _paced(asked: arguments.RolloutApprove) -> dict[str, Any]:
+def _paced(asked: rollout_arguments.RolloutApprove) -> dict[str, Any]:
     """What an edit of the waves or batches puts out of force of what was asked for."""
     if asked.waves is None and asked.batch_pct is None and asked.batch_size is None:
         return {}
@@ -86,7 +86,7 @@ def _approve_wave(
 
 def reject(work: Work, request: Request) -> dict[str, Any]:
     """`rollout.reject`: it ends as canceled, with the reason."""
-    asked = arguments.parse(arguments.RolloutReject, request.arguments)
+    asked = arguments.parse(rollout_arguments.RolloutReject, request.arguments)
     of, order = _awaiting(work, request, asked.rollout)
     after = work.advance(of.id, Cancel(f"rejected by {request.operator}: {asked.reason}"))
     decided = order._replace(decided_by=request.operator, decision="rejected", at=work.now)

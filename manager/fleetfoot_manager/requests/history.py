@@ -10,7 +10,7 @@ from sqlalchemy.engine import Connection
 
 from fleetfoot_manager import notes, planning, policies, rights, rollout_rows, schema
 from fleetfoot_manager.notes import Note
-from fleetfoot_manager.requests import arguments, rollouts
+from fleetfoot_manager.requests import arguments, rollout_arguments, rollouts
 from fleetfoot_manager.requests.answers import BUDGET, fitted, moment, some
 from fleetfoot_manager.rollout import Rollout
 from fleetfoot_manager.work import Work
@@ -65,7 +65,7 @@ def _past(tx: Connection, component: str | None, limit: int) -> Iterator[Past]:
 
 def history(work: Work, request: Request) -> dict[str, Any]:
     """`rollout.history`: ended rollouts, the newest first, and success rates over them."""
-    asked = arguments.parse(arguments.RolloutHistory, request.arguments)
+    asked = arguments.parse(rollout_arguments.RolloutHistory, request.arguments)
     root = work.house.root
     rights.demand_anywhere(root, request)
     if asked.group is not None:
@@ -143,7 +143,7 @@ def _rates(
 
 def note(work: Work, request: Request) -> dict[str, Any]:
     """`rollout.note`: on a rollout in any state."""
-    asked = arguments.parse(arguments.RolloutNote, request.arguments)
+    asked = arguments.parse(rollout_arguments.RolloutNote, request.arguments)
     of = rollouts.named(work, request, asked.rollout)
     made = Note(
         of.id, of.component, request.operator, work.now, asked.title, asked.category, asked.tags, asked.text
@@ -155,7 +155,7 @@ def note(work: Work, request: Request) -> dict[str, Any]:
 
 def report(work: Work, request: Request) -> dict[str, Any]:
     """`rollout.report`: everything about an ended rollout; its devices page by page."""
-    asked = arguments.parse(arguments.RolloutReport, request.arguments)
+    asked = arguments.parse(rollout_arguments.RolloutReport, request.arguments)
     of = rollouts.named(work, request, asked.rollout)
     if not of.state.ended:
         raise FleetfootError(

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from fleetfoot_manager import planning, publisher, rights, targets
 from fleetfoot_manager.inventory import DeviceEntry
-from fleetfoot_manager.requests import arguments
+from fleetfoot_manager.requests import arguments, rollout_arguments
 from fleetfoot_manager.requests.answers import fitted, some
 from fleetfoot_manager.requests.starting import demand_signed
 from fleetfoot_manager.work import Work
@@ -39,7 +39,7 @@ class _Row(NamedTuple):
 
 def probe(work: Work, request: Request) -> dict[str, Any]:
     """`rollout.probe`: what would be refused as a plan is not asked; else one message goes to each group."""
-    asked = arguments.parse(arguments.RolloutProbe, request.arguments)
+    asked = arguments.parse(rollout_arguments.RolloutProbe, request.arguments)
     rights.demand_anywhere(work.house.root, request)
     asked = targets.resolved(work.tx, asked)
     rights.demand(work.house.root, request, asked.groups)
@@ -70,7 +70,7 @@ def probe(work: Work, request: Request) -> dict[str, Any]:
 
 def answers(work: Work, request: Request) -> dict[str, Any]:
     """`rollout.answers`: how many devices would, would later, would not; and who has not said."""
-    asked = arguments.parse(arguments.RolloutAnswers, request.arguments)
+    asked = arguments.parse(rollout_arguments.RolloutAnswers, request.arguments)
     rights.demand_anywhere(work.house.root, request)
     asked = targets.resolved(work.tx, asked)
     rights.demand(work.house.root, request, asked.groups)
@@ -94,7 +94,7 @@ def answers(work: Work, request: Request) -> dict[str, Any]:
     }
 
 
-def _asked(work: Work, asked: arguments.RolloutAnswers) -> list[DeviceEntry]:
+def _asked(work: Work, asked: rollout_arguments.RolloutAnswers) -> list[DeviceEntry]:
     """Of whom an answer is wanted, as they are by now."""
     if not asked.devices:
         every = work.devices.members(work.tx, asked.groups)
@@ -104,7 +104,7 @@ def _asked(work: Work, asked: arguments.RolloutAnswers) -> list[DeviceEntry]:
     return [entry for entry in found if entry is not None]
 
 
-def _row(entry: DeviceEntry, asked: arguments.RolloutAnswers) -> _Row:
+def _row(entry: DeviceEntry, asked: rollout_arguments.RolloutAnswers) -> _Row:
     one = entry.status.components.get(asked.component) if entry.status else None
     found = one.preflight if one else None
     if found is None or (found.id, found.digest) != (asked.id, asked.digest):

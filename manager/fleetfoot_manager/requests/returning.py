@@ -11,7 +11,7 @@ from fleetfoot_manager import catalogue, pace, planning, policies
 from fleetfoot_manager.catalogue import Life, ReleaseRow
 from fleetfoot_manager.compose import GroupIntent
 from fleetfoot_manager.inventory import DeviceEntry
-from fleetfoot_manager.requests import arguments
+from fleetfoot_manager.requests import rollout_arguments
 from fleetfoot_manager.requests.starting import tell_planned
 from fleetfoot_manager.rollout import Rollout, planned
 from fleetfoot_manager.work import Work
@@ -87,7 +87,7 @@ def _lost(work: Work, of: Rollout, way: _Way) -> str:
     return ""
 
 
-def planned_back(work: Work, of: Rollout, asked: arguments.RolloutDecide, operator: str) -> Rollout:
+def planned_back(work: Work, of: Rollout, asked: rollout_arguments.RolloutDecide, operator: str) -> Rollout:
     """The rollout that takes back, in steps, the devices that moved; added, and not started."""
     moved = _moved(work, of)
     release = _release_before(work, of, moved)
@@ -122,7 +122,7 @@ def planned_back(work: Work, of: Rollout, asked: arguments.RolloutDecide, operat
     )
     work.add(back)
     tell_planned(work, back)
-    order = arguments.RolloutPlan(
+    order = rollout_arguments.RolloutPlan(
         component=of.component, version=release.version, groups=of.groups, mode="exactly", waves=asked.waves,
         batch_pct=asked.batch_pct, batch_size=asked.batch_size, settle=asked.settle,
         devices=tuple(entry.id for entry in moved) if listed else (),

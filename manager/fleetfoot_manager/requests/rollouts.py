@@ -3,7 +3,7 @@
 from typing import Any
 
 from fleetfoot_manager import course, planning, policies, rights, rollout, rollout_rows
-from fleetfoot_manager.requests import arguments, returning, starting
+from fleetfoot_manager.requests import arguments, returning, rollout_arguments, starting
 from fleetfoot_manager.requests.answers import BUDGET, fitted, moment, some
 from fleetfoot_manager.rollout import (
     Activate,
@@ -51,7 +51,7 @@ _ACTIONS: dict[str, str] = {
 
 def listing(work: Work, request: Request) -> dict[str, Any]:
     """`rollout.list`: newest first, of the groups that the operator may read."""
-    asked = arguments.parse(arguments.RolloutList, request.arguments)
+    asked = arguments.parse(rollout_arguments.RolloutList, request.arguments)
     root = work.house.root
     rights.demand_anywhere(root, request)
     found = sorted(work.rollouts.values(), key=lambda of: of.created, reverse=True)
@@ -66,7 +66,7 @@ def listing(work: Work, request: Request) -> dict[str, Any]:
 
 def show(work: Work, request: Request) -> dict[str, Any]:
     """`rollout.show`: how it goes, and as many devices as fit, then those first that need a look."""
-    of = named(work, request, arguments.parse(arguments.RolloutName, request.arguments).rollout)
+    of = named(work, request, arguments.parse(rollout_arguments.RolloutName, request.arguments).rollout)
     members = list(of.cohort)
     if len(members) > _SHOWN:
         members.sort(key=lambda member: _INTERESTING.index(of.devices[member.device].terminal))
@@ -96,7 +96,7 @@ def resume(work: Work, request: Request) -> dict[str, Any]:
 
 def activate(work: Work, request: Request) -> dict[str, Any]:
     """`rollout.activate`: what everybody has staged."""
-    asked = arguments.parse(arguments.RolloutName, request.arguments)
+    asked = arguments.parse(rollout_arguments.RolloutName, request.arguments)
     event = Activate(request.operator)
     of = named(work, request, asked.rollout)
     if of.reason != AWAITS_ACTIVATION:
@@ -116,7 +116,7 @@ def retry(work: Work, request: Request) -> dict[str, Any]:
 
 def decide(work: Work, request: Request) -> dict[str, Any]:
     """`rollout.decide`."""
-    asked = arguments.parse(arguments.RolloutDecide, request.arguments)
+    asked = arguments.parse(rollout_arguments.RolloutDecide, request.arguments)
     if asked.decision == "rollback":
         of = named(work, request, asked.rollout)
         demand_seen(request, of)
@@ -127,7 +127,9 @@ def decide(work: Work, request: Request) -> dict[str, Any]:
     return _steer(work, request, asked.rollout, Decide(Decision(asked.decision)), decision=asked.decision)
 
 
-def _in_steps(work: Work, request: Request, of: Rollout, asked: arguments.RolloutDecide) -> dict[str, Any]:
+def _in_steps(
+    work: Work, request: Request, of: Rollout, asked: rollout_arguments.RolloutDecide
+) -> dict[str, Any]:
     """A rollback in steps: another rollout, which takes the place of this one."""
     event = Decide(Decision.ROLLBACK)
     if event.decision not in rollout.TRANSITIONS[of.state]:
@@ -148,7 +150,7 @@ def _in_steps(work: Work, request: Request, of: Rollout, asked: arguments.Rollou
 
 
 def _act(work: Work, request: Request, event: RolloutEvent) -> dict[str, Any]:
-    asked = arguments.parse(arguments.RolloutName, request.arguments)
+    asked = arguments.parse(rollout_arguments.RolloutName, request.arguments)
     return _steer(work, request, asked.rollout, event)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from fleetfoot_manager import compose, derive, hops, notes, planning, policies, rights, targets
 from fleetfoot_manager.catalogue import ReleaseRow
 from fleetfoot_manager.pace import strategy_of
-from fleetfoot_manager.requests import arguments
+from fleetfoot_manager.requests import arguments, rollout_arguments
 from fleetfoot_manager.rollout import Rollout, Start, Supersede
 from fleetfoot_manager.work import Work
 from fleetfoot_protocol import trust
@@ -28,9 +28,9 @@ def plan(work: Work, request: Request) -> dict[str, Any]:
     return {"plan": shown}
 
 
-def _asked(work: Work, request: Request) -> arguments.RolloutPlan:
+def _asked(work: Work, request: Request) -> rollout_arguments.RolloutPlan:
     """What was asked for, by somebody who may ask it of all these groups."""
-    asked = arguments.parse(arguments.RolloutPlan, request.arguments)
+    asked = arguments.parse(rollout_arguments.RolloutPlan, request.arguments)
     # Who may do nothing anywhere learns no names here.
     rights.demand_anywhere(work.house.root, request)
     asked = targets.resolved(work.tx, asked)
@@ -39,8 +39,8 @@ def _asked(work: Work, request: Request) -> arguments.RolloutPlan:
 
 
 def _planned(
-    work: Work, asked: arguments.RolloutPlan, name: str
-) -> tuple[list[arguments.RolloutPlan], planning.Planned, dict[str, Any]]:
+    work: Work, asked: rollout_arguments.RolloutPlan, name: str
+) -> tuple[list[rollout_arguments.RolloutPlan], planning.Planned, dict[str, Any]]:
     """What is asked for hop by hop, the plan of the first hop, and both as they are shown."""
     steps = hops.of(work.tx, asked)
     made = planning.make(work.tx, steps[0], name, work.now)
@@ -100,7 +100,9 @@ def start(work: Work, request: Request) -> dict[str, Any]:
     return {"rollout": name, "revision": after.revision, "state": str(after.state), "plan": shown, **chain}
 
 
-def _follow(work: Work, request: Request, before: str, steps: Iterable[arguments.RolloutPlan]) -> list[str]:
+def _follow(
+    work: Work, request: Request, before: str, steps: Iterable[rollout_arguments.RolloutPlan]
+) -> list[str]:
     """Plan the further hops of a chain: each begins once the one before it has completed."""
     names = []
     for step in steps:
@@ -115,7 +117,7 @@ def _follow(work: Work, request: Request, before: str, steps: Iterable[arguments
     return names
 
 
-def begin(work: Work, made: planning.Planned, asked: arguments.RolloutPlan) -> Rollout:
+def begin(work: Work, made: planning.Planned, asked: rollout_arguments.RolloutPlan) -> Rollout:
     """Start a rollout that stands as planned, and tell it what its devices have said already."""
     return put_in_place(work, made.rollout, _in_the_way(work, made.rollout, asked), made)
 
@@ -145,7 +147,7 @@ def tell_planned(work: Work, of: Rollout) -> None:
     work.event(of.groups, Event.ROLLOUT_PLANNED, data, component=of.component, rollout=of.id)
 
 
-def _in_the_way(work: Work, new: Rollout, asked: arguments.RolloutPlan) -> list[Rollout]:
+def _in_the_way(work: Work, new: Rollout, asked: rollout_arguments.RolloutPlan) -> list[Rollout]:
     """The rollouts that this one takes the place of. FleetfootError `conflict` for one that it cannot."""
     found = []
     for of in work.rollouts.values():
