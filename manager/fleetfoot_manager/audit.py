@@ -4,7 +4,9 @@
 How long the log is and the hash of its last entry are signed and published with every entry.
 """
 
+import json
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
@@ -16,6 +18,23 @@ from fleetfoot_protocol.auditchain import GENESIS, hash_of
 from fleetfoot_protocol.errors import FleetfootError
 
 MANAGER = "manager"
+_AT_ONCE = 500
+
+
+class Wanted(NamedTuple):
+    """Which rows are meant; None for any. action: how it begins. group: it is about. since: as `at`."""
+
+    actor: str | None = None
+    action: str | None = None
+    group: str | None = None
+    since: str | None = None
+
+    def about(self, data: str) -> bool:
+        """Whether a row with these data is about the group: it, among others, or where a device came from."""
+        value = json.loads(data)
+        named = value.get("groups")
+        came_from = [value.get("from")] if "device" in value else []
+        return self.group in [value.get("group"), *came_from, *(named if isinstance(named, list) else [])]
 
 
 class Entry(NamedTuple):
@@ -59,24 +78,28 @@ def entries(tx: Connection) -> Iterator[Entry]:
         yield Entry(*row)
 
 
-def page(
-    tx: Connection, limit: int, *, after: int | None, actor: str | None, action: str | None
-) -> list[Entry]:
-    """Up to `limit` rows in their order: those behind row `after`, or the newest if that is None.
-
-    action: what the action begins with.
-    """
+def page(tx: Connection, limit: int, wanted: Wanted, *, after: int | None) -> list[Entry]:
+    """Up to `limit` rows in their order: those behind row `after`, or the newest if that is None."""
     table = schema.audit.c
     query = sa.select(schema.audit)
-    if actor is not None:
-        query = query.where(table.actor == actor)
-    if action is not None:
-        query = query.where(table.action.startswith(action, autoescape=True))
+    if wanted.actor is not None:
+        query = query.where(table.actor == wanted.actor)
+    if wanted.action is not None:
+        query = query.where(table.action.startswith(wanted.action, autoescape=True))
+    if wanted.since is not None:
+        query = query.where(table.at >= wanted.since)
     if after is not None:
-        query = query.where(table.n > after).order_by(table.n)
-        return [Entry(*row) for row in tx.execute(query.limit(limit))]
-    newest = tx.execute(query.order_by(table.n.desc()).limit(limit)).all()
-    return [Entry(*row) for row in reversed(newest)]
+        query = query.where(table.n > after)
+    query = query.order_by(table.n if after is not None else table.n.desc())
+    if wanted.group is None:
+        found = [Entry(*row) for row in tx.execute(query.limit(limit))]
+    else:
+        # The text narrows it down; what else bears this name is told apart by `about`.
+        query = query.where(table.data.contains(f'"{wanted.group}"', autoescape=True))
+        with tx.execute(query.execution_options(yield_per=_AT_ONCE)) as rows:
+            those = (Entry(*row) for row in rows)
+            found = list(islice((one for one in those if wanted.about(one.data)), limit))
+    return found if after is not None else found[::-1]
 
 
 def prune(tx: Connection, through: int, expected: str) -> int:

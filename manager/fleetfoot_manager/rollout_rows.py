@@ -1,13 +1,14 @@
 """Rollouts in the store: a row for the rollout, one for each of its devices; written is what has changed.
 
-`rollouts.rollout` holds everything but devices and cohort, as JSON; `rollouts.cohort` the order of admission.
+`rollouts.rollout` holds everything but devices and cohort, as JSON; `rollouts.cohort` the order of admission;
+`rollouts.sums` how many devices ended how, which is all that lists and success rates need of them.
 """
 
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import fields, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
@@ -15,6 +16,7 @@ from sqlalchemy.engine import Connection
 from fleetfoot_manager import schema
 from fleetfoot_manager.rollout_state import DeviceRecord, DeviceTable, Rollout
 from fleetfoot_manager.store import upsert, write_many
+from fleetfoot_protocol.states import Terminal
 
 _FIELDS = tuple(one.name for one in fields(DeviceRecord))
 _COLUMNS = ("rollout", "device", *_FIELDS)
@@ -23,6 +25,34 @@ _UPSERT = (
     " ON CONFLICT (rollout, device) DO UPDATE SET "
     + ", ".join(f"{name} = excluded.{name}" for name in _FIELDS)
 )
+
+
+class Summary(NamedTuple):
+    """A rollout without its devices, but how many there are: once it has ended by group, before under ""."""
+
+    rollout: Rollout
+    sums: Mapping[str, Mapping[str, int]]
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many devices ended how, or have not."""
+        found: Counter[str] = Counter()
+        for counts in self.sums.values():
+            found.update(counts)
+        return {str(terminal): found[terminal] for terminal in Terminal if found[terminal]}
+
+
+def summaries(
+    tx: Connection, *, live: bool, component: str | None = None, limit: int | None = None
+) -> list[Summary]:
+    """Live or ended rollouts, newest first. Reads no row of a device."""
+    table = schema.rollouts.c
+    query = sa.select(table.rollout, table.sums).where(table.live.is_(live)).order_by(table.created.desc())
+    if component is not None:
+        query = query.where(table.component == component)
+    rows = tx.execute(query.limit(limit)).all()
+    empty: dict[str, Any] = {"cohort": [], "devices": {}}
+    return [Summary(Rollout.from_json(json.loads(text) | empty), json.loads(sums)) for text, sums in rows]
 
 
 def load(tx: Connection, *, live: bool | None = None, limit: int | None = None) -> list[Rollout]:
@@ -71,6 +101,7 @@ def keep(tx: Connection, before: Rollout | None, of: Rollout) -> None:
         "revision": of.revision,
         "created": of.created,
         "rollout": json.dumps({k: v for k, v in head.items() if k not in ("cohort", "devices")}),
+        "sums": json.dumps(_sums(of)),
     }
     if before is None or before.cohort is not of.cohort:
         values["cohort"] = json.dumps([list(member) for member in of.cohort], separators=(",", ":"))
@@ -79,6 +110,16 @@ def keep(tx: Connection, before: Rollout | None, of: Rollout) -> None:
         rows = [{"rollout": of.id, "group": group} for group in of.groups]
         tx.execute(sa.insert(schema.rollout_groups), rows)
     write_many(tx, _UPSERT, [_row(of.id, device, of.devices[device]) for device in of.devices.news])
+
+
+def _sums(of: Rollout) -> dict[str, dict[str, int]]:
+    """Told apart by group at the end only: until then every report of a device would have to count them."""
+    if not of.state.ended:
+        return {"": of.devices.counts}
+    found: dict[str, Counter[str]] = defaultdict(Counter)
+    for device, group in of.cohort:
+        found[group][str(of.devices[device].terminal)] += 1
+    return {group: dict(counts) for group, counts in found.items()}
 
 
 def _row(rollout: str, device: str, record: DeviceRecord) -> tuple[Any, ...]:

@@ -132,6 +132,7 @@ rollouts = Table(
     Column("created", Float, nullable=False),
     Column("rollout", Text, nullable=False),
     Column("cohort", Text, nullable=False, server_default="[]"),
+    Column("sums", Text, nullable=False, server_default="{}"),
 )
 #: What a rollout knows of each of its devices (`rollout_state.DeviceRecord`).
 rollout_devices = Table(

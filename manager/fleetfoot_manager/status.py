@@ -36,8 +36,8 @@ def look(folder: Path) -> dict[str, Any]:
         groups = inventory.groups(tx)
         devices, online = inventory.counts(tx, groups)
         root = roots.current(tx)
-        live = rollout_rows.load(tx, live=True)
-        ended = rollout_rows.load(tx, live=False, limit=_SHOWN_ENDED)
+        live = rollout_rows.summaries(tx, live=True)
+        ended = rollout_rows.summaries(tx, live=False, limit=_SHOWN_ENDED)
         waiting = tx.scalar(sa.select(sa.func.count()).select_from(schema.outbox)) or 0
         releases = tx.scalar(sa.select(sa.func.count()).select_from(schema.releases)) or 0
         pid = holder_of(folder)
@@ -54,9 +54,9 @@ def look(folder: Path) -> dict[str, Any]:
             "online": online,
             "releases": releases,
             "waiting": waiting,
-            "waits": [row for of in live if (row := _waits(of, root))],
+            "waits": [row for of, _ in live if (row := _waits(of, root))],
             "orders_open": orders or 0,
-            "rollouts": [row_of(of) for of in [*live, *ended]],
+            "rollouts": [row_of(one.rollout, one.counts) for one in [*live, *ended]],
         }
 
 

@@ -1,12 +1,13 @@
 """Rollouts in the store: they come back as they were, and a report writes one row."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import sqlalchemy as sa
 from tests.manager.rollouts import DEVICES, go, healthy, plan, running
 
 from fleetfoot_manager import migrate, rollout_rows, schema
-from fleetfoot_manager.rollout import Joined, Rollout, Start
+from fleetfoot_manager.rollout import Cancel, DeviceTable, Joined, Rollout, Start
 from fleetfoot_manager.store import Store
 
 
@@ -49,6 +50,26 @@ def test_who_joins_is_kept_with_its_place(store: Store) -> None:
     assert kept(store, rollout, later) == later
 
 
+def test_lists_read_the_sums_of_devices_and_no_device(store: Store) -> None:
+    live = kept(store, None, running())
+    with store.read() as tx:
+        (one,) = rollout_rows.summaries(tx, live=True)
+        assert rollout_rows.summaries(tx, live=False) == []
+    assert (one.counts, one.rollout.state) == (live.devices.counts, live.state)
+    device, group = live.cohort[0]
+    over = kept(store, live, go(live, healthy(device), Cancel()))
+    asked: list[str] = []
+    sa.event.listen(store.database.reading, "before_cursor_execute", lambda *args: asked.append(args[2]))
+    with store.read() as tx:
+        (one,) = rollout_rows.summaries(tx, live=False, component="kiosk", limit=5)
+        assert rollout_rows.summaries(tx, live=False, component="other") == []
+    assert asked
+    assert not any("rollout_devices" in text or "cohort" in text for text in asked)
+    assert one.rollout == replace(over, cohort=(), devices=DeviceTable({}))
+    assert one.counts == over.devices.counts
+    assert (one.sums[group]["healthy"], sum(one.counts.values())) == (1, over.total)
+
+
 def test_rollouts_of_an_older_store_are_brought_along_and_back(folder: Path) -> None:
     rollout = go(running(), healthy(running().cohort[0].device))
     with Store(folder) as store:
@@ -58,3 +79,19 @@ def test_rollouts_of_an_older_store_are_brought_along_and_back(folder: Path) -> 
     migrate.run(folder, migrate.CURRENT)
     with Store(folder) as store, store.read() as tx:
         assert rollout_rows.load_one(tx, rollout.id) == rollout
+        (one,) = rollout_rows.summaries(tx, live=True)
+        assert one.counts == rollout.devices.counts
+
+
+def test_sums_of_ended_rollouts_are_brought_along_by_group(folder: Path) -> None:
+    with Store(folder) as store:
+        store.acquire()
+        over = kept(store, None, go(running(), Cancel()))
+        with store.read() as tx:
+            (before,) = rollout_rows.summaries(tx, live=False)
+    migrate.run(folder, "6")
+    migrate.run(folder, migrate.CURRENT)
+    with Store(folder) as store, store.read() as tx:
+        (after,) = rollout_rows.summaries(tx, live=False)
+    assert (after.sums, after.counts) == (before.sums, over.devices.counts)
+    assert set(after.sums) == {"hall", "yard"}

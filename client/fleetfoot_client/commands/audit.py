@@ -71,7 +71,8 @@ def _add_list(group: options.Subparsers) -> None:
         "list",
         _list,
         "list the newest entries, or those after a number",
-        example="fleetfoot audit list --actor alice --action group.upgrade.\n"
+        example="fleetfoot audit list --group ovens --action group.upgrade. --since 1d\n"
+        "fleetfoot audit list --actor alice --limit 20\n"
         "fleetfoot audit list --after 100",
     )
     add = parser.add_argument
@@ -79,6 +80,8 @@ def _add_list(group: options.Subparsers) -> None:
     add("--after", metavar="N", type=options.natural, help="those behind this number, oldest first")
     add("--actor", metavar="NAME", type=options.identifier, help="only this operator's, or manager's")
     add("--action", metavar="TEXT", help="only actions that begin so, e.g. release.")
+    add("--group", metavar="NAME", type=options.identifier, help="only what is about this group")
+    add("--since", metavar="TIME", type=options.duration, help="only the last 15m, 12h, 7d")
     options.add_manager(parser)
 
 
@@ -110,8 +113,9 @@ def _add_verify(group: options.Subparsers) -> None:
 
 
 def _list(args: argparse.Namespace) -> int:
-    wanted = {"limit": min(args.limit, 200), "after": args.after, "actor": args.actor, "action": args.action}
-    result = online.ask(args, "audit.list", **wanted)
+    wanted = {name: getattr(args, name) for name in ("after", "actor", "action", "group")}
+    since = None if args.since is None else times.to_text(time.time() - args.since)
+    result = online.ask(args, "audit.list", limit=min(args.limit, 200), since=since, **wanted)
     text = ""
     if not args.json:
         rows = parse_list(AuditRow, result, "entries")

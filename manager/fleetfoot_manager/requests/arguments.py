@@ -7,7 +7,7 @@ from pydantic import Field, StringConstraints, ValidationError
 from fleetfoot_protocol import strictjson
 from fleetfoot_protocol.documents import Model
 from fleetfoot_protocol.errors import FleetfootError
-from fleetfoot_protocol.fields import Digest, Id, KeyHex, Label, LabelKey, Line, Version
+from fleetfoot_protocol.fields import Digest, Id, KeyHex, Label, LabelKey, Line, Time, Version
 
 MAX_BLOBS = 130
 MAX_BLOB = 64 * 1024**3
@@ -191,12 +191,17 @@ class DeviceRelabel(Model):
 
 
 class AuditList(Model):
-    """`audit.list`: entries behind `after` in their order, else the newest; `action` is a beginning."""
+    """`audit.list`: entries behind `after` in their order, else the newest.
+
+    action: how it begins. group: which the entry is about. since: not older.
+    """
 
     after: Annotated[int, Field(ge=0)] | None = None
     limit: Annotated[int, Field(ge=1, le=MAX_PAGE)] = MAX_PAGE
     actor: Id | None = None
     action: Annotated[str, StringConstraints(pattern=r"^[a-z_.]{1,64}$")] | None = None
+    group: Id | None = None
+    since: Time | None = None
 
 
 class AuditShow(Model):

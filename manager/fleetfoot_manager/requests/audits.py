@@ -15,7 +15,8 @@ def listing(work: Work, request: Request) -> dict[str, Any]:
     """`audit.list`: a page, in the order of the log; `next` is what to ask for `after`."""
     asked = arguments.parse(arguments.AuditList, request.arguments)
     rights.demand(work.house.root, request, [rights.EVERY_GROUP])
-    found = audit.page(work.tx, asked.limit, after=asked.after, actor=asked.actor, action=asked.action)
+    wanted = audit.Wanted(asked.actor, asked.action, asked.group, asked.since)
+    found = audit.page(work.tx, asked.limit, wanted, after=asked.after)
     rows = [row._asdict() for row in found]
     if asked.after is None:
         # The newest are wanted: what does not fit is left out at the other end.

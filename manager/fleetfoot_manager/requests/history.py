@@ -1,9 +1,8 @@
 """The verbs that look back: how rollouts went, what people noted of them, and the report of one."""
 
-import json
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
@@ -13,6 +12,7 @@ from fleetfoot_manager.notes import Note
 from fleetfoot_manager.requests import arguments, rollout_arguments, rollouts
 from fleetfoot_manager.requests.answers import BUDGET, fitted, moment, some
 from fleetfoot_manager.rollout import Rollout
+from fleetfoot_manager.rollout_rows import Summary
 from fleetfoot_manager.work import Work
 from fleetfoot_protocol.errors import FleetfootError
 from fleetfoot_protocol.reports import Request
@@ -25,44 +25,6 @@ _HEAD_BUDGET = BUDGET // 2
 _TRIED = (Terminal.HEALTHY, Terminal.FAILED, Terminal.ROLLED_BACK, Terminal.SILENT)
 
 
-class Past(NamedTuple):
-    """An ended rollout, as little of it as is looked at here. `devices`: (group, how it ended)."""
-
-    id: str
-    component: str
-    version: str
-    groups: tuple[str, ...]
-    state: str
-    started: float | None
-    ended: float | None
-    devices: tuple[tuple[str, str], ...]
-
-
-def _past(tx: Connection, component: str | None, limit: int) -> Iterator[Past]:
-    table = schema.rollouts.c
-    query = (
-        sa.select(table.id, table.rollout, table.cohort)
-        .where(table.live.is_(False))
-        .order_by(table.created.desc())
-    )
-    if component is not None:
-        query = query.where(table.component == component)
-    rows = tx.execute(query.limit(limit)).all()
-    devices = rollout_rows.records(tx, [row[0] for row in rows])
-    for name, text, cohort in rows:
-        body, records = json.loads(text), devices[name]
-        yield Past(
-            body["id"],
-            body["component"],
-            body["goal"]["version"],
-            tuple(body["groups"]),
-            body["state"],
-            body["started"],
-            body["ended"],
-            tuple((group, records[device]["terminal"]) for device, group in json.loads(cohort)),
-        )
-
-
 def history(work: Work, request: Request) -> dict[str, Any]:
     """`rollout.history`: ended rollouts, the newest first, and success rates over them."""
     asked = arguments.parse(rollout_arguments.RolloutHistory, request.arguments)
@@ -72,18 +34,19 @@ def history(work: Work, request: Request) -> dict[str, Any]:
         rights.demand(root, request, [asked.group])
     found = [
         past
-        for past in _past(work.tx, asked.component, asked.limit)
-        if rights.reads_all(root, request, past.groups)
-        and (asked.group is None or asked.group in past.groups)
+        for past in rollout_rows.summaries(work.tx, live=False, component=asked.component, limit=asked.limit)
+        if rights.reads_all(root, request, past.rollout.groups)
+        and (asked.group is None or asked.group in past.rollout.groups)
     ]
     rows, more = fitted([_past_row(past) for past in found], _HEAD_BUDGET)
     rates: dict[str, Any] = {
-        "components": _rates((past.component, past.state, past.devices) for past in found),
-        "releases": _rates((f"{p.component} {p.version}", p.state, p.devices) for p in found),
-        "groups": _rates(
-            (group, past.state, tuple(one for one in past.devices if one[0] == group))
+        "components": _rates((past.rollout.component, past.rollout, past.counts) for past in found),
+        "releases": _rates(
+            (f"{past.rollout.component} {past.rollout.goal.version}", past.rollout, past.counts)
             for past in found
-            for group in past.groups
+        ),
+        "groups": _rates(
+            (group, past.rollout, past.sums.get(group, {})) for past in found for group in past.rollout.groups
         ),
     }
     shown = {name: fitted(list(of.items()), _HEAD_BUDGET // 3)[0] for name, of in rates.items()}
@@ -94,22 +57,22 @@ def history(work: Work, request: Request) -> dict[str, Any]:
     }
 
 
-def _past_row(past: Past) -> dict[str, Any]:
-    counts = Counter(terminal for _, terminal in past.devices)
-    took = None if past.started is None or past.ended is None else int(past.ended - past.started)
+def _past_row(past: Summary) -> dict[str, Any]:
+    of, counts = past.rollout, past.counts
+    took = None if of.started is None or of.ended is None else int(of.ended - of.started)
     return {
-        "rollout": past.id,
-        "component": past.component,
-        "version": past.version,
-        "groups": list(past.groups),
-        "state": past.state,
-        "total": len(past.devices),
-        "counts": dict(counts),
+        "rollout": of.id,
+        "component": of.component,
+        "version": of.goal.version,
+        "groups": list(of.groups),
+        "state": str(of.state),
+        "total": sum(counts.values()),
+        "counts": counts,
         **some(
-            started=moment(past.started),
-            ended=moment(past.ended),
+            started=moment(of.started),
+            ended=moment(of.ended),
             seconds=took,
-            success_percent=_rate(counts),
+            success_percent=_rate(Counter(counts)),
         ),
     }
 
@@ -120,16 +83,15 @@ def _rate(counts: Counter[str]) -> int | None:
     return counts[_TRIED[0]] * 100 // tried if tried else None
 
 
-def _rates(
-    found: Iterable[tuple[str, str, tuple[tuple[str, str], ...]]],
-) -> dict[str, dict[str, Any]]:
+def _rates(found: Iterable[tuple[str, Rollout, Mapping[str, int]]]) -> dict[str, dict[str, Any]]:
+    """By name, over rollouts with how many of their devices count under that name."""
     number: Counter[str] = Counter()
     completed: Counter[str] = Counter()
     devices: dict[str, Counter[str]] = {}
-    for name, state, ends in found:
+    for name, of, counts in found:
         number[name] += 1
-        completed[name] += state == RolloutState.COMPLETED
-        devices.setdefault(name, Counter()).update(terminal for _, terminal in ends)
+        completed[name] += of.state is RolloutState.COMPLETED
+        devices.setdefault(name, Counter()).update(counts)
     return {
         name: {
             "rollouts": number[name],

@@ -54,11 +54,13 @@ def listing(work: Work, request: Request) -> dict[str, Any]:
     asked = arguments.parse(rollout_arguments.RolloutList, request.arguments)
     root = work.house.root
     rights.demand_anywhere(root, request)
-    found = sorted(work.rollouts.values(), key=lambda of: of.created, reverse=True)
+    live = sorted(work.rollouts.values(), key=lambda of: of.created, reverse=True)
+    found = [(of, of.devices.counts) for of in live]
     if asked.state == "all":
-        found += rollout_rows.load(work.tx, live=False, limit=_LISTED)
-    readable = [of for of in found if rights.reads_all(root, request, of.groups)]
-    rows = [row_of(of) for of in readable[:_LISTED]]
+        ended = rollout_rows.summaries(work.tx, live=False, limit=_LISTED)
+        found += [(one.rollout, one.counts) for one in ended]
+    readable = [(of, counts) for of, counts in found if rights.reads_all(root, request, of.groups)]
+    rows = [row_of(of, counts) for of, counts in readable[:_LISTED]]
     shown, _ = fitted(rows)
     more = len(readable) - len(shown)
     return {"rollouts": shown, **({"more": more} if more else {})}
@@ -195,8 +197,9 @@ def named(work: Work, request: Request, name: str) -> Rollout:
     return of
 
 
-def row_of(of: Rollout) -> dict[str, Any]:
-    """A rollout as lists show it."""
+def row_of(of: Rollout, counts: dict[str, int] | None = None) -> dict[str, Any]:
+    """A rollout as lists show it. `counts`: of its devices, where they are not with it."""
+    counts = of.devices.counts if counts is None else counts
     return {
         "rollout": of.id,
         "component": of.component,
@@ -208,8 +211,8 @@ def row_of(of: Rollout) -> dict[str, Any]:
         "strategy": of.strategy,
         "wave": of.wave,
         "waves": list(of.waves),
-        "total": of.total,
-        "counts": of.devices.counts,
+        "total": sum(counts.values()),
+        "counts": counts,
         "revision": of.revision,
         "attempt": of.goal.attempt,
         **some(after=of.after, expires=moment(of.lives_until), stage=of.stage),
