@@ -4,6 +4,7 @@ import logging
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
@@ -48,6 +49,28 @@ def install(store: Store, files: Sequence[Path]) -> TrustRoot:
     return have
 
 
+def operators_changed(before: TrustRoot | None, after: TrustRoot) -> list[tuple[str, dict[str, Any]]]:
+    """What a root changes about operators, as rows of the audit log: action and data, removals first.
+
+    Who has another key or other roles than before is removed and added.
+    """
+    had, has = _operators(before) if before else {}, _operators(after)
+    gone = [("operator.remove", had[name]) for name in sorted(had) if has.get(name) != had[name]]
+    come = [("operator.add", has[name]) for name in sorted(has) if had.get(name) != has[name]]
+    return gone + come
+
+
+def _operators(root: TrustRoot) -> dict[str, dict[str, Any]]:
+    return {
+        name: {
+            "operator": name,
+            "key": root.keys[entry.key],
+            "roles": {group: sorted(map(str, roles)) for group, roles in sorted(entry.roles.items())},
+        }
+        for name, entry in root.roles.operators.items()
+    }
+
+
 def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()[: dsse.MAX_ENVELOPE + 1]
@@ -71,6 +94,9 @@ def _take(tx: Connection, fleet: str, have: TrustRoot | None, data: bytes, path:
         new = trust.advance_root(have, data)
     tx.execute(sa.insert(schema.roots).values(version=new.version, envelope=data))
     about = {"version": new.version, "epoch": new.epoch, "digest": dsse.decode(data).digest}
-    audit.append(tx, time.time(), audit.MANAGER, "root.install", about)
+    now = time.time()
+    audit.append(tx, now, audit.MANAGER, "root.install", about)
+    for action, of in operators_changed(have, new):
+        audit.append(tx, now, audit.MANAGER, action, {"root": new.version, **of})
     log.info("installed root version=%d epoch=%d", new.version, new.epoch)
     return new

@@ -96,6 +96,16 @@ def test_an_order_for_something_else_takes_the_place_of_unfinished_work(rig: Rig
     assert rig.runs(stock["1.2.0"])
     assert blob_of(stock["1.1.0"]) not in rig.wanted()
     assert [o.rollout for o in rig.record().outcomes] == [None, "r-2"]
+    assert rig.told().count("upgrade_deferred upgrade_superseded") == 1
+
+
+def test_a_download_whose_order_is_taken_back_ends_and_says_so(rig: Rig, stock: Stock) -> None:
+    rig.begin_download(stock["1.1.0"])
+    rig.send(stock.order(3))
+    rig.run()
+    assert rig.record().state is L.IDLE
+    assert rig.told()[-1] == "upgrade_deferred upgrade_canceled"
+    assert rig.wanted() == set()
 
 
 def test_a_staged_release_waits_for_its_cut_to_widen(rig: Rig, stock: Stock) -> None:

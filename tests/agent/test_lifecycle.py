@@ -86,7 +86,7 @@ EXAMPLES: dict[type, tuple[StepEvent, ...]] = {
     Recalled: (Recalled(),),
     WayBackProven: (WayBackProven(),),
     WayBackFailed: (WayBackFailed("it is not well either"),),
-    Abandon: (Abandon(),),
+    Abandon: (Abandon(), Abandon(Code.UPGRADE_CANCELED)),
     Fail: (
         Fail(Event.UPGRADE_DOWNLOAD_FAILED, Code.UPGRADE_DOWNLOAD_FAILED, "gone"),
         Fail(Event.UPGRADE_VERIFY_FAILED, Code.UPGRADE_TREE_MISMATCH, "changed"),
@@ -298,6 +298,18 @@ def test_abandoned_work_leaves_no_trace() -> None:
         assert told == ()
 
 
+@pytest.mark.parametrize("state", sorted(lifecycle.BEFORE_ACTIVATION))
+def test_who_heard_that_work_started_hears_that_another_order_ended_it(state: Lifecycle) -> None:
+    result = step(working(state), Abandon(Code.UPGRADE_SUPERSEDED), NOW)
+    heard = state is not L.WAITING
+    assert said(result) == ([(Event.UPGRADE_DEFERRED, Code.UPGRADE_SUPERSEDED)] if heard else [])
+
+
+def test_what_was_only_to_be_staged_has_ended_before_its_order_goes() -> None:
+    staged = step(working(L.STAGED), Told(), NOW)[0]
+    assert step(staged, Abandon(Code.UPGRADE_CANCELED), NOW)[1] == ()
+
+
 # -- failures
 
 
@@ -397,7 +409,7 @@ EVENTS: dict[type, st.SearchStrategy[Any]] = {
     WayBackFailed: st.builds(WayBackFailed, TEXTS),
     Fail: st.builds(Fail, st.just(Event.UPGRADE_INSTALL_FAILED), st.sampled_from(Code), TEXTS),
     **{kind: st.just(EXAMPLES[kind][0]) for kind in EXAMPLES if not EXAMPLES[kind][0].__dataclass_fields__},
-    Abandon: st.just(Abandon()),
+    Abandon: st.builds(Abandon, st.sampled_from([None, Code.UPGRADE_CANCELED, Code.UPGRADE_SUPERSEDED])),
 }
 
 

@@ -11,7 +11,8 @@ from tests.manager.enginerig import Rig
 from tests.manager.realm import COMPONENT, Device, Realm
 from tests.support.waiting import until
 
-from fleetfoot_manager import schema
+from fleetfoot_manager import roots, schema
+from fleetfoot_manager.store import Store
 from fleetfoot_protocol import times, topics, trust
 from fleetfoot_protocol.auditchain import AuditHead, Entry, flaws
 from fleetfoot_protocol.dsse import PayloadType
@@ -153,3 +154,30 @@ def test_what_was_exported_may_go_and_the_rest_still_verifies(rig: Rig) -> None:
     again = [Entry.model_validate(row) for row in whole(rig)]
     until(lambda: head(rig).count == again[-1].n, "the head follows")
     assert flaws(again, [head(rig)]) == []
+
+
+def test_a_root_tells_which_operators_it_brings_and_takes(tmp_path: Path) -> None:
+    before = {"alice": {"*": (Role.ADMIN,)}, "gone": {"hall": (Role.VIEWER,)}}
+    before["risen"] = before["gone"]
+    realm = Realm(tmp_path, before)
+    after = {"alice": before["alice"], "risen": {"hall": (Role.APPROVER,)}}
+    next_root = tmp_path / "root.2.json"
+    next_root.write_bytes(realm.sign_root(realm.make_root(after, version=2)))
+    store = Store(realm.state)
+    store.acquire()
+    try:
+        roots.install(store, [realm.root_path, next_root])
+        with store.read() as tx:
+            table = schema.audit.c
+            rows = tx.execute(sa.select(table.action, table.data).order_by(table.n)).all()
+    finally:
+        store.close()
+    told = [(action, json.loads(data)) for action, data in rows if action.startswith("operator.")]
+    assert [(action, data["root"], data["operator"], data["roles"]) for action, data in told] == [
+        ("operator.add", 1, "alice", {"*": ["admin"]}),
+        ("operator.add", 1, "gone", {"hall": ["viewer"]}),
+        ("operator.add", 1, "risen", {"hall": ["viewer"]}),
+        ("operator.remove", 2, "gone", {"hall": ["viewer"]}),
+        ("operator.remove", 2, "risen", {"hall": ["viewer"]}),
+        ("operator.add", 2, "risen", {"hall": ["approver"]}),
+    ]

@@ -286,7 +286,12 @@ def _not_proven(record: Record, event: WayBackFailed, now: int) -> Step:
 
 
 def _abandon(record: Record, event: Abandon, now: int) -> Step:
-    return _put(record, state=_L.IDLE, work=None), ()
+    # Who heard that it started must hear that it ended; a hold, a refusal, a policy and what was only to be
+    # staged have told it already.
+    work = _work(record)
+    quiet = event.code is None or record.state is _L.WAITING or work.told
+    said = () if quiet else (Say(Event.UPGRADE_DEFERRED, event.code, _facts(work)),)
+    return _put(record, state=_L.IDLE, work=None), said
 
 
 def _fail(record: Record, event: Fail, now: int) -> Step:

@@ -65,8 +65,10 @@ def change_of(record: Record, planned: Planned, *, enabled: bool) -> StepEvent |
     if record.state not in lifecycle.BEFORE_ACTIVATION:
         return None
     goal = ordered(plan)
-    if goal is None or goal.digest != work.goal.digest or not enabled:
-        return steps.Abandon()
+    if goal is not None and goal.digest != work.goal.digest:
+        return steps.Abandon(Code.UPGRADE_SUPERSEDED)
+    if goal is None or not enabled:
+        return steps.Abandon(Code.UPGRADE_CANCELED if plan.act is Act.STAY else None)
     if (plan.act, goal, plan.rollout) != (work.act, work.goal, work.rollout):
         return steps.Reorder(plan.act, goal, plan.rollout)
     return None

@@ -106,7 +106,12 @@ class WayBackFailed:
 
 @dataclass(frozen=True, slots=True)
 class Abandon:
-    """The plan changed before activation, or policy does not permit it: what is answered says why."""
+    """The plan changed before activation, or policy does not permit it.
+
+    code: why, where no answer says so: another order (`upgrade_superseded`), or none now (`upgrade_canceled`).
+    """
+
+    code: Code | None = None
 
 
 @dataclass(frozen=True, slots=True)
