@@ -108,7 +108,7 @@ class WayBackFailed:
 class Abandon:
     """The plan changed before activation, or policy does not permit it.
 
-    code: why, where no answer says so: another order (`upgrade_superseded`), or none now (`upgrade_canceled`).
+    code: why, where no answer says so: another order (`upgrade_superseded`), none now (`upgrade_canceled`).
     """
 
     code: Code | None = None
