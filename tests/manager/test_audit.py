@@ -157,10 +157,16 @@ def test_what_was_exported_may_go_and_the_rest_still_verifies(rig: Rig) -> None:
 
 
 def test_a_root_tells_which_operators_it_brings_and_takes(tmp_path: Path) -> None:
-    before = {"alice": {"*": (Role.ADMIN,)}, "gone": {"hall": (Role.VIEWER,)}}
+    before: dict[str, dict[str, tuple[Role, ...]]] = {
+        "alice": {"*": (Role.ADMIN,)},
+        "gone": {"hall": (Role.VIEWER,)},
+    }
     before["risen"] = before["gone"]
     realm = Realm(tmp_path, before)
-    after = {"alice": before["alice"], "risen": {"hall": (Role.APPROVER,)}}
+    after: dict[str, dict[str, tuple[Role, ...]]] = {
+        "alice": before["alice"],
+        "risen": {"hall": (Role.APPROVER,)},
+    }
     next_root = tmp_path / "root.2.json"
     next_root.write_bytes(realm.sign_root(realm.make_root(after, version=2)))
     store = Store(realm.state)
