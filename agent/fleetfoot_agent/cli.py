@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 from fleetfoot_agent import arguments
 from fleetfoot_agent.config import DEFAULT_CONFIG, AgentConfig, load
@@ -48,8 +49,20 @@ def _dispatch(args: argparse.Namespace) -> int:
     if args.command in _AS_WORKER:
         from fleetfoot_agent.adopt.user import become_worker
 
+        _hold_bundle(args)
         become_worker(config)
     return _HANDLERS[args.command](config, args)
+
+
+def _hold_bundle(args: argparse.Namespace) -> None:
+    """Open the folder that is named before this process becomes a user who may not walk there."""
+    from fleetfoot_agent.bundle import Bundle
+
+    if args.command == "install":
+        args.bundle = Bundle.of(args.bundle)
+    elif args.command == "check":
+        named = Path(args.release or "")
+        args.bundle = Bundle.of(named) if args.release and named.is_dir() else None
 
 
 def _init(args: argparse.Namespace) -> int:
@@ -127,7 +140,7 @@ def _remove(config: AgentConfig, args: argparse.Namespace) -> int:
 def _check(config: AgentConfig, args: argparse.Namespace) -> int:
     from fleetfoot_agent.worker.foresight import check
 
-    return check(config, args.release, args.json)
+    return check(config, args.release, args.bundle, args.json)
 
 
 def _consent(config: AgentConfig, args: argparse.Namespace) -> int:
@@ -151,7 +164,7 @@ def _verify(config: AgentConfig, args: argparse.Namespace) -> int:
 #: Commands that make the configuration.
 _WITHOUT_CONFIG: dict[str, Callable[[argparse.Namespace], int]] = {"init": _init, "enroll": _enroll}
 #: Commands that act for the worker, as its user.
-_AS_WORKER = frozenset({"worker", "install", "rollback", "remove", "check", "consent"})
+_AS_WORKER = frozenset({"worker", "install", "rollback", "remove", "check", "consent", "verify"})
 _HANDLERS: dict[str, Callable[[AgentConfig, argparse.Namespace], int]] = {
     "config": _config,
     "run": _courier,

@@ -455,6 +455,7 @@ def load(path: Path, options: Iterable[str] = ()) -> AgentConfig:
     try:
         return parse(path.read_text("utf-8"), path, environ=os.environ, options=options)
     except FileNotFoundError as error:
-        raise ConfigError(f"there is no configuration at {path}") from error
+        remedy = "make one: fleetfoot-agent init; or name another: --config FILE"
+        raise ConfigError(f"there is no configuration at {path}", remedy) from error
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot read {path}: {error}") from error

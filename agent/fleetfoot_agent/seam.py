@@ -61,6 +61,9 @@ class Seam(Protocol):
     def state(self) -> UnitState:
         """How the component is now."""
 
+    def demand(self) -> None:
+        """Nothing, if a restart would be done, with the guard before it. Asked before a switch."""
+
     def quiesce(self) -> None:
         """Stop it until `restart`, if this seam can: what it keeps elsewhere is about to be set aside."""
 
@@ -132,6 +135,10 @@ class SocketSeam:
     def state(self) -> UnitState:
         """How the component is now."""
         return self._ask("state", self._timeout)
+
+    def demand(self) -> None:
+        """Nothing, if the supervisor answers: it lets the guard look before every start."""
+        self.state()
 
     def restart(self) -> None:
         """Restart it; returns after the attempt to start, whose outcome `state` tells."""

@@ -61,6 +61,10 @@ class AgentSeam:
         ready = found.ready and (self._connected() or not self._mark.exists())
         return UnitState(found.active, ready, found.pid, found.restarts, found.since, found.target)
 
+    def demand(self) -> None:
+        """As the unit's."""
+        self._inner.demand()
+
     def quiesce(self) -> None:
         """Nothing: it would stop who asks for it."""
 

@@ -26,8 +26,8 @@ TOP = "agent.toml"
 class ConfigError(FleetfootError):
     """A setting is missing, unknown or has a value it cannot have."""
 
-    def __init__(self, message: str) -> None:
-        super().__init__("config_invalid", message)
+    def __init__(self, message: str, remedy: str | None = None) -> None:
+        super().__init__("config_invalid", message, remedy=remedy)
 
 
 @dataclass(frozen=True, slots=True)

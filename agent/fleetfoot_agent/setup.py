@@ -21,6 +21,10 @@ def _text(value: object) -> str:
     return json.dumps(str(value), ensure_ascii=False)
 
 
+#: There where `systemd/install`, or a package, has put the agent's units.
+UNITS_HERE = Path("/usr/lib/systemd/system/fleetfoot-worker.path")
+
+
 def labels_of(pairs: list[str]) -> dict[str, str]:
     labels = {}
     for pair in pairs:
@@ -156,12 +160,22 @@ def _told(config: AgentConfig, root: TrustRoot, public: str) -> str:
     """What was made, and what comes next."""
     agent, path = "fleetfoot-agent", shlex.quote(str(config.path))
     which = "" if config.path == configuration.DEFAULT_CONFIG else f" --config {path}"
-    return f"""\
+    told = f"""\
 device {config.device} of group {config.group} in fleet {root.fleet}, root version {root.version}
 configuration: {config.path}
 next, where the operator's profile is, enrol it:
   fleetfoot device enroll --id {config.device} --group {config.group} --key {public}
+"""
+    if which or not UNITS_HERE.exists():
+        return f"""{told}\
 then here, keep its components running, put the first version on, and connect:
   {agent} supervise{which}
   {agent} install{which} BUNDLE
   {agent} run{which}"""
+    adopts = "".join(f"\n  {agent} adopt UNIT --component {name}" for name in config.components)
+    return f"""{told}\
+then here, name in {path} the unit that runs each component, have it guarded, connect,
+put the first version on, and see that all is well:{adopts}
+  systemctl enable --now fleetfoot-courier.service fleetfoot-worker.path fleetfoot-worker.timer
+  {agent} install BUNDLE
+  {agent} doctor"""

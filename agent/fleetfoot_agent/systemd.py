@@ -14,7 +14,7 @@ import subprocess
 import time
 from pathlib import Path
 
-from fleetfoot_agent import durable
+from fleetfoot_agent import durable, selfupgrade
 from fleetfoot_agent.config import Component
 from fleetfoot_agent.seam import Seam, UnitState
 from fleetfoot_protocol.errors import FleetfootError
@@ -23,7 +23,7 @@ from fleetfoot_protocol.errors import FleetfootError
 STARTED = Path("/run/fleetfoot/started")
 RESTART = Path("/run/fleetfoot/restart")
 
-#: What `state` and `restart` ask for.
+#: What is asked for.
 PROPERTIES = (
     "LoadState",
     "ActiveState",
@@ -31,6 +31,7 @@ PROPERTIES = (
     "NRestarts",
     "InvocationID",
     "StateChangeTimestampMonotonic",
+    "Wants",
 )
 
 _NOTE_CAP = 4096
@@ -42,7 +43,8 @@ class SystemdSeam:
     """The seam to the adopted unit `unit`, which runs `component`.
 
     started, wishes: folders of notes and of wishes. act_timeout: seconds for a restart to begin, which takes
-    the component's time to stop. Everything that goes wrong is `FleetfootError` supervisor_failed.
+    the component's time to stop. guarded: whether the guard must stand before this very unit.
+    Everything that goes wrong is `FleetfootError` supervisor_failed.
     """
 
     def __init__(
@@ -54,7 +56,9 @@ class SystemdSeam:
         wishes: Path = RESTART,
         timeout: float = 10.0,
         act_timeout: float = 120.0,
+        guarded: bool = True,
     ) -> None:
+        self._guarded = guarded
         self._unit = unit
         self._component = component
         self._started = started
@@ -78,6 +82,14 @@ class SystemdSeam:
             target=self._noted(facts["InvocationID"]),
         )
 
+    def demand(self) -> None:
+        """Nothing, if the unit was adopted: a wish would be answered, and the guard counts its starts."""
+        self.state()
+        self._demand_answer()
+        guard = f"fleetfoot-guard@{self._component}.service"
+        if self._guarded and guard not in self._show(self._unit)["Wants"].split():
+            raise self._failed(f"{self._unit} is not adopted: it would start without {guard}")
+
     def restart(self) -> None:
         """Have the unit restarted; returns when the start has begun, whose outcome `state` tells.
 
@@ -85,9 +97,8 @@ class SystemdSeam:
         wished: the wish must be gone, its unit at rest, and no stop of the old process pending.
         """
         wish = self._wishes / self._unit
-        path, service = (f"fleetfoot-restart@{self._unit}.{kind}" for kind in ("path", "service"))
-        if self._show(path)["ActiveState"] != "active":
-            raise self._failed(f"{path} is not active, so nothing would answer the wish")
+        service = f"fleetfoot-restart@{self._unit}.service"
+        self._demand_answer()
         before = self._show(self._unit)["InvocationID"]
         try:
             durable.write_file(wish, b"")
@@ -98,6 +109,11 @@ class SystemdSeam:
             if time.monotonic() > deadline:
                 raise self._failed(f"{self._unit} was not restarted within {self._act_timeout:g} s")
             time.sleep(_POLL)
+
+    def _demand_answer(self) -> None:
+        path = f"fleetfoot-restart@{self._unit}.path"
+        if self._show(path)["ActiveState"] != "active":
+            raise self._failed(f"{path} is not active, so nothing would answer the wish")
 
     def quiesce(self) -> None:
         """Nothing: the worker may restart this unit and no more. A drain hook of the owner can stop it."""
@@ -175,4 +191,7 @@ def _number(text: str) -> int:
 
 def unit_seam(component: Component) -> Seam | None:
     """The seam to the component's unit; None if no unit runs it, but a supervisor."""
-    return None if component.unit is None else SystemdSeam(component.unit, component.name)
+    if component.unit is None:
+        return None
+    # The agent's own guard stands before its worker, not before the courier, whose unit this is.
+    return SystemdSeam(component.unit, component.name, guarded=component.unit != selfupgrade.UNIT)

@@ -301,8 +301,8 @@ TABLE: dict[Code, CodeInfo] = {
         _D,
         _E,
         "the extracted tree differs from the signed one, or an installed one was changed",
-        "installed: run 'fleetfoot-agent verify' and install the release again; extracted: publish it"
-        " again, and check the disk if others install it well",
+        "installed: see which with 'fleetfoot-agent verify', go back, and install the release again;"
+        " extracted: publish it again, and check the disk if others install it well",
     ),
     Code.UPGRADE_LAYOUT_REFUSED: CodeInfo(
         _D,

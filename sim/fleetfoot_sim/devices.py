@@ -11,6 +11,7 @@ from pathlib import Path
 
 from fleetfoot_agent import config as configuration
 from fleetfoot_agent import durable
+from fleetfoot_agent.bundle import Bundle
 from fleetfoot_agent.config import AgentConfig
 from fleetfoot_agent.courier.courier import Courier
 from fleetfoot_agent.courier.tuning import Tuning
@@ -154,7 +155,7 @@ class HostedDevice:
 
     def install(self, bundle: Path) -> int:
         """Put a release on by hand."""
-        return install(self.device.config, bundle)
+        return install(self.device.config, Bundle(bundle, bundle))
 
     def connect(self) -> None:
         """Start the courier, which runs the worker whenever it is needed."""

@@ -56,6 +56,7 @@ def test_a_plain_service_gets_everything_that_the_contract_asks_for() -> None:
         "Wants=fleetfoot-guard@kiosk.service\n"
         "After=fleetfoot-guard@kiosk.service\n"
         "OnFailure=fleetfoot-wake.service\n"
+        "ConditionPathIsSymbolicLink=/opt/fleetfoot/kiosk/current\n"
         "StartLimitBurst=10\n"
         "\n"
         "[Service]\n"

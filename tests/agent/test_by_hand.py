@@ -10,11 +10,12 @@ from tests.agent.stock import Stock
 from tests.agent.workerrig import Crash, Machine, Rig, hurry, make_rig
 from tests.support.fleet import Bundle, everybody
 
+from fleetfoot_agent import bundle as brought
+from fleetfoot_agent.config import AgentConfig
 from fleetfoot_agent.worker import by_hand
-from fleetfoot_agent.worker.by_hand import install
 from fleetfoot_agent.worker.lock import Lock
 from fleetfoot_protocol.codes import Code
-from fleetfoot_protocol.errors import FleetfootError
+from fleetfoot_protocol.errors import FleetfootError, UpgradeError
 from fleetfoot_protocol.states import Lifecycle, Outcome
 
 L = Lifecycle
@@ -36,6 +37,11 @@ def rig(stock: Stock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Rig:
     monkeypatch.setattr("fleetfoot_agent.worker.run.SocketSeam", seam_at)
     hurry(monkeypatch)
     return found
+
+
+def install(config: AgentConfig, folder: Path) -> int:
+    """What the command does with the folder that it is given."""
+    return by_hand.install(config, brought.Bundle(folder, folder))
 
 
 def refused(rig: Rig, bundle: Path) -> str:
@@ -104,6 +110,16 @@ def test_what_runs_already_is_left_alone(rig: Rig, stock: Stock, capsys: pytest.
     assert install(rig.config, stock["1.0.0"].path) == 0
     assert rig.machine.restarts == restarts
     assert capsys.readouterr().out.splitlines()[-1] == "kiosk 1.0.0 runs already"
+
+
+def test_what_runs_already_and_was_changed_is_not_called_well(rig: Rig, stock: Stock) -> None:
+    install(rig.config, stock["1.0.0"].path)
+    program = next(path for path in (rig.layout.folder / "current").rglob("*") if path.is_file())
+    program.write_bytes(program.read_bytes() + b"#")
+    with pytest.raises(UpgradeError, match="runs already, but its files differ") as caught:
+        install(rig.config, stock["1.0.0"].path)
+    assert caught.value.upgrade_code is Code.UPGRADE_TREE_MISMATCH
+    assert caught.value.remedy.endswith("fleetfoot-agent remove kiosk --yes")
 
 
 def test_a_person_whose_version_will_not_stay_is_told(

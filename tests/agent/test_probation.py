@@ -86,6 +86,9 @@ class Unit:
     def restart(self) -> None:
         raise AssertionError("a look changes nothing")
 
+    def demand(self) -> None:
+        raise AssertionError("a look demands nothing")
+
     def quiesce(self) -> None:
         raise AssertionError("a look changes nothing")
 

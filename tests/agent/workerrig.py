@@ -95,6 +95,9 @@ class Machine:
         self.restarts += 1
         self.boot()
 
+    def demand(self) -> None:
+        self.state()
+
     def quiesce(self) -> None:
         self._up, self._target = False, None
 

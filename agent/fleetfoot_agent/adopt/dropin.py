@@ -147,6 +147,8 @@ def render(facts: Mapping[str, str], component: Component) -> str:
         restore = f"fleetfoot-restore@{component.name}.service"
         lines += [f"Wants={restore}", f"After={restore}"]
     lines.append("OnFailure=fleetfoot-wake.service")
+    # Without any version, as before the first and after the last, there is nothing to start again and again.
+    lines.append(f"ConditionPathIsSymbolicLink={INSTALL_ROOT}/{component.name}/current")
     burst = 2 * component.max_boot_attempts + 4
     limited = span_us(facts["StartLimitIntervalUSec"]) != 0
     if limited and int(facts["StartLimitBurst"] or 0) < burst:

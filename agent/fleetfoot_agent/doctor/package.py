@@ -75,7 +75,18 @@ def permissions(config: AgentConfig, *, split: bool) -> list[Finding]:
     found += [
         f for path in _secrets(config) if (f := _readable(path, COURIER if split else None)) is not None
     ]
+    found += _metrics(config)
     return found or [ok(Area.PERMISSIONS, "every folder and key is its user's, and nobody else's to write")]
+
+
+def _metrics(config: AgentConfig) -> list[Finding]:
+    """Whether the worker could write its metrics: with each status that it wrote."""
+    place = config.metrics_file
+    if place is None or place.exists() or not (config.spool / "out" / "status.json").exists():
+        return []
+    text = f"the worker could not write its metrics to {place}"
+    remedy = f"where systemd runs it, it may write below {config.run_dir}/metrics: set agent.metrics_file"
+    return [problem(Area.PERMISSIONS, text, remedy)]
 
 
 def _judge(one: Expected) -> Finding | None:

@@ -2,17 +2,21 @@
 
 import logging
 import os
+import pwd
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+from fleetfoot_agent.bundle import Bundle
 from fleetfoot_agent.config import AgentConfig, Component
+from fleetfoot_agent.layout import version_name
 from fleetfoot_agent.seam import Seam
 from fleetfoot_agent.spool import WorkerSide
 from fleetfoot_agent.worker import lifecycle, planning, platform_facts
 from fleetfoot_agent.worker.driver import Driver
+from fleetfoot_agent.worker.inspection import tree_problem
 from fleetfoot_agent.worker.lock import Lock
 from fleetfoot_agent.worker.memory import Memory
 from fleetfoot_agent.worker.planning import Clock, Planned
@@ -60,21 +64,28 @@ class BundleBlobs:
         )
 
 
-def read_bundle(bundle: Path, root: TrustRoot) -> tuple[Release, str, bytes]:
+def read_bundle(bundle: Bundle, root: TrustRoot) -> tuple[Release, str, bytes]:
     """Manifest, digest and envelope of a bundle. Raises `FleetfootError`: none, or not signed as needed."""
     try:
-        data = (bundle / ENVELOPE).read_bytes()
+        data = (bundle.place / ENVELOPE).read_bytes()
+    except PermissionError as error:
+        user = pwd.getpwuid(os.geteuid()).pw_name
+        raise FleetfootError(
+            "not_allowed",
+            f"{bundle.name} cannot be read by {user}, who is to install it",
+            remedy=f"let everybody read it: chmod -R a+rX {bundle.name}",
+        ) from error
     except OSError as error:
         raise FleetfootError(
             "not_found",
-            f"{bundle} is not a release bundle: {error.strerror}",
+            f"{bundle.name} is not a release bundle: {error.strerror}",
             remedy="name the folder that 'fleetfoot release build' made",
         ) from error
     release, digest = trust.verify_release(data, root)
     return release, digest, data
 
 
-def install(config: AgentConfig, bundle: Path) -> int:
+def install(config: AgentConfig, bundle: Bundle) -> int:
     """Verify, unpack, activate and prove the release in `bundle`. Returns the exit status.
 
     Raises `FleetfootError`: not signed as it must be, not for this device, no supervisor, and so on.
@@ -99,7 +110,7 @@ def alone(config: AgentConfig) -> Iterator[None]:
         Worker(config).run()
 
 
-def _install(config: AgentConfig, bundle: Path) -> int:
+def _install(config: AgentConfig, bundle: Bundle) -> int:
     memory = Memory(config.worker_dir)
     release, digest, data = read_bundle(bundle, memory.root)
     component = config.components.get(release.component)
@@ -118,12 +129,12 @@ def _install(config: AgentConfig, bundle: Path) -> int:
         config,
         component,
         memory,
-        BundleBlobs(bundle),
+        BundleBlobs(bundle.place),
         seam,
         reporter.event,
         by_hand=True,
     )
-    status = _drive(driver, component, release, digest)
+    status = _drive(config, memory, driver, release, digest)
     _tell_standing_order(config, memory, component, driver)
     return status
 
@@ -145,7 +156,7 @@ def demand_supervisor(seam: Seam, component: Component, config: AgentConfig) -> 
     deadline = time.monotonic() + SUPERVISOR_SECONDS
     while True:
         try:
-            seam.state()
+            seam.demand()
         except FleetfootError as error:
             if component.unit is not None:
                 raise
@@ -157,13 +168,15 @@ def demand_supervisor(seam: Seam, component: Component, config: AgentConfig) -> 
             return
 
 
-def _drive(driver: Driver, component: Component, release: Release, digest: str) -> int:
+def _drive(config: AgentConfig, memory: Memory, driver: Driver, release: Release, digest: str) -> int:
+    component = driver.component
     if driver.broken:
         raise driver.broken
     if driver.record.state in lifecycle.IN_FLIGHT:  # what has not touched anything yet gives way
         raise UpgradeError(Code.UPGRADE_LOCKED, f"{component.name} is {driver.record.state}")
     run = driver.record.run
     if run is not None and run.digest == digest:
+        _demand_untouched(config, memory, driver, version_name(run.version, digest))
         print(f"{component.name} {release.version} runs already")
         return 0
     goal = Goal(
@@ -180,6 +193,18 @@ def _drive(driver: Driver, component: Component, release: Release, digest: str) 
         )
     carry_through(driver, component, Planned(Plan(Act.INSTALL, Why.ORDERED, goal)))
     return conclude(driver, component, goal)
+
+
+def _demand_untouched(config: AgentConfig, memory: Memory, driver: Driver, name: str) -> None:
+    """Raise `UpgradeError` if what runs was changed. It is not mended under the feet of who runs from it."""
+    if problem := tree_problem(config, memory.root, driver.layout, name):
+        agent, component = "fleetfoot-agent", driver.component.name
+        back = f"rollback {component}" if driver.record.prev else f"remove {component} --yes"
+        raise UpgradeError(
+            Code.UPGRADE_TREE_MISMATCH,
+            f"{component} {name} runs already, but {problem}",
+            remedy=f"leave it first, then install it again: {agent} {back}",
+        )
 
 
 def carry_through(driver: Driver, component: Component, planned: Planned) -> None:

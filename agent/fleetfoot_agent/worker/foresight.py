@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fleetfoot_agent import durable
+from fleetfoot_agent.bundle import Bundle
 from fleetfoot_agent.config import AgentConfig
 from fleetfoot_agent.layout import Layout, version_name
 from fleetfoot_agent.spool import wake
@@ -50,13 +51,15 @@ class Outlook:
         return self.code is None and self.act != "wait"
 
 
-def check(config: AgentConfig, release: str | None, as_json: bool) -> int:
-    """Tell what would happen to the bundle at `release`, to what is ordered for the component of that name,
-    or to everything that is ordered. 0 if all of it would be done or is done, else 1.
+def check(config: AgentConfig, release: str | None, bundle: Bundle | None, as_json: bool) -> int:
+    """Tell what would happen to `bundle`, to what is ordered for the component named `release`, or to
+    everything that is ordered. 0 if all of it would be done or is done, else 1.
     """
     memory = Memory(config.worker_dir, looking=True)
-    if release is not None and (Path(release).is_dir() or release not in config.components):
-        outlooks = [_of_bundle(config, memory, Path(release))]
+    if bundle is None and release is not None and release not in config.components:
+        bundle = Bundle.of(Path(release))
+    if bundle is not None:
+        outlooks = [_of_bundle(config, memory, bundle)]
     else:
         outlooks = [_of_order(config, memory, name) for name in ([release] if release else config.components)]
     if as_json:
@@ -127,7 +130,7 @@ def _kept(config: AgentConfig, memory: Memory, component: str, goal: Goal) -> tu
     return None if data is None else verified_release(data, goal.digest, memory.root)
 
 
-def _of_bundle(config: AgentConfig, memory: Memory, bundle: Path) -> Outlook:
+def _of_bundle(config: AgentConfig, memory: Memory, bundle: Bundle) -> Outlook:
     release, digest, _ = read_bundle(bundle, memory.root)
     name = release.component
     if name not in config.components:
@@ -142,12 +145,15 @@ def _of_bundle(config: AgentConfig, memory: Memory, bundle: Path) -> Outlook:
     if release.counter < (floor := planning.floor_of(config, name, record)):
         cause = f"counter {release.counter} is below the floor {floor}"
         return Outlook(name, release.version, digest, "reject", Code.UPGRADE_BELOW_FLOOR, cause)
+    if (failed := record.refused.get(digest, 0)) > 0:
+        cause = f"it failed here, or was left by hand; another attempt, number {failed + 1}, would be taken"
+        return Outlook(name, release.version, digest, "reject", Code.UPGRADE_REFUSED_BEFORE, cause)
     goal = Goal(
         version=release.version,
         counter=release.counter,
         digest=digest,
         length=max(a.length for a in release.artifacts),
-        attempt=record.refused.get(digest, 0) + 1,
+        attempt=1,
         mode="exactly",
     )
     return _judged(config, memory, name, record, Plan(Act.INSTALL, Why.ORDERED, goal), release)

@@ -50,9 +50,9 @@ class Proving:
         if not may_activate:
             return False
         try:
-            self._seam.state()
+            self._seam.demand()
         except FleetfootError as error:
-            # Nothing was touched yet, and without a supervisor nothing could be proved.
+            # Nothing was touched yet, and without a supervisor and the guard nothing could be proved.
             raise UpgradeError(Code.UPGRADE_IO_ERROR, error.message, remedy=error.remedy) from error
         self._demand_room()
         hooks.run(self._component, self._layout, "pre-activate", work)

@@ -5,6 +5,7 @@ import logging
 import time
 from collections.abc import Mapping
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from fleetfoot_agent import durable
@@ -139,19 +140,19 @@ class Reporter:
         essence = _essence(snapshot)
         if self._last is None:
             self._last = self._written()
-        if essence == self._last:
+        place = self._config.metrics_file
+        if essence == self._last and (place is None or place.exists()):
             return
         status = Status.model_validate_json(json.dumps(snapshot), strict=True)
+        if place is not None:
+            _write_metrics(place, status)
+        if essence == self._last:  # the owner wants metrics from now on, or their tmpfs is new
+            return
         # The counter is taken last: a snapshot that fails to validate uses none up.
         status = status.model_copy(update={"counter": self._memory.next_counter()})
         payload = status.payload()
         attestation = dsse.attest(dsse.PayloadType.STATUS, payload, status.counter, self._memory.key.secret)
         self._spool.write_status(payload, attestation)
-        if self._config.metrics_file is not None:
-            try:
-                metrics.write(self._config.metrics_file, status)
-            except OSError as error:  # nothing of an upgrade depends on it
-                log.warning("metrics not written file=%s cause=%a", self._config.metrics_file, str(error))
         self._last = essence
 
     def _written(self) -> dict[str, Any]:
@@ -203,3 +204,10 @@ class Reporter:
             },
         )
         return status.model_dump(mode="json", exclude_none=True)
+
+
+def _write_metrics(place: Path, status: Status) -> None:
+    try:
+        metrics.write(place, status)
+    except OSError as error:  # nothing of an upgrade depends on it
+        log.warning("metrics not written file=%s cause=%a", place, str(error))

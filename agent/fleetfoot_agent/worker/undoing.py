@@ -80,6 +80,10 @@ def remove(config: AgentConfig, name: str) -> int:
         saved.forget(layout.folder)
         durable.remove_file(layout.journal)
         print(f"{name} is removed")
+        if component.unit is not None:
+            unit = component.unit
+            print(f"  {unit} has nothing to start any more; if it is not to come back, as root:")
+            print(f"  fleetfoot-agent adopt {unit} --component {name} --undo && systemctl disable {unit}")
         print(f"  what the fleet orders for it is installed again, unless its table leaves {config.path}")
         return 0
 
