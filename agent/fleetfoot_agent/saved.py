@@ -1,11 +1,13 @@
 """What a version keeps outside its folder, set aside before another one may change it, and put back with it.
 
     <component>/saved/taken.json    from which version to which, and what was set aside
+    <component>/saved/given.json    the same, once it was put back
     <component>/saved/<n>           the n-th of the paths that the owner named, as it was
 
 `set_aside` is durable before `current` leads to the new version. `put_back` acts when `current` leads to the
 old one again, whoever has led it there, and is called before each start: the old version starts with its own
-state. What was put back is not put back again. Standard library only: the supervisor calls it too.
+state. What was put back is not put back again, unless the worker knows that a hook has changed it since
+(`put_back_again`). Standard library only: the supervisor calls it too.
 """
 
 import json
@@ -18,7 +20,7 @@ from typing import Any
 
 from fleetfoot_agent import durable
 
-FOLDER, TAKEN = "saved", "taken.json"
+FOLDER, TAKEN, GIVEN = "saved", "taken.json", "given.json"
 _CAP = 256 * 1024
 _BESIDE = ".fleetfoot-back"
 
@@ -64,18 +66,34 @@ def put_back(component: Path, current: str | None) -> bool:
     taken = _taken(component)
     if taken is None or taken["old"] != current:
         return False
+    folder = component / FOLDER
     for number, entry in enumerate(taken["paths"]):
-        path = Path(entry["path"])
-        _replace(path, component / FOLDER / str(number) if entry["there"] else None)
-    forget(component)
+        _replace(Path(entry["path"]), folder / str(number) if entry["there"] else None)
+    os.rename(folder / TAKEN, folder / GIVEN)
+    durable.fsync_dir(folder)
     return True
+
+
+def put_back_again(component: Path) -> None:
+    """Have it put back once more before the next start, if it was already. Raises `OSError`."""
+    folder = component / FOLDER
+    if (folder / GIVEN).exists():
+        os.rename(folder / GIVEN, folder / TAKEN)
+        durable.fsync_dir(folder)
+
+
+def is_owed(component: Path, current: str) -> bool:
+    """Whether a start of `current` would have something put back first."""
+    taken = _taken(component)
+    return taken is not None and taken["old"] == current
 
 
 def forget(component: Path) -> None:
     """Throw away what was set aside. The note of it goes first: half a copy must never be put back."""
     folder = component / FOLDER
     if folder.is_dir():
-        durable.remove_file(folder / TAKEN)
+        for note in (TAKEN, GIVEN):
+            durable.remove_file(folder / note)
         shutil.rmtree(folder)
 
 
@@ -118,14 +136,17 @@ def _own(source: Path, target: Path) -> None:
 
 
 def _replace(path: Path, saved: Path | None) -> None:
-    """Let `path` be what was saved: made beside it, then swapped by renames, so that one of them is whole."""
+    """Let `path` be what was saved: made beside it, then swapped by a rename, so that one of them is whole.
+
+    Where there is a folder on either side it takes two of them, and in between there is nothing at `path`.
+    """
     beside, away = path.with_name(path.name + _BESIDE), path.with_name(path.name + _BESIDE + "-old")
     for left in (beside, away):
         _remove(left)
     if saved is not None:
         _copy(saved, beside)
         _sync(beside)
-    if os.path.lexists(path):
+    if os.path.lexists(path) and (saved is None or _is_folder(path) or _is_folder(beside)):
         os.rename(path, away)
     if saved is not None:
         os.rename(beside, path)
@@ -134,8 +155,12 @@ def _replace(path: Path, saved: Path | None) -> None:
     _remove(away)
 
 
+def _is_folder(path: Path) -> bool:
+    return path.is_dir() and not path.is_symlink()
+
+
 def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
+    if _is_folder(path):
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)

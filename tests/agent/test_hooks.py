@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from threading import Thread
 
 import pytest
 from tests.agent.stock import Stock, name_of
@@ -86,6 +87,43 @@ def test_a_hook_that_fails_after_the_switch_is_a_version_that_failed(rig: Rig, s
     outcome = rig.record().outcomes[-1]
     assert (outcome.outcome, outcome.code) == (Outcome.ROLLED_BACK, Code.UPGRADE_HOOK_FAILED)
     # Going back always finishes, whatever the owner's program thinks of it.
+
+
+def test_a_version_that_the_guard_has_left_gets_no_hook_of_its_own(rig: Rig, stock: Stock) -> None:
+    rig.obey(more=hooks(rig.folder))
+    rig.behaviour["1.1.0"] = "dies"
+    starts = rig.config.components["kiosk"].max_boot_attempts
+    rig.machine.before_restart = lambda: [rig.machine.boot() for _ in range(starts)]
+    rig.deliver(2, stock["1.1.0"])
+    assert [line[0] for line in noted(rig)] == ["pre-download", "pre-activate", "on-rollback"]
+    assert rig.record().outcomes[-1].code == Code.UPGRADE_BOOT_FAILED
+    assert rig.runs(stock["1.0.0"])
+
+
+@pytest.mark.parametrize("status", [0, 1])
+def test_what_a_hook_does_after_the_guard_went_back_is_undone_too(
+    rig: Rig, stock: Stock, status: int
+) -> None:
+    conf, gone = rig.folder / "conf", rig.folder / "gone"
+    conf.write_text("old")
+    slow = f"until [ -e {gone} ]; do sleep 0.02; done; echo new >{conf}; exit {status}"
+    rig.obey(more=f'{hooks(rig.folder, post_activate=slow)}\npreserve = ["{conf}"]')
+    rig.behaviour["1.1.0"] = "dies"
+    old = f"versions/{name_of(stock['1.0.0'])}"
+
+    def use_up_starts() -> None:
+        until(lambda: noted(rig)[-1][0] == "post-activate", "the hook runs")
+        while rig.layout.read_current() != old:
+            rig.machine.boot()
+        gone.touch()
+
+    guard = Thread(target=use_up_starts)
+    rig.machine.before_restart = lambda: None if guard.ident else guard.start()
+    rig.deliver(2, stock["1.1.0"])
+    guard.join()
+    assert rig.record().outcomes[-1].code == Code.UPGRADE_BOOT_FAILED
+    assert rig.runs(stock["1.0.0"])
+    assert conf.read_text() == "old"
 
 
 def test_a_hook_that_does_not_end_is_ended_with_all_it_started(tmp_path: Path) -> None:

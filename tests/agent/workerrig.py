@@ -18,7 +18,7 @@ from tests.agent.stock import DEVICE, GROUP, Stock, blob_of
 from tests.support.fleet import Bundle, everybody
 
 from fleetfoot_agent import config as configuration
-from fleetfoot_agent import durable
+from fleetfoot_agent import durable, saved
 from fleetfoot_agent.config import AgentConfig, Component
 from fleetfoot_agent.layout import ENTRYPOINT_SUFFIX, Layout
 from fleetfoot_agent.seam import UnitState, guard_path
@@ -85,6 +85,7 @@ class Machine:
         self._up = os.path.lexists(self.layout.current)
         self._target = os.readlink(self.layout.current) if self._up else None
         if self._up:
+            saved.put_back(self.layout.folder, self._target)
             self._pid += 1
             self._up = self.word(self._target) != "dies"
 

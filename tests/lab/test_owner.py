@@ -31,7 +31,6 @@ echo "$FLEETFOOT_HOOK $FLEETFOOT_COMPONENT $FLEETFOOT_VERSION $(readlink /opt/fl
 [ ! -f "/etc/kiosk-$FLEETFOOT_HOOK" ] || . "/etc/kiosk-$FLEETFOOT_HOOK"
 """
 SETTINGS = f"""
-hook_timeout = 1.5
 preserve = ["/etc/kiosk.conf", "/var/lib/kiosk/state"]
 [components.kiosk.hooks]
 pre-download = "{HOOK}"
@@ -43,7 +42,7 @@ on-rollback = "{HOOK}"
 LOOKS = "ExecStartPre=/bin/sh -c 'cat /var/lib/kiosk/state/it >>/var/lib/kiosk/seen'"
 
 
-def prepare(device: Device, *, window: float) -> None:
+def prepare(device: Device, *, window: float, hook_timeout: float = 1.5, service: str = "") -> None:
     """Hook, configuration and state of the owner, as a device has them; the kiosk's own user may write."""
     host = device.host
     host.path("/usr/local/bin/kiosk-hook").write_text(HOOK_SCRIPT)
@@ -51,7 +50,8 @@ def prepare(device: Device, *, window: float) -> None:
     host.run("sh", "-ec", "chmod 755 /usr/local/bin/kiosk-hook; umask 077; echo old >/etc/kiosk.conf")
     host.run("sh", "-ec", "mkdir -p /var/lib/kiosk/state; echo old >/var/lib/kiosk/state/it")
     host.run("chown", "-R", "daemon:daemon", "/var/lib/kiosk")
-    device.configure(window=window, component=SETTINGS, service=LOOKS)
+    component = f"hook_timeout = {hook_timeout}{SETTINGS}"
+    device.configure(window=window, component=component, service=f"{LOOKS}\n{service}")
 
 
 def at_moment(device: Device, moment: str, script: str) -> None:
@@ -139,26 +139,35 @@ def test_what_is_preserved_is_back_before_the_old_version_starts_where_the_guard
     start: Start, lab: Lab
 ) -> None:
     device = start()
-    prepare(device, window=60.0)
+    prepare(device, window=60.0, hook_timeout=60.0, service="TimeoutStartSec=60s")
     host = device.host
-    changes = "echo new >/var/lib/kiosk/state/it\n"
-    bundle = lab.shop.release("1.2.1", changes + DIES)
-    at_moment(device, "post-activate", "echo new >/etc/kiosk.conf")
-    # The worker dies with the first start of the new version, and there is no agent any more.
+    # Its first start ends when the test says so: by then the worker is dead, and there is no agent any more.
+    waits = "until [ -e /var/lib/kiosk/go ]; do sleep 0.05; done\n"
+    bundle = lab.shop.release("1.2.1", f"echo new >/var/lib/kiosk/state/it\n{waits}{DIES}")
+    # The hook outlives its version, and would then change what was put back.
+    late = "until [ -e /var/lib/kiosk/back ]; do sleep 0.05; done; echo late >/etc/kiosk.conf"
+    at_moment(device, "post-activate", f"trap '' TERM; echo new >/etc/kiosk.conf; {late}")
     at_moment(device, "pre-activate", "rm /usr/bin/fleetfoot-agent")
     device.order(device.shop.order(bundle), bundle)
-    until(lambda: f"1.2.1-{bundle.digest[:8]}" in device.current, "current leads to the new version")
-    until(lambda: host.path("/etc/kiosk.conf").read_text() == "new\n", "the new version has its way")
-    host.run("systemctl", "kill", "--signal=KILL", "fleetfoot-worker.service", check=False)
-    host.run("systemctl", "restart", UNIT, check=False)
-    until(lambda: device.version() == "1.0.0", "1.0.0 runs again", seconds=20)
+    until(lambda: host.path("/etc/kiosk.conf").read_text() == "new\n", "the hook has its way")
+    until(lambda: host.path("/var/lib/kiosk/state/it").read_text() == "new\n", "the new version, too")
+    assert f"1.2.1-{bundle.digest[:8]}" in device.current
+    host.run("systemctl", "kill", "--signal=KILL", "fleetfoot-worker.service")
+    until(lambda: host.show("fleetfoot-worker.service", "MainPID")["MainPID"] == "0", "the worker is dead")
+    assert host.show(HOOK, "ActiveState") == {"ActiveState": "activating"}
+    host.path("/var/lib/kiosk/go").touch()
+    until(lambda: device.version() == "1.0.0", "1.0.0 runs again", seconds=60)
+    host.path("/var/lib/kiosk/back").touch()
+    assert host.show(HOOK, "ActiveState", "MainPID") == {"ActiveState": "failed", "MainPID": "0"}
     record = device.record()
     assert record is not None
-    assert record.state in (Lifecycle.ACTIVATING, Lifecycle.PROBATION)
+    assert record.state is Lifecycle.ACTIVATING
     seen = host.path("/var/lib/kiosk/seen").read_text().split()
     assert (seen[-1], "new" in seen) == ("old", True), seen
     assert what_it_keeps(device) == OLD
-    assert "put back what versions/1.0.0-" in host.journal("-u", "fleetfoot-restore@kiosk.service")
+    said = host.journal("-u", "fleetfoot-restore@kiosk.service")
+    assert f"ends {HOOK}, which runs for versions/1.2.1-" in said
+    assert "put back what versions/1.0.0-" in said
 
 
 def test_rollback_by_hand_needs_neither_broker_nor_python(start: Start, lab: Lab) -> None:

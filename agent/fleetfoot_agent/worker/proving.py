@@ -75,10 +75,26 @@ class Proving:
             self._grant_trial(work)
             self._layout.swap_current(new)
         self._restart()
-        hooks.run(self._component, self._layout, "post-activate", work)
         self._observer = None
+        self._run_activated_hook(work)
         self._journal.step(steps.Swapped())
         return True
+
+    def _run_activated_hook(self, work: Work) -> None:
+        """The hook of a version that was started, unless its starts are used up: it is about what runs.
+
+        One that the guard outran has failed for want of its version. Then probation tells.
+        """
+        new = target_of(work.name)
+        if self._layout.read_current() != new:
+            return
+        try:
+            hooks.run(self._component, self._layout, "post-activate", work)
+        except UpgradeError:
+            if self._layout.read_current() == new:
+                raise
+        if self._layout.read_current() != new and not self._root_preserves:
+            saved.put_back_again(self._layout.folder)  # the hook may have changed what was put back meanwhile
 
     @property
     def _root_preserves(self) -> bool:
@@ -188,7 +204,7 @@ class Proving:
         started = None
         with suppress(FleetfootError):
             started = self._seam.state().target
-        if started != target or lost:
+        if started != target or lost or saved.is_owed(self._layout.folder, target):
             self._restart()
 
     def _run_rollback_hook(self) -> None:
