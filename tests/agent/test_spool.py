@@ -32,6 +32,7 @@ WANT = Want(
     manifests=(ManifestWant("kiosk", "a" * 64),),
     roots=(2, 3),
     blobs=(BlobWant(SHA, 4, ("http://127.0.0.1/x", "https://mirror/x"), rate=1000, deadline=1.5e9),),
+    keep=("c" * 64,),
 )
 
 
@@ -214,6 +215,7 @@ def test_an_unchanged_want_is_written_anew_only_to_ask_again(
         replace(WANT, blobs=(BlobWant(SHA, -1, ()),)),
         replace(WANT, blobs=(BlobWant(SHA, 1, ("http://x/\n",)),)),
         replace(WANT, blobs=(BlobWant(SHA, 1, (), rate=0),)),
+        replace(WANT, keep=("short",)),
     ],
 )
 def test_a_want_that_the_courier_would_ignore_cannot_be_written(worker: WorkerSide, wrong: Want) -> None:
@@ -270,6 +272,12 @@ def test_unknown_keys_of_another_version_are_ignored() -> None:
     assert forms.parse_want(json.dumps(value).encode()) == WANT
 
 
+def test_an_agent_that_keeps_nothing_says_nothing_of_it() -> None:
+    value = json.loads(WANT.to_bytes())
+    del value["keep"]
+    assert forms.parse_want(json.dumps(value).encode()) == replace(WANT, keep=())
+
+
 def test_one_wrong_entry_spoils_the_list_so_that_nothing_is_deleted_by_mistake() -> None:
     value = json.loads(WANT.to_bytes())
     value["blobs"].append({"sha256": SHA})
@@ -324,6 +332,15 @@ def test_blobs_that_are_not_listed_are_deleted_with_their_state(
         courier.write_blob_state(sha256, BlobState(0))
     courier.keep_blobs([SHA])
     assert sorted(path.name for path in (tmp_path / "in/blob").iterdir()) == [SHA, f"{SHA}.json"]
+
+
+def test_of_a_blob_that_is_kept_the_bytes_stay_and_not_how_the_last_try_ended(
+    courier: CourierSide, tmp_path: Path
+) -> None:
+    courier.open_blob(SHA).close()
+    courier.write_blob_state(SHA, BlobState(0, "upgrade_download_failed"))
+    courier.keep_blobs([], [SHA])
+    assert [path.name for path in (tmp_path / "in/blob").iterdir()] == [SHA]
 
 
 # Events

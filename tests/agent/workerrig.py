@@ -167,7 +167,7 @@ class Rig:
         self.courier.drop_seen()
         kept = {f"manifest.{manifest.digest}" for manifest in want.manifests}
         self.courier.keep_slots(lambda slot: not slot.startswith("manifest.") or slot in kept)
-        self.courier.keep_blobs({blob.sha256 for blob in want.blobs})
+        self.courier.keep_blobs({blob.sha256 for blob in want.blobs}, want.keep)
         blobs = {p.name: p for b in self.bundles.values() for p in (b.path / "blobs").iterdir()}
         brought = False
         for manifest in want.manifests:

@@ -235,7 +235,7 @@ class Courier:
         new, dropped = self._inbox.want(want)
         self._session.subscribe(new)
         self._session.unsubscribe(dropped)
-        self._fetcher.want(want.blobs)
+        self._fetcher.want(want.blobs, want.keep)
 
     def _take_status(self) -> None:
         """Publish a new status, if what lies there belongs together."""

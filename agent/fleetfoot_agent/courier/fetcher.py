@@ -24,6 +24,7 @@ class Fetcher:
         self._ended = ended
         self._pacer = Pacer()
         self._wants: dict[str, BlobWant] = {}
+        self._keep: frozenset[str] = frozenset()
         self._settled: dict[str, BlobState] = {}
         self._jobs: dict[str, _Job] = {}
 
@@ -32,9 +33,13 @@ class Fetcher:
         """Whether anything is being fetched."""
         return bool(self._jobs)
 
-    def want(self, blobs: Iterable[BlobWant]) -> None:
-        """Take over the worker's list. Blobs that failed are tried once more; what is not listed goes."""
+    def want(self, blobs: Iterable[BlobWant], keep: Iterable[str] = ()) -> None:
+        """Take over the worker's list. Blobs that failed are tried once more; what is not listed goes.
+
+        keep: blobs that rest: of these what is here stays.
+        """
         before, self._wants = self._wants, {blob.sha256: blob for blob in blobs}
+        self._keep = frozenset(keep)
         for sha256, job in self._jobs.items():
             if self._wants.get(sha256) != job.fetch.want:
                 job.fetch.interrupt()
@@ -104,7 +109,7 @@ class Fetcher:
         return told and self._spool.blob_size(blob.sha256) == blob.length
 
     def _sweep(self) -> None:
-        self._spool.keep_blobs(self._wants.keys() | self._jobs.keys())
+        self._spool.keep_blobs(self._wants.keys() | self._jobs.keys(), self._keep)
 
 
 class _Job(threading.Thread):

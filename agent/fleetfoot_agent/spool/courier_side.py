@@ -167,10 +167,15 @@ class CourierSide:
         data = durable.read_regular(self._blobs, f"{sha256}.json", forms.FORM_CAP)
         return None if data is None else forms.parse_blob_state(data)
 
-    def keep_blobs(self, listed: Collection[str]) -> None:
-        """Delete every blob, and what is told of it, that is not in `listed` (rule 7)."""
+    def keep_blobs(self, listed: Collection[str], keep: Collection[str] = ()) -> None:
+        """Delete every blob that is not in `listed` or `keep`, and what is told of all not `listed`.
+
+        How the last try at one that is merely kept has ended says nothing about the next one.
+        """
         for name in os.listdir(self._blobs):
-            if name.removesuffix(".json") not in listed and not name.startswith(durable.TEMP_PREFIX):
+            if name in listed or name in keep or name.removesuffix(".json") in listed:
+                continue
+            if not name.startswith(durable.TEMP_PREFIX):
                 folders.remove_all(self._blobs / name)
 
     # The link and the outbox

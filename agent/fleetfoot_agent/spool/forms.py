@@ -90,11 +90,15 @@ class BlobWant:
 
 @dataclass(frozen=True, slots=True)
 class Want:
-    """out/want.json: everything the courier shall subscribe to and fetch; what is not listed is deleted."""
+    """out/want.json: everything the courier shall subscribe to and fetch; what is not listed is deleted.
+
+    keep: blobs, by sha256, of which nothing is to be fetched now, and nothing that is here to be deleted.
+    """
 
     manifests: tuple[ManifestWant, ...] = ()
     roots: tuple[int, ...] = ()
     blobs: tuple[BlobWant, ...] = ()
+    keep: tuple[str, ...] = ()
 
     def to_bytes(self) -> bytes:
         return _dump(
@@ -111,6 +115,7 @@ class Want:
                     }
                     for b in self.blobs
                 ],
+                "keep": list(self.keep),
             }
         )
 
@@ -194,9 +199,15 @@ def parse_want(data: bytes) -> Want | None:
     if value is None:
         return None
     manifests, roots, blobs = (value.get(key) for key in ("manifests", "roots", "blobs"))
+    keep = value.get("keep", [])  # an agent before this one did not say so
     if not (
-        _is_list(manifests, _MAX_MANIFESTS) and _is_list(roots, _MAX_ROOTS) and _is_list(blobs, _MAX_BLOBS)
+        _is_list(manifests, _MAX_MANIFESTS)
+        and _is_list(roots, _MAX_ROOTS)
+        and _is_list(blobs, _MAX_BLOBS)
+        and _is_list(keep, _MAX_BLOBS)
     ):
+        return None
+    if not all(isinstance(sha256, str) and is_digest(sha256) for sha256 in keep):
         return None
     wanted_manifests = [want for entry in manifests if (want := _manifest_want(entry))]
     wanted_roots = [root for root in roots if _is_integer(root, 1, 999_999_999)]
@@ -204,7 +215,7 @@ def parse_want(data: bytes) -> Want | None:
     found = len(wanted_manifests) + len(wanted_roots) + len(wanted_blobs)
     if found != len(manifests) + len(roots) + len(blobs):
         return None
-    return Want(tuple(wanted_manifests), tuple(wanted_roots), tuple(wanted_blobs))
+    return Want(tuple(wanted_manifests), tuple(wanted_roots), tuple(wanted_blobs), tuple(keep))
 
 
 def _manifest_want(entry: object) -> ManifestWant | None:

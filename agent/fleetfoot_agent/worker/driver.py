@@ -128,6 +128,13 @@ class Driver:
         """The verified manifest of the work and its envelope, if it is here."""
         return self._staging.release_of(work)
 
+    def resting(self) -> tuple[str, ...]:
+        """The blobs of what is ordered but not worked on now: what came of them is for the next try."""
+        goal = planning.to_come(self.plan, self.record) if self.plan and not self.broken else None
+        if goal is None or self._by_hand or not self._enabled():
+            return ()
+        return self._staging.blobs_of(goal)
+
     @property
     def may_go_on(self) -> bool:
         """Whether it only waits for the leave to activate."""

@@ -1,5 +1,6 @@
 """From documents to a plan and an answer: `resolve`, then `allow`, with this device's facts filled in."""
 
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -49,6 +50,20 @@ class Clock:
 def ordered(plan: Plan) -> Goal | None:
     """The goal that the plan asks to work towards, or None."""
     return plan.goal if plan.act in (Act.INSTALL, Act.STAGE, Act.RETURN) else None
+
+
+def to_come(plan: Plan, record: Record) -> Goal | None:
+    """The goal that the plan is about and that nothing is done for now: later, unless the plan changes.
+
+    Not after the disk was full: what has come is in the way of the next attempt, or of somebody else.
+    """
+    if plan.act not in (Act.INSTALL, Act.STAGE, Act.RETURN, Act.DEFER) or plan.goal is None:
+        return None
+    if record.state not in (Lifecycle.IDLE, Lifecycle.WAITING):
+        return None
+    retry, error = record.retry, record.last_error
+    full = error is not None and error.code == Code.UPGRADE_DISK_FULL
+    return None if full and retry is not None and retry.digest == plan.goal.digest else plan.goal
 
 
 def change_of(record: Record, planned: Planned, *, enabled: bool) -> StepEvent | None:
@@ -150,7 +165,7 @@ def permission(
         platform=platform_facts.this_platform(config.hardware),
         agent=platform_facts.agent_version(),
         run=record.run,
-        free=platform_facts.free_bytes(Path(config.install_root), Path(config.spool)),
+        free=_free(config, release),
         staged=staged,
         formats=extract.formats(),
         window_open=here.window_open,
@@ -160,6 +175,32 @@ def permission(
     )
     found = allow(plan, release, rules, environment)
     return replace(found, reason=here.explain(found)) if found.verdict == "defer" else found
+
+
+def _free(config: AgentConfig, release: Release) -> int:
+    """Bytes for installing the release: what is free, and what an earlier attempt has fetched of it."""
+    wanted = [(a.sha256, a.length) for a in release.artifacts]
+    wanted += [(a.index_sha256, a.index_length) for a in release.artifacts]
+    here = sum(min(length, _allocated(config.spool / "in" / "blob" / sha256)) for sha256, length in wanted)
+    there = here if here and os.stat(config.spool).st_dev == _device(config.install_root) else 0
+    return min(
+        platform_facts.free_bytes(config.spool) + here,
+        platform_facts.free_bytes(config.install_root) + there,
+    )
+
+
+def _allocated(path: Path) -> int:
+    try:
+        return os.lstat(path).st_blocks * 512
+    except OSError:
+        return 0
+
+
+def _device(path: Path) -> int | None:
+    try:
+        return os.stat(path).st_dev
+    except FileNotFoundError:
+        return None  # nothing was ever installed, so nothing was ever fetched for it
 
 
 _NOT_BY_ITSELF: Final = (

@@ -281,7 +281,9 @@ class Session:
         blobs = {b.sha256: b for d in self.drivers.values() for b in d.wants.blobs}
         kept = {b.sha256: b for b in self._spool.want().blobs if self._is_needed(b.sha256)}
         roots = self._memory.roots_wanted(int(time.time()))
-        want = Want(tuple(manifests), roots, tuple({**kept, **blobs}.values()))
+        wanted = {**kept, **blobs}
+        rests = {sha256 for d in self.drivers.values() for sha256 in d.resting()} - wanted.keys()
+        want = Want(tuple(manifests), roots, tuple(wanted.values()), tuple(sorted(rests)))
         self._spool.write_want(want)
         self._spool.write_wake_at(self._next_wake())
         self._reporter.status(self.drivers, self._time_floor, self._preflights.answers)

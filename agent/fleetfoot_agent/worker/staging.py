@@ -13,7 +13,7 @@ from typing import BinaryIO, Protocol
 
 from fleetfoot_agent import durable
 from fleetfoot_agent.config import AgentConfig
-from fleetfoot_agent.layout import Layout
+from fleetfoot_agent.layout import Layout, version_name
 from fleetfoot_agent.spool import BlobWant, ManifestWant
 from fleetfoot_agent.worker import extract, hooks, owner, planning, platform_facts, steps
 from fleetfoot_agent.worker.journal import Journal
@@ -22,7 +22,7 @@ from fleetfoot_agent.worker.planning import Planned
 from fleetfoot_agent.worker.record import Work
 from fleetfoot_protocol.allow import Permission, find_artifact
 from fleetfoot_protocol.codes import Code, Family, info
-from fleetfoot_protocol.documents import Artifact, Release
+from fleetfoot_protocol.documents import Artifact, Goal, Release
 from fleetfoot_protocol.errors import UpgradeError
 from fleetfoot_protocol.reports import Answer
 from fleetfoot_protocol.resolve import Act, Plan, Why
@@ -89,6 +89,14 @@ class Staging:
         if found is None and (data := self._layout.envelope(work.name)) is not None:
             found = verified_release(data, work.goal.digest, self._memory.root)
         return found
+
+    def blobs_of(self, goal: Goal) -> tuple[str, ...]:
+        """What has to be fetched to install the goal; nothing where it is not known, or is done."""
+        found = self._memory.release(goal.digest)
+        if found is None or self._layout.is_installed(version_name(goal.version, goal.digest)):
+            return ()
+        fits = find_artifact(found[0], platform_facts.this_platform(self._config.hardware))
+        return () if isinstance(fits, Permission) else (fits.index_sha256, fits.sha256)
 
     def permitted(self, work: Work, release: Release) -> Permission:
         """What local policy says to the work now, if the order names the release as it is.
