@@ -93,7 +93,12 @@ def test_a_version_that_the_guard_has_left_gets_no_hook_of_its_own(rig: Rig, sto
     rig.obey(more=hooks(rig.folder))
     rig.behaviour["1.1.0"] = "dies"
     starts = rig.config.components["kiosk"].max_boot_attempts
-    rig.machine.before_restart = lambda: [rig.machine.boot() for _ in range(starts)]
+
+    def use_up_starts() -> None:
+        for _ in range(starts):
+            rig.machine.boot()
+
+    rig.machine.before_restart = use_up_starts
     rig.deliver(2, stock["1.1.0"])
     assert [line[0] for line in noted(rig)] == ["pre-download", "pre-activate", "on-rollback"]
     assert rig.record().outcomes[-1].code == Code.UPGRADE_BOOT_FAILED
