@@ -93,13 +93,14 @@ def free_port() -> int:
         return int(sock.getsockname()[1])
 
 
-def until(look: Callable[[], object], what: str, seconds: float = 60.0) -> None:
-    """Wait until `look` gives something true. RuntimeError naming `what` if it does not in time."""
+def until(look: Callable[[], object], what: str, seconds: float = 60.0, *, every: float = 0.005) -> None:
+    """Wait until `look`, asked every so many seconds, gives something true. RuntimeError naming `what` if it
+    does not in time."""
     deadline = time.monotonic() + seconds
     while not look():
         if time.monotonic() > deadline:
             raise RuntimeError(f"waited {seconds:g} s in vain: {what}")
-        time.sleep(0.005)
+        time.sleep(every)
 
 
 def more_files() -> int:

@@ -22,9 +22,10 @@ from bench.common import Figure, cost_of, mosquitto, until
 from bench.house import ManagerHouse
 from fleetfoot_protocol import topics
 from fleetfoot_protocol.topics import Kind
-from fleetfoot_sim.load.device import Counts, Place, SimulatedDevice, Verifier
+from fleetfoot_sim.load.device import Counts, Place, SimulatedDevice
 from fleetfoot_sim.load.mqtt import Connection
 from fleetfoot_sim.load.shapes import Shapes, nature_of
+from fleetfoot_sim.load.verifier import Verifier
 
 _WINDOW = 2000
 

@@ -20,10 +20,11 @@ from fleetfoot_protocol import dsse, times, topics
 from fleetfoot_protocol.documents import Desired, Goal, Target
 from fleetfoot_protocol.dsse import PayloadType
 from fleetfoot_protocol.topics import Kind
-from fleetfoot_sim.load.device import Place, Verifier
+from fleetfoot_sim.load.device import Place
 from fleetfoot_sim.load.fleet import Fleet, Plan
 from fleetfoot_sim.load.mqtt import Connection
 from fleetfoot_sim.load.shapes import Shapes
+from fleetfoot_sim.load.verifier import Verifier
 
 _PER_ADDRESS = 4000
 _ROUNDS = 3
@@ -111,7 +112,8 @@ async def _measure(port: int, house: ManagerHouse, secret: bytes, count: int) ->
         topics.build(Kind.RELEASE, component=house.component, digest=new.digest), manifest, retain=True
     )
     place = Place(house.group, house.component)
-    plan = Plan("127.0.0.1", port, place, count, shapes=Shapes(work=0.0), running=house.running)
+    plan = Plan("127.0.0.1", port, place, count, shapes=Shapes(work=0.0), running=house.running,
+                terse=True)  # fmt: skip
     fleet = Fleet(plan, Verifier(house.trust_root))
     fleet.start()
     try:

@@ -19,10 +19,11 @@ from fleetfoot_protocol.topics import Kind
 from fleetfoot_sim import kiosk
 from fleetfoot_sim.load import fleet as fleets
 from fleetfoot_sim.load import mqtt
-from fleetfoot_sim.load.device import Counts, Place, SimulatedDevice, Verifier, public_of
+from fleetfoot_sim.load.device import Counts, Place, SimulatedDevice, public_of
 from fleetfoot_sim.load.fleet import Fleet, Plan
 from fleetfoot_sim.load.mqtt import Connection
-from fleetfoot_sim.load.shapes import Nature, Shapes, nature_of
+from fleetfoot_sim.load.shapes import YEAR, Nature, Shapes, nature_of
+from fleetfoot_sim.load.verifier import Verifier
 
 GROUP = "ovens"
 PLACE = Place(GROUP, kiosk.COMPONENT)
@@ -54,8 +55,8 @@ def installed(bundle: Bundle) -> Installed:
 class Alone:
     """One device without a connection; work ends when `finish` says so."""
 
-    def __init__(self, house: House, running: Bundle, **nature: Any) -> None:
-        facts = {"fails": False, "silent": False, "flaps": False, "lies": False, "work": 1.0, "away": 0.0}
+    def __init__(self, house: House, running: Bundle, *, terse: bool = False, **nature: Any) -> None:
+        facts = {"fails": False, "silent": False, "flaps": False, "work": 1.0, "away": 0.0}
         self.said: list[tuple[Kind, bytes]] = []
         self.wanted: list[str] = []
         self.due: list[Callable[[], None]] = []
@@ -71,6 +72,7 @@ class Alone:
             self.wanted.append,
             lambda _seconds, act: self.due.append(act),
             installed(running),
+            terse=terse,
         )
 
     def status(self) -> Status:
@@ -170,13 +172,55 @@ def test_a_device_that_fails_comes_back_and_refuses_that_attempt(house: House, b
     assert answered.code == "upgrade_refused_before"
 
 
-def test_a_silent_device_begins_and_a_liar_is_a_year_ahead(house: House, bundles: list[Bundle]) -> None:
+def test_a_silent_device_begins_and_says_no_more(house: House, bundles: list[Bundle]) -> None:
     silent = Alone(house, bundles[0], silent=True)
     status = silent.upgrade(order(house, everybody("r-1", bundles[1].goal())), bundles[1])
     assert status.components[kiosk.COMPONENT].state == "downloading"
-    liar = Alone(house, bundles[0], lies=True)
-    liar.device.say()
-    assert int(liar.status().at[:4]) == time.gmtime().tm_year + 1
+    silent.device.say()
+    assert silent.status() == status
+
+
+def test_whose_clock_is_a_year_ahead_takes_every_order_for_expired(
+    house: House, bundles: list[Bundle]
+) -> None:
+    liar = Alone(house, bundles[0], skew=YEAR)
+    for sequence in (7, 8):
+        status = liar.upgrade(
+            order(house, everybody("r-1", bundles[1].goal()), sequence=sequence), bundles[1]
+        )
+        one = status.components[kiosk.COMPONENT]
+        assert one.answered is not None
+        found = (one.answered.sequence, one.answered.verdict, one.answered.code)
+        assert found == (sequence + 1, "rejected", "upgrade_expired"), "each order is answered"
+        assert (one.running, liar.wanted) == (installed(bundles[0]), [])
+    assert int(status.at[:4]) == time.gmtime().tm_year + 1
+    said = len(liar.said)
+    liar.device.asked(probe(house, bundles[1], "p-1"))
+    assert (len(liar.said), liar.wanted) == (said, [])
+
+
+def test_whose_clock_is_a_year_behind_obeys_and_signed_times_still_end_an_order(
+    house: House, bundles: list[Bundle]
+) -> None:
+    liar = Alone(house, bundles[0], skew=-YEAR)
+    status = liar.upgrade(order(house, everybody("r-1", bundles[1].goal())), bundles[1])
+    assert status.components[kiosk.COMPONENT].running == installed(bundles[1])
+    assert int(status.at[:4]) == time.gmtime().tm_year - 1
+    assert int(status.clock.floor[:4]) >= time.gmtime().tm_year - 1
+    assert status.clock.floor > status.at
+
+
+def test_a_device_answers_every_document_and_a_terse_one_what_is_new(
+    house: House, bundles: list[Bundle]
+) -> None:
+    alone, terse = Alone(house, bundles[0]), Alone(house, bundles[0], terse=True)
+    for sequence in (7, 8):
+        for one in (alone, terse):
+            one.device.told(order(house, sequence=sequence))
+            one.device.told(order(house, sequence=sequence))
+    answered = alone.status().components[kiosk.COMPONENT].answered
+    assert answered is not None
+    assert (answered.sequence, alone.counts.statuses, terse.counts.statuses) == (9, 2, 1)
 
 
 def test_shapes_repeat_with_their_seed_and_have_their_shares() -> None:
@@ -337,6 +381,33 @@ def test_a_device_that_vanishes_is_offline_and_comes_back(broker: Mosquitto, hou
     try:
         run(broker, house, {"devices": 2}, act)
     finally:
+        director.close()
+
+
+@pytest.mark.needs("mosquitto")
+def test_a_manifest_that_did_not_come_is_asked_for_again_over_the_next_connection(
+    broker: Mosquitto, house: House, bundles: list[Bundle], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fleets, "_RETRY_SECONDS", (0.05, 0.1))
+    director = Director(house, "127.0.0.1", broker.ports[0], "http://127.0.0.1:1/blobs")
+
+    async def act(fleet: Fleet) -> None:
+        link = fleet.links[0]
+        await asyncio.to_thread(director.order, GROUP, everybody("r-1", bundles[1].goal()))
+        await until(lambda: fleet.counts.begun == 1, "it has begun, and waits for the manifest")
+        assert link.connection is not None
+        link.connection.abort()
+        await until(lambda: not link.up, "the connection is lost")
+        await asyncio.to_thread(director.release, bundles[1])
+        await until(lambda: fleet.counts.completed == 1, "it has gone on")
+
+    topic = topics.build(Kind.RELEASE, component=kiosk.COMPONENT, digest=bundles[1].digest)
+    director.publish(topic, b"")
+    plan = {"devices": 1, "running": installed(bundles[0]), "shapes": Shapes(work=0.05)}
+    try:
+        run(broker, house, plan, act)
+    finally:
+        director.publish(topics.build(Kind.GROUP_DESIRED, group=GROUP, component=kiosk.COMPONENT), b"")
         director.close()
 
 

@@ -16,9 +16,10 @@ from fleetfoot_client.profiles import parse_broker
 from fleetfoot_protocol import topics, trust
 from fleetfoot_protocol.errors import FleetfootError
 from fleetfoot_protocol.reports import Installed
-from fleetfoot_sim.load.device import Place, Verifier, public_of
+from fleetfoot_sim.load.device import Place, public_of
 from fleetfoot_sim.load.fleet import Fleet, Plan
 from fleetfoot_sim.load.shapes import Shapes
+from fleetfoot_sim.load.verifier import Verifier
 
 _SPARE_FILES = 64
 
@@ -60,7 +61,7 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         ("silent", "begin and are never heard again"),
         ("flapping", "lose their connection every few seconds"),
         ("offline", "are not there in the first seconds"),
-        ("lying", "have a clock that is a year ahead and call it trusted"),
+        ("lying", "have a clock that is a year ahead or behind, and call it trusted"),
     ):
         add(f"--{name}", type=float, default=0.0, metavar="SHARE", help=f"share of devices that {what}")
     add("--json", action="store_true", help="one JSON object each second")
@@ -105,7 +106,7 @@ def _plan(args: argparse.Namespace) -> Plan:
     place = Place(args.group, args.component, args.topic_root)
     return Plan(
         address.host, address.port, place, args.devices, args.seed, args.prefix, shapes,
-        args.connections, running, args.verify_each,
+        args.connections, running,
     )  # fmt: skip
 
 

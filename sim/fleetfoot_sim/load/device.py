@@ -5,19 +5,20 @@ work: no artifact is downloaded or installed, it takes its time and ends as the 
 many devices of one process would verify again and again, byte for byte the same, is verified once.
 """
 
+import functools
 import hashlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TypeVar
 
-from fleetfoot_protocol import dsse, keys, times, topics, trust
+from fleetfoot_protocol import dsse, keys, times, topics
 from fleetfoot_protocol.allow import Rules
 from fleetfoot_protocol.codes import Code
 from fleetfoot_protocol.documents import Desired, Goal, Probe, Release
 from fleetfoot_protocol.dsse import PayloadType
 from fleetfoot_protocol.errors import UpgradeError
 from fleetfoot_protocol.reports import (
+    MAX_REFUSED,
     Answer,
     Clock,
     ComponentStatus,
@@ -32,80 +33,16 @@ from fleetfoot_protocol.reports import (
 from fleetfoot_protocol.resolve import Act, Device, Plan, resolve
 from fleetfoot_protocol.states import Lifecycle, Outcome, Verdict
 from fleetfoot_protocol.topics import Kind
-from fleetfoot_protocol.trust import TrustRoot
 from fleetfoot_sim.load import preflight
 from fleetfoot_sim.load.shapes import Nature
+from fleetfoot_sim.load.verifier import Verifier
 
 PLATFORM = Platform(os="linux", arch="amd64")
 RULES = Rules(enabled=True, allowed_channels=("dev",))
 FREE = 10**9
-_YEAR = 365 * 86400
-_REMEMBERED = 64
-
-V = TypeVar("V")
-
-
-class Verifier:
-    """Verifies documents with a trust root; what is byte for byte the same, once. `count` of verifications.
-
-    each: verify for every device anew, which measures what the processors of a fleet do in parallel.
-    """
-
-    def __init__(self, root: TrustRoot, *, each: bool = False) -> None:
-        self.root = root
-        self.count = 0
-        self._each = each
-        self._desired: dict[bytes, Desired | UpgradeError] = {}
-        self._probes: dict[bytes, Probe | UpgradeError] = {}
-        self._releases: dict[bytes, tuple[Release, str] | UpgradeError] = {}
-
-    def desired(self, data: bytes) -> Desired:
-        """The desired state in an envelope. Raises UpgradeError."""
-        found = None if self._each else self._desired.get(data)
-        if found is None:
-            self.count += 1
-            try:
-                found = trust.verify_desired(data, self.root)
-            except UpgradeError as error:
-                found = error
-            _remember(self._desired, data, found)
-        if isinstance(found, UpgradeError):
-            raise found
-        return found
-
-    def probe(self, data: bytes) -> Probe:
-        """The probe in an envelope. Raises UpgradeError."""
-        found = None if self._each else self._probes.get(data)
-        if found is None:
-            self.count += 1
-            try:
-                found = trust.verify_probe(data, self.root)
-            except UpgradeError as error:
-                found = error
-            _remember(self._probes, data, found)
-        if isinstance(found, UpgradeError):
-            raise found
-        return found
-
-    def release(self, data: bytes) -> tuple[Release, str]:
-        """The manifest in an envelope with its digest. Raises UpgradeError."""
-        found = None if self._each else self._releases.get(data)
-        if found is None:
-            self.count += 1
-            try:
-                found = trust.verify_release(data, self.root)
-            except UpgradeError as error:
-                found = error
-            _remember(self._releases, data, found)
-        if isinstance(found, UpgradeError):
-            raise found
-        return found
-
-
-def _remember(cache: dict[bytes, V], key: bytes, value: V) -> None:
-    while len(cache) >= _REMEMBERED:
-        cache.pop(next(iter(cache)))
-    cache[key] = value
+_VERDICTS = {Act.REJECT: Verdict.REJECTED, Act.DEFER: Verdict.DEFERRED}
+#: Thousands of devices read the same few times.
+_seconds = functools.lru_cache(maxsize=64)(times.from_text)
 
 
 @dataclass(slots=True)
@@ -137,13 +74,17 @@ class Place:
 
 
 class SimulatedDevice:
-    """`publish(kind, payload)` sends; `want(digest)` asks for a manifest; `later(seconds, act)` acts then."""
+    """`publish(kind, payload)` sends; `want(digest)` asks for a manifest; `later(seconds, act)` acts then.
+
+    terse: not to say so when another document has got the same answer, as real devices do.
+    """
 
     __slots__ = (
         "_answer",
         "_attempt",
         "_counter",
         "_done",
+        "_floor",
         "_incarnation",
         "_later",
         "_outcomes",
@@ -154,6 +95,7 @@ class SimulatedDevice:
         "_rollout",
         "_secret",
         "_state",
+        "_terse",
         "_verifier",
         "_waits_for",
         "_want",
@@ -177,6 +119,8 @@ class SimulatedDevice:
         want: Callable[[str], None],
         later: Callable[[float, Callable[[], None]], None],
         running: Installed | None = None,
+        *,
+        terse: bool = False,
     ) -> None:
         self.id = name
         self.nature = nature
@@ -193,6 +137,7 @@ class SimulatedDevice:
         self._publish = publish
         self._want = want
         self._later = later
+        self._terse = terse
         self._state = Lifecycle.IDLE
         self._answer: Answer | None = None
         self._rollout: str | None = None
@@ -202,6 +147,7 @@ class SimulatedDevice:
         self._probe: Probe | None = None
         self._preflight: Preflight | None = None
         self._done: set[tuple[str, int]] = set()
+        self._floor = 0
 
     # -- what comes in
 
@@ -218,6 +164,7 @@ class SimulatedDevice:
         if self.desired is not None and desired.order <= self.desired.order:
             return
         self.desired = desired
+        self._floor = max(self._floor, _seconds(desired.issued))
         self.counts.documents += 1
         self.counts.sequences[desired.sequence] = self.counts.sequences.get(desired.sequence, 0) + 1
         if self._state in (Lifecycle.IDLE, Lifecycle.STAGED):
@@ -234,6 +181,8 @@ class SimulatedDevice:
             self.counts.refused += 1
             return
         have = self._probe
+        if self._past(probe.expires):
+            return
         if have is None or (probe.id != have.id and probe.issued >= have.issued):
             self._probe = probe
             if not self._answered(None):
@@ -244,26 +193,69 @@ class SimulatedDevice:
         probe = self._probe
         if probe is None or (self._preflight is not None and self._preflight.id == probe.id):
             return True
-        found = preflight.answer(probe, self.memory, release, RULES, PLATFORM, FREE)
+        found = preflight.answer(probe, self.memory, release, RULES, PLATFORM, FREE, self._now())
         if found is None:
             return False
         self._preflight = found
         self.say()
         return True
 
+    def _now(self) -> float:
+        """What its clock says."""
+        return time.time() + self.nature.skew
+
+    def _past(self, expires: str) -> bool:
+        """Whether that is past: by the signed times it has seen, or by its clock, which it believes."""
+        return max(self._floor, int(self._now())) >= _seconds(expires)
+
+    def _plan(self) -> tuple[Plan, bool]:
+        """What the newest order asks for, and whether that is nothing any more, since it has expired."""
+        lapsed = self.desired is not None and self._past(self.desired.expires)
+        return resolve(None if lapsed else self.desired, None, self.memory), lapsed
+
     def _decide(self) -> None:
-        plan = resolve(self.desired, None, self.memory)
-        self._rollout = plan.rollout
-        verdict = {Act.REJECT: Verdict.REJECTED, Act.DEFER: Verdict.DEFERRED}.get(plan.act, Verdict.ACCEPTED)
-        code = str(plan.code or "") if verdict is not Verdict.ACCEPTED else ""
-        before = (self._answer.verdict, self._answer.code) if self._answer else None
-        if self.desired is not None:
-            order = {"epoch": self.desired.epoch, "sequence": self.desired.sequence}
-            self._answer = Answer(**order, scope="group", verdict=verdict, code=code, reason=str(plan.why))
+        """Answer the newest document, and begin what it asks for."""
+        before = self._answer
+        plan = self._answer_newest()
         if plan.act in (Act.INSTALL, Act.STAGE, Act.RETURN) and plan.goal is not None:
             self._begin(plan, plan.goal)
-        elif before != (verdict, code):
+        elif self._worth_telling(before):
             self.say()
+
+    def _answer_newest(self) -> Plan:
+        lapsed = self.desired is not None and self._past(self.desired.expires)
+        plan = resolve(None if lapsed else self.desired, None, self.memory)
+        self._rollout = plan.rollout
+        if self.desired is not None:
+            verdict, code = _VERDICTS.get(plan.act, Verdict.ACCEPTED), str(plan.code or "")
+            reason = str(plan.why)
+            if lapsed:
+                verdict, code = Verdict.REJECTED, str(Code.UPGRADE_EXPIRED)
+                reason = f"it expired at {self.desired.expires}"
+            self._answer = Answer(
+                epoch=self.desired.epoch,
+                sequence=self.desired.sequence,
+                scope="group",
+                verdict=verdict,
+                code=code if verdict is not Verdict.ACCEPTED else "",
+                reason=reason,
+            )
+        return plan
+
+    def _worth_telling(self, before: Answer | None) -> bool:
+        """Whether the answer is another one; to a terse device, only if it says something else."""
+        now = self._answer
+        if before is None or now is None or not self._terse:
+            return now != before
+        return (now.verdict, now.code) != (before.verdict, before.code)
+
+    def _now(self) -> float:
+        """What its clock says."""
+        return time.time() + self.nature.skew
+
+    def _past(self, expires: str) -> bool:
+        """Whether that is past: by the signed times it has seen, or by its clock, which it believes."""
+        return max(self._floor, int(self._now())) >= _seconds(expires)
 
     def _begin(self, plan: Plan, goal: Goal) -> None:
         run = self.memory.run
@@ -278,6 +270,17 @@ class SimulatedDevice:
             self.silent = True
             return
         self._want(goal.digest)
+
+    @property
+    def lacks(self) -> set[str]:
+        """The manifests that it waits for: asked for again over each connection, as a courier does."""
+        plan, probe = self._waits_for, self._probe
+        found = set()
+        if self._state is Lifecycle.DOWNLOADING and not self.silent and plan is not None and plan.goal:
+            found.add(plan.goal.digest)
+        if probe is not None and (self._preflight is None or self._preflight.id != probe.id):
+            found.add(probe.goal.digest)
+        return found
 
     def given(self, payload: bytes) -> None:
         """A release manifest came: the work begins, if it is the one that was wanted."""
@@ -305,7 +308,8 @@ class SimulatedDevice:
             self._state, outcome = Lifecycle.STAGED, Outcome.STAGED
         elif self.nature.fails and plan.act is Act.INSTALL:
             self._state, outcome = Lifecycle.IDLE, Outcome.ROLLED_BACK
-            refused = {**self.memory.refused, goal.digest: goal.attempt}
+            refused = {d: a for d, a in self.memory.refused.items() if d != goal.digest}
+            refused = dict([*refused.items(), (goal.digest, goal.attempt)][-MAX_REFUSED:])
             self.memory = Device(self.id, {}, self.memory.run, self.memory.prev, refused, self.memory.floor)
             self.counts.rolled_back += 1
         else:
@@ -317,14 +321,11 @@ class SimulatedDevice:
             self.memory = Device(self.id, {}, _installed(goal), prev, self.memory.refused, self.memory.floor)
             self.counts.completed += 1
         self._record(goal, outcome)
+        # What came while it worked: to the fixpoint, which is at most two moves away.
+        more = self._answer_newest()
         self.say()
-        self._decide_again()
-
-    def _decide_again(self) -> None:
-        """What came while it worked: to the fixpoint, which is at most two moves away."""
-        plan = resolve(self.desired, None, self.memory)
-        if plan.act in (Act.INSTALL, Act.RETURN) and plan.goal is not None:
-            self._decide()
+        if more.act in (Act.INSTALL, Act.RETURN) and more.goal is not None:
+            self._begin(more, more.goal)
 
     def _record(self, goal: Goal, outcome: Outcome) -> None:
         if self._rollout is None and outcome is not Outcome.ROLLED_BACK:
@@ -337,7 +338,7 @@ class SimulatedDevice:
             outcome=outcome,
             code=str(Code.UPGRADE_ROLLED_BACK) if outcome is Outcome.ROLLED_BACK else "",
             running=self.memory.run.digest if self.memory.run else None,
-            at=times.to_text(time.time()),
+            at=times.to_text(self._now()),
         )
         self._outcomes = (*self._outcomes[-7:], record)
 
@@ -356,7 +357,6 @@ class SimulatedDevice:
         self.counts.statuses += 1
 
     def _status(self) -> Status:
-        now = time.time() + (_YEAR if self.nature.lies else 0)
         goal = self._waits_for.goal if self._waits_for else None
         component = ComponentStatus(
             state=self._state,
@@ -377,14 +377,14 @@ class SimulatedDevice:
             incarnation=self._incarnation,
             counter=self._counter,
             boot_id="simulated",
-            at=times.to_text(now),
+            at=times.to_text(self._now()),
             agent="0.1.0",
             root=self._verifier.root.version,
             platform=PLATFORM,
             capabilities=("upgrade", "stage", "rollback"),
             policy=PolicySummary(enabled=True, channels=("stable", "beta", "dev")),
             disk=Disk(free=FREE),
-            clock=Clock(trusted=True, floor=times.to_text(0)),
+            clock=Clock(trusted=True, floor=times.to_text(self._floor)),
             components={self._place.component: component},
         )
 

@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 from fleetfoot_protocol import topics
 from fleetfoot_protocol.reports import Installed
 from fleetfoot_protocol.topics import Kind
-from fleetfoot_sim.load.device import Counts, Place, SimulatedDevice, Verifier
+from fleetfoot_sim.load.device import Counts, Place, SimulatedDevice
 from fleetfoot_sim.load.mqtt import Connection
 from fleetfoot_sim.load.shapes import Shapes, nature_of
+from fleetfoot_sim.load.verifier import Verifier
 
 #: Connections that are being made at the same time.
 _AT_ONCE = 200
@@ -23,7 +24,8 @@ _FLAP_SECONDS = (3.0, 10.0)
 
 @dataclass(frozen=True)
 class Plan:
-    """What a fleet is. connections: 0 for one of each device, else devices share so many."""
+    """What a fleet is. connections: 0 for one of each device, else devices share so many. terse: devices say
+    nothing when another document has got the same answer."""
 
     host: str
     port: int
@@ -34,7 +36,7 @@ class Plan:
     shapes: Shapes = field(default_factory=Shapes)
     connections: int = 0
     running: Installed | None = None
-    verify_each: bool = False
+    terse: bool = False
 
     def names(self) -> list[str]:
         """The ids of the devices, in their order."""
@@ -88,6 +90,8 @@ class Link:
         for device in self.devices:
             connection.publish(self.topic(Kind.PRESENCE, device), b"online", retain=True)
             device.say()
+            for digest in device.lacks:
+                self.want(device, digest)
         loop = asyncio.get_running_loop()
         over = loop.time() + flaps.uniform(*_FLAP_SECONDS) if flaps is not None else float("inf")
         while not connection.ended:
@@ -169,6 +173,7 @@ class Fleet:
             want,
             _later,
             plan.running,
+            terse=plan.terse,
         )
         return device
 

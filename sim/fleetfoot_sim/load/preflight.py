@@ -1,7 +1,5 @@
 """What a simulated device answers to a probe: by the functions of the protocol, as a worker does."""
 
-import time
-
 from fleetfoot_protocol import times
 from fleetfoot_protocol.allow import Environment, Rules, allow
 from fleetfoot_protocol.codes import Code
@@ -14,9 +12,15 @@ _VERDICTS = {"proceed": Verdict.ACCEPTED, "defer": Verdict.DEFERRED, "reject": V
 
 
 def answer(
-    probe: Probe, device: Device, release: Release | None, rules: Rules, platform: Platform, free: int
+    probe: Probe,
+    device: Device,
+    release: Release | None,
+    rules: Rules,
+    platform: Platform,
+    free: int,
+    now: float,
 ) -> Preflight | None:
-    """The answer; None if it takes the manifest, and that has not come yet."""
+    """The answer, given at `now`, unix seconds; None if it takes the manifest, and that has not come yet."""
     asked = Desired(
         fleet=probe.fleet,
         group=probe.group,
@@ -33,17 +37,17 @@ def answer(
             return None
         here = Environment(platform=platform, agent="0.1.0", run=device.run, free=free)
         found = allow(plan, release, rules, here)
-        return _said(probe, _VERDICTS[found.verdict], found.code, found.reason or str(plan.why))
+        return _said(probe, now, _VERDICTS[found.verdict], found.code, found.reason or str(plan.why))
     verdict = Verdict.REJECTED if plan.act is Act.REJECT else Verdict.ACCEPTED
-    return _said(probe, verdict, plan.code, str(plan.why))
+    return _said(probe, now, verdict, plan.code, str(plan.why))
 
 
-def _said(probe: Probe, verdict: Verdict, code: Code | None, reason: str) -> Preflight:
+def _said(probe: Probe, now: float, verdict: Verdict, code: Code | None, reason: str) -> Preflight:
     return Preflight(
         id=probe.id,
         digest=probe.goal.digest,
         verdict=verdict,
         code=str(code or ""),
         reason=reason[:256],
-        at=times.to_text(time.time()),
+        at=times.to_text(now),
     )

@@ -5,6 +5,9 @@ from dataclasses import dataclass
 
 from fleetfoot_protocol.errors import FleetfootError
 
+#: By so many seconds the clock of a liar is off.
+YEAR = 365 * 86400
+
 
 @dataclass(frozen=True, slots=True)
 class Shapes:
@@ -12,7 +15,7 @@ class Shapes:
 
     fail: it comes back from every release. slow: it takes ten times as long. silent: it begins and is never
     heard again. flapping: it loses its connection every few seconds. offline: it is not there at first, and
-    comes after some time. lying: its clock is a year ahead, and it calls it trusted.
+    comes after some time. lying: its clock is a year ahead or a year behind, and it calls it trusted.
     """
 
     fail: float = 0.0
@@ -33,14 +36,15 @@ class Shapes:
 
 @dataclass(frozen=True, slots=True)
 class Nature:
-    """What one device is like. `work` in seconds; `away`: seconds until it is there at first."""
+    """What one device is like. `work` in seconds; `away`: seconds until it is there at first; `skew`: seconds
+    that its clock is ahead."""
 
     fails: bool
     silent: bool
     flaps: bool
-    lies: bool
     work: float
     away: float
+    skew: int = 0
 
 
 def nature_of(shapes: Shapes, seed: int, device: str) -> Nature:
@@ -52,4 +56,5 @@ def nature_of(shapes: Shapes, seed: int, device: str) -> Nature:
         for share in (shapes.fail, shapes.silent, shapes.flapping, shapes.lying, shapes.slow, shapes.offline)
     )
     work = shapes.work * draw.uniform(0.5, 1.5) * (10 if slow else 1)
-    return Nature(fails, silent, flaps, lies, work, draw.uniform(5, 30) if offline else 0.0)
+    away = draw.uniform(5, 30) if offline else 0.0
+    return Nature(fails, silent, flaps, work, away, draw.choice((YEAR, -YEAR)) if lies else 0)
