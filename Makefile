@@ -51,7 +51,7 @@ help:
 	@echo 'make mutate  plant mistakes into the cores and see which no quick test notices (ARGS="resolve")'
 	@echo 'make crash   kill and fail every step of an upgrade; takes long (ARGS="--sample 10 --times 5")'
 	@echo 'make soak    rollouts over 1000 simulated devices with faults for 30 minutes (ARGS="MINUTES DEVICES")'
-	@echo 'make bench   run the benchmarks and write docs/benchmarks.md (BENCH="ingest wave")'
+	@echo 'make bench   run the benchmarks and write docs/benchmarks.md (BENCH="ingest wave", BENCH=--resume)'
 	@echo 'make check   ruff, mypy --strict, import contracts'
 	@echo 'make picture draw docs/images/demo.svg anew, by running the demo'
 	@echo 'make console-pictures  draw every screen of the console anew, for tests and docs'

@@ -140,14 +140,15 @@ def mosquitto(folder: Path, port: int | None = None) -> Iterator[tuple[int, subp
             ["mosquitto", "-c", str(folder / "mosquitto.conf")], stdout=log, stderr=log
         )
     try:
-        until(lambda: _listens(chosen), "mosquitto listens")
+        until(lambda: listens(chosen), "mosquitto listens")
         yield chosen, process
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(30)
 
 
-def _listens(port: int) -> bool:
+def listens(port: int) -> bool:
+    """Whether somebody takes connections there."""
     try:
         socket.create_connection(("127.0.0.1", port), 1).close()
     except OSError:

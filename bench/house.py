@@ -4,7 +4,6 @@ import io
 import json
 import os
 import signal
-import sqlite3
 import subprocess
 import sys
 import time
@@ -13,9 +12,13 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import sqlalchemy as sa
+
 from bench.common import ROOT, until
 from fleetfoot_client import bundle as bundles
 from fleetfoot_client.cli import main as fleetfoot
+from fleetfoot_manager import database
+from fleetfoot_manager.database import STORE_NAME, Database
 from fleetfoot_protocol import trust
 from fleetfoot_protocol.reports import Installed
 from fleetfoot_protocol.trust import TrustRoot
@@ -24,13 +27,25 @@ from fleetfoot_sim.load.fleet import Plan
 
 FLEETFOOT = str(Path(sys.executable).with_name("fleetfoot"))
 
+_POSTGRESQL_BYTES = (
+    "select sum(pg_total_relation_size(c.oid)) from pg_class c join pg_namespace n on n.oid = c.relnamespace"
+    " where n.nspname = current_schema() and c.relkind = 'r'"
+)
+
+
+def _reader(folder: Path, url: str) -> sa.Engine:
+    """For looking into a store beside its manager."""
+    where = database.parse(url) if url else f"sqlite:///file:{folder / STORE_NAME}?mode=ro&uri=true"
+    return sa.create_engine(where, poolclass=sa.NullPool)
+
 
 class ManagerHouse:
     """Keys, root, manager and two releases, 1.0.0 (which devices run) and 1.1.0; use it in a `with`."""
 
     group, component = "ovens", "kiosk"
 
-    def __init__(self, folder: Path, port: int) -> None:
+    def __init__(self, folder: Path, port: int, url: str = "") -> None:
+        """url: of its PostgreSQL database; empty for a file."""
         self.folder, self.port = folder, port
         self._environ = {"FLEETFOOT_CONFIG_DIR": str(folder / "profile")}
         self._process: subprocess.Popen[str] | None = None
@@ -38,7 +53,9 @@ class ManagerHouse:
         for name in ("root", "release", "alice"):
             self.tool("key", "new", str(folder / f"{name}.key"))
         words = ["--fleet", "bakery", "--operator", f"alice={folder}/alice.key.pub"]
+        words += ["--database", url] if url else []
         self.tool("manager", "init", "--dir", str(folder / "m"), *words)
+        self._engine = _reader(folder / "m", url)
         self.root = folder / "root.json"
         words = ["--request", str(folder / "m/root-request.json"), "--root-key", str(folder / "root.key")]
         words += ["--release-key", str(folder / "release.key.pub"), "--out", str(self.root)]
@@ -139,21 +156,17 @@ class ManagerHouse:
 
     # -- looking into the store
 
-    def _first(self, text: str, *values: object) -> Any:
-        path = self.folder / "m" / "manager.sqlite3"
-        connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=30)
-        try:
-            row = connection.execute(text, values).fetchone()
+    def _first(self, text: str, **values: object) -> Any:
+        with self._engine.connect() as connection:
+            row = connection.execute(sa.text(text), values).fetchone()
             return None if row is None else row[0]
-        finally:
-            connection.close()
 
-    def _query(self, text: str, *values: object) -> int:
-        return int(self._first(text, *values) or 0)
+    def _query(self, text: str, **values: object) -> int:
+        return int(self._first(text, **values) or 0)
 
     def rollout_state(self, name: str) -> str | None:
         """In which state a rollout is stored."""
-        found: str | None = self._first("select state from rollouts where id = ?", name)
+        found: str | None = self._first("select state from rollouts where id = :name", name=name)
         return found
 
     def stored(self) -> int:
@@ -166,22 +179,22 @@ class ManagerHouse:
 
     def seen_since(self, moment: float) -> int:
         """Devices that were heard since then (unix seconds)."""
-        return self._query("select count(*) from devices where last_seen >= ?", moment)
+        return self._query("select count(*) from devices where last_seen >= :moment", moment=moment)
 
     def forget_statuses(self) -> None:
         """Let the manager hear everything anew: stop, clear, start."""
         self.stop()
-        connection = sqlite3.connect(self.folder / "m" / "manager.sqlite3", timeout=30)
-        with connection:
-            connection.execute(
-                "update devices set status=null, status_sha256=null, incarnation=null, counter=null"
-            )
-            connection.execute("update devices set last_seen=null, past='{}'")
-        connection.close()
+        text = "update devices set status=null, status_sha256=null, incarnation=null, counter=null"
+        opened = Database(self.folder / "m", database.of_folder(self.folder / "m"))
+        with opened.engine.begin() as connection:
+            connection.exec_driver_sql(f"{text}, last_seen=null, past='{{}}'")
+        opened.close()
         self.start()
 
     def store_bytes(self) -> int:
-        """Size of the store, its log included."""
+        """Size of the store; of a file, its log included."""
+        if self._engine.dialect.name == "postgresql":
+            return self._query(_POSTGRESQL_BYTES)
         folder = self.folder / "m"
         return sum(path.stat().st_size for path in folder.glob("manager.sqlite3*"))
 

@@ -18,8 +18,9 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from bench.common import Figure, cost_of, mosquitto, until
+from bench.common import Figure, cost_of, until
 from bench.house import ManagerHouse
+from bench.setting import Setting, broker, store
 from fleetfoot_protocol import topics
 from fleetfoot_protocol.topics import Kind
 from fleetfoot_sim.load.device import Counts, Place, SimulatedDevice
@@ -28,6 +29,7 @@ from fleetfoot_sim.load.shapes import Shapes, nature_of
 from fleetfoot_sim.load.verifier import Verifier
 
 _WINDOW = 2000
+_DEFAULT = Setting()
 
 
 def _keep(said: list[bytes], _kind: Kind, payload: bytes) -> None:
@@ -127,12 +129,16 @@ def _manager_rate(house: ManagerHouse, port: int, file: Path, count: int, device
     return _Taken(count / seconds, count / all_seconds, (cost - before) * each, (all_cost - before) * each)
 
 
-def figures(quick: bool) -> list[Figure]:
+def figures(quick: bool, setting: Setting = _DEFAULT) -> list[Figure]:
     """Pairs that no decision waits for, stored and then verified; and statuses that are no news."""
-    devices = 500 if quick else 10_000
-    with tempfile.TemporaryDirectory() as text, mosquitto(Path(text) / "broker") as (port, _):
-        folder = Path(text)
-        with ManagerHouse(folder, port) as house:
+    devices = setting.devices or (500 if quick else 10_000)
+    with (
+        tempfile.TemporaryDirectory() as text,
+        broker(setting, Path(text) / "broker") as server,
+        store(setting) as url,
+    ):
+        folder, port = Path(text), server.port
+        with ManagerHouse(folder, port, url) as house:
             house.enroll(devices)
             pairs = _pairs(house, devices)
             file = folder / "messages"

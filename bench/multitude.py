@@ -8,11 +8,14 @@ from pathlib import Path
 
 from bench import staged
 from bench.common import Figure, more_files
+from bench.setting import Setting
+
+_DEFAULT = Setting()
 
 
-def figures(quick: bool) -> list[Figure]:
+def figures(quick: bool, setting: Setting = _DEFAULT) -> list[Figure]:
     """Everything of one large fleet."""
-    devices = 1_000 if quick else 100_000
+    devices = setting.devices or (1_000 if quick else 100_000)
     more_files()
     with tempfile.TemporaryDirectory() as text:
-        return staged.whole(Path(text), devices, devices // 50)
+        return staged.whole(Path(text), devices, devices // 50, setting=setting)

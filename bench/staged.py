@@ -14,11 +14,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-from bench.common import Cost, Figure, cost_of, more_files, mosquitto, until
+from bench.common import Cost, Figure, cost_of, more_files, until
 from bench.house import FLEETFOOT, ManagerHouse
+from bench.setting import Broker, Setting, broker, store
 
 #: The broker writes its counts once a second (bench.common.mosquitto).
 _SYS_SECONDS = 2.5
+_DEFAULT = Setting()
 
 
 class SimulatedFleet:
@@ -58,6 +60,7 @@ def _broker_counts(port: int) -> dict[str, int]:
         "bytes_in": "$SYS/broker/publish/bytes/received",
         "bytes_out": "$SYS/broker/publish/bytes/sent",
     }
+    time.sleep(_SYS_SECONDS)
     found = {}
     for key, topic in names.items():
         done = subprocess.run(
@@ -69,22 +72,26 @@ def _broker_counts(port: int) -> dict[str, int]:
     return found
 
 
-def figures(quick: bool) -> list[Figure]:
+def figures(quick: bool, setting: Setting = _DEFAULT) -> list[Figure]:
     """Everything of one fleet."""
-    devices = 300 if quick else 10_000
+    devices = setting.devices or (300 if quick else 10_000)
     more_files()
     with tempfile.TemporaryDirectory() as text:
-        return whole(Path(text), devices)
+        return whole(Path(text), devices, setting=setting)
 
 
-def whole(folder: Path, devices: int, connections: int = 0) -> list[Figure]:
+def whole(folder: Path, devices: int, connections: int = 0, *, setting: Setting = _DEFAULT) -> list[Figure]:
     """A fleet of so many devices, over so many connections (0: one each)."""
     found: list[Figure] = []
-    with mosquitto(folder / "broker") as (port, broker), ManagerHouse(folder, port) as house:
+    with (
+        broker(setting, folder / "broker") as server,
+        store(setting) as url,
+        ManagerHouse(folder, server.port, url) as house,
+    ):
         enrolling = house.enroll(devices)
         found.append(Figure("enrolling", devices / enrolling, "devices/s"))
         house.tool("group", "policy", house.group, "--approval", "never")
-        fleet = SimulatedFleet(house, port, devices, connections)
+        fleet = SimulatedFleet(house, server.port, devices, connections)
         try:
             until(
                 lambda: fleet.now().get("connected") == (connections or devices),
@@ -92,18 +99,18 @@ def whole(folder: Path, devices: int, connections: int = 0) -> list[Figure]:
                 600,
             )
             house.wait_online(devices, 600)
-            found += _rollout(house, fleet, port, broker, devices)
-            found += _broken(folder, house, fleet, port, broker, devices)
+            found += _rollout(house, fleet, server, devices, counted=setting.broker == "mosquitto")
+            found += _broken(folder, house, fleet, server, setting, devices)
         finally:
             fleet.stop()
     return found
 
 
 def _rollout(
-    house: ManagerHouse, fleet: SimulatedFleet, port: int, broker: "subprocess.Popen[bytes]", devices: int
+    house: ManagerHouse, fleet: SimulatedFleet, server: Broker, devices: int, *, counted: bool
 ) -> list[Figure]:
-    time.sleep(_SYS_SECONDS)
-    counts, at_manager, at_broker = _broker_counts(port), cost_of(house.pid), cost_of(broker.pid)
+    counts = _broker_counts(server.port) if counted else {}
+    at_manager, at_broker = cost_of(house.pid), server.cost
     stored, before = house.store_bytes(), fleet.now()
     began = time.monotonic()
     words = [
@@ -122,8 +129,8 @@ def _rollout(
     # Looked up in the store: to ask the manager again and again would be among its costs.
     until(lambda: house.rollout_state(name) == "completed", "the rollout is complete", 1800)
     seconds = time.monotonic() - began
-    time.sleep(_SYS_SECONDS)
-    after, manager, server = _broker_counts(port), cost_of(house.pid), cost_of(broker.pid)
+    after = _broker_counts(server.port) if counted else {}
+    manager, at_end = cost_of(house.pid), server.cost
     grown = house.store_bytes() - stored
     shown = fleet.now()
     if shown["completed"] != devices or shown["repeated"]:
@@ -137,15 +144,24 @@ def _rollout(
     return [
         Figure("rollout in three waves, start to complete", seconds, "s", note=f"{devices} devices"),
         Figure("statuses, each with its attestation", said, "a device"),
+        *_traffic(per),
+        Figure("processor of the manager", used(manager, at_manager), "ms a device"),
+        Figure("processor of the broker", used(at_end, at_broker), "ms a device"),
+        Figure("memory of the manager", manager.rss, "MiB"),
+        Figure("memory of the broker", at_end.rss, "MiB"),
+        Figure("the store grows by", grown / devices, "B a device and rollout"),
+    ]
+
+
+def _traffic(per: dict[str, float]) -> list[Figure]:
+    """What went through the broker for each device; nothing where the broker does not count it."""
+    if not per:
+        return []
+    return [
         Figure("packets to the broker", per["in"], "a device", note="acknowledgements included"),
         Figure("packets from the broker", per["out"], "a device", note="acknowledgements included"),
         Figure("bytes to the broker", per["bytes_in"] / 1024, "KiB a device"),
         Figure("bytes from the broker", per["bytes_out"] / 1024, "KiB a device"),
-        Figure("processor of the manager", used(manager, at_manager), "ms a device"),
-        Figure("processor of the broker", used(server, at_broker), "ms a device"),
-        Figure("memory of the manager", manager.rss, "MiB"),
-        Figure("memory of the broker", server.rss, "MiB"),
-        Figure("the store grows by", grown / devices, "B a device and rollout"),
     ]
 
 
@@ -153,16 +169,15 @@ def _broken(
     folder: Path,
     house: ManagerHouse,
     fleet: SimulatedFleet,
-    port: int,
-    broker: "subprocess.Popen[bytes]",
+    server: Broker,
+    setting: Setting,
     devices: int,
 ) -> list[Figure]:
     before = fleet.now()
-    broker.kill()
-    broker.wait(30)
+    server.kill()
     mark = time.time()
     began = time.monotonic()
-    with mosquitto(folder / "again", port):
+    with broker(setting, folder / "again", server.port):
         until(lambda: house.seen_since(mark) >= devices, "everybody was heard again", 600)
         house.wait_online(devices, 600)
         again = time.monotonic() - began

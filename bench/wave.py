@@ -13,8 +13,9 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from bench.common import Figure, more_files, mosquitto
+from bench.common import Figure, more_files
 from bench.house import ManagerHouse
+from bench.setting import Setting, broker
 from fleetfoot_manager.director import read_key
 from fleetfoot_protocol import dsse, times, topics
 from fleetfoot_protocol.documents import Desired, Goal, Target
@@ -28,6 +29,7 @@ from fleetfoot_sim.load.verifier import Verifier
 
 _PER_ADDRESS = 4000
 _ROUNDS = 3
+_DEFAULT = Setting()
 
 
 async def _until(look: Callable[[], bool], what: str, seconds: float = 300.0) -> float:
@@ -151,9 +153,10 @@ async def _measure(port: int, house: ManagerHouse, secret: bytes, count: int) ->
     ]  # fmt: skip
 
 
-def figures(quick: bool) -> list[Figure]:
+def figures(quick: bool, setting: Setting = _DEFAULT) -> list[Figure]:
     """For fleets of several sizes."""
     sizes = [200] if quick else [1_000, 10_000, min(19_000, more_files() - 500)]
+    sizes = [setting.devices] if setting.devices else sizes
     more_files()
     found: list[Figure] = []
     with tempfile.TemporaryDirectory() as text:
@@ -161,6 +164,6 @@ def figures(quick: bool) -> list[Figure]:
         house = ManagerHouse(folder, 0)
         secret = read_key(folder / "m" / "director.key")
         for size in sizes:
-            with mosquitto(folder / f"broker-{size}") as (port, _):
-                found += asyncio.run(_measure(port, house, secret, size))
+            with broker(setting, folder / f"broker-{size}") as server:
+                found += asyncio.run(_measure(server.port, house, secret, size))
     return found

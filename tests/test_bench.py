@@ -1,10 +1,14 @@
 """The frame of the benchmarks: what a figure says, and that every benchmark is found."""
 
+from pathlib import Path
+
 import bench.download
 import bench.rollout
 import pytest
-from bench.__main__ import main, names, section
+from bench import __main__ as frame
+from bench.__main__ import PAGE, main, merged, names, section, takes_setting
 from bench.common import Figure, number
+from bench.setting import Setting
 
 
 def test_a_figure_is_a_ratio_and_says_what_it_missed() -> None:
@@ -15,7 +19,10 @@ def test_a_figure_is_a_ratio_and_says_what_it_missed() -> None:
     assert quick.met is True
     assert "missed" not in quick.row()
     assert Figure("memory", 80, "MiB").met is None
-    page = section("ingest", "About.", [slow, quick], 3.0, quick=False)
+    page = section("ingest", "About.", [slow, quick], 3.0, options=" --quick", where="Machine: this.")
+    assert page.startswith(
+        "## ingest --quick\n\nAbout.\n\n`python -m bench ingest --quick`, 3 s.\nMachine: this.\n"
+    )
     assert "Missed: ingest, 0.50. why" in page
     assert "Missed: a wave" not in page
 
@@ -50,3 +57,74 @@ def test_splay_and_a_limit_keep_the_downloads_few_that_are_open() -> None:
     assert (splayed.limit, limited.limit) == (200, 200), "all at once, they are all open"
     assert splayed.value < 200
     assert limited.value == 32
+
+
+def test_what_runs_on_other_brokers_and_stores_is_said_and_the_rest_refuses(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert {name for name in names() if takes_setting(name)} >= {"ingest", "wave", "staged", "multitude"}
+    assert Setting().options() == ""
+    assert Setting("nats", "postgresql", 50).options() == " --broker nats --store postgresql --devices 50"
+    with pytest.raises(SystemExit):
+        main(["courier", "--broker", "nats"])
+    assert "not courier" in capsys.readouterr().err
+
+
+def test_a_section_takes_the_place_of_the_one_of_its_title_and_loses_no_other() -> None:
+    page = merged("", "## wave\n\nold\n")
+    page = merged(page, "## ingest --broker nats\n\nnats\n")
+    page = merged(page, "## ingest\n\nbare\n")
+    page = merged(page, "## wave\n\nnew\n")
+    assert [line for line in page.splitlines() if line.startswith("#")] == [
+        "# Benchmarks",
+        "## ingest",
+        "## ingest --broker nats",
+        "## wave",
+    ]
+    assert ("old" in page, "new" in page, "bare" in page) == (False, True, True)
+    assert merged(page, "## wave\n\nnew\n") == page
+
+
+def _alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    page = tmp_path / "benchmarks.md"
+    monkeypatch.setattr(frame, "PAGE", page)
+    monkeypatch.setattr(frame, "_version", lambda: "abc1234")
+    monkeypatch.setattr(frame, "ROOT", PAGE.parent.parent)
+    return page
+
+
+def test_one_that_fails_or_hangs_stands_on_the_page_and_the_others_do_too(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    page = _alone(monkeypatch, tmp_path)
+    page.write_text("## wave\n\nkept\n")
+    monkeypatch.setattr(frame, "names", lambda: ["absent", "rollout"])
+    assert main(["absent", "--write"]) == 1
+    hangs = ["rollout", "--quick", "--write", "--limit", "0.2"]
+    assert main(hangs) == 1
+    text = page.read_text()
+    assert "`python -m bench absent`: **failed**, it ended with 2." in text
+    assert "`python -m bench rollout --quick`: **failed**, it had not ended after 0 s." in text
+    assert "kept" in text
+
+
+def test_to_resume_is_to_run_what_the_page_lacks_of_this_version(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = _alone(monkeypatch, tmp_path)
+    page.write_text(
+        "## wave\n\nVersion: abc1234.\n\n## stored\n\nVersion: 0000000.\n\n"
+        "## ingest\n\n**failed** Version: abc1234.\n"
+    )
+    ran: list[str] = []
+
+    def apart(name: str, options: str, limit: float) -> tuple[str, str]:
+        ran.append(name)
+        return f"## {name}\n\nVersion: abc1234.\n", ""
+
+    monkeypatch.setattr(frame, "_apart", apart)
+    assert main(["wave", "stored", "ingest", "--write", "--resume"]) == 0
+    assert ran == ["stored", "ingest"]
+    assert main(["wave", "stored", "ingest", "--write", "--resume"]) == 0
+    assert ran == ["stored", "ingest"]
+    assert "wave: the page has it" in capsys.readouterr().out

@@ -51,6 +51,11 @@ class Cluster:
             (folder / f"n{number}.conf").write_text(self._configuration(facts))
         self._processes: dict[int, subprocess.Popen[bytes]] = {}
 
+    @property
+    def processes(self) -> list[subprocess.Popen[bytes]]:
+        """The nodes that run."""
+        return list(self._processes.values())
+
     def _configuration(self, facts: dict[str, object]) -> str:
         return _NODE.format(**facts)
 

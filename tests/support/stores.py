@@ -9,6 +9,7 @@ import secrets
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -34,7 +35,7 @@ def present() -> bool:
 class PostgresServer:
     """Root may not run it, so it runs as the user `postgres` then. The path of a socket has to be short."""
 
-    def __init__(self) -> None:
+    def __init__(self, settings: Sequence[str] = _FAST) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="ff-pg-"))
         self.user = "postgres" if os.geteuid() == 0 else None
         if self.user is not None:
@@ -43,7 +44,7 @@ class PostgresServer:
         # A locale that sorts like people: what depends on the order of bytes has to say so.
         locale = ["--locale-provider=icu", "--icu-locale=en", "--locale=C.UTF-8", "--encoding=UTF8"]
         self._do("initdb", "-D", str(data), "-A", "trust", "-U", "postgres", "-N", *locale)
-        settings = [*_FAST, "listen_addresses=", f"unix_socket_directories={self.folder}"]
+        settings = [*settings, "listen_addresses=", f"unix_socket_directories={self.folder}"]
         command = [
             _demanded("postgres"),
             "-D",

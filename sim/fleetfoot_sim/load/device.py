@@ -200,19 +200,6 @@ class SimulatedDevice:
         self.say()
         return True
 
-    def _now(self) -> float:
-        """What its clock says."""
-        return time.time() + self.nature.skew
-
-    def _past(self, expires: str) -> bool:
-        """Whether that is past: by the signed times it has seen, or by its clock, which it believes."""
-        return max(self._floor, int(self._now())) >= _seconds(expires)
-
-    def _plan(self) -> tuple[Plan, bool]:
-        """What the newest order asks for, and whether that is nothing any more, since it has expired."""
-        lapsed = self.desired is not None and self._past(self.desired.expires)
-        return resolve(None if lapsed else self.desired, None, self.memory), lapsed
-
     def _decide(self) -> None:
         """Answer the newest document, and begin what it asks for."""
         before = self._answer
