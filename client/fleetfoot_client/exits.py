@@ -13,11 +13,13 @@ class Exit(IntEnum):
     FAILED = 1
     USAGE = 2
     STOPPED = 3
-    """A rollout is paused or tripped, or ended without being completed; or not every device would upgrade."""
+    """A rollout is paused or tripped, or ended without being completed; a device would not, or did not."""
     TIMEOUT = 4
     TRUST = 5
     """A signature or a checksum is not what it must be, or a key has not the right."""
     BROKER = 6
+    REFUSED = 78
+    """The manager's store is damaged, of another version, or not this user's: no start will mend it."""
     INTERRUPTED = 130
     """Ctrl-C: 128 + SIGINT, as a shell counts."""
     BROKEN_PIPE = 141
@@ -29,6 +31,7 @@ _BY_CODE: dict[str, Exit] = {
     "config_invalid": Exit.USAGE,
     "unsafe_binding": Exit.USAGE,
     "timeout": Exit.TIMEOUT,
+    "store_refused": Exit.REFUSED,
     "broker_unreachable": Exit.BROKER,
     Code.UPGRADE_LENGTH_MISMATCH: Exit.TRUST,
     Code.UPGRADE_CHECKSUM_MISMATCH: Exit.TRUST,

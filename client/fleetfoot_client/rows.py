@@ -102,6 +102,7 @@ class ErrorRow(Row):
 class OwnRow(Row):
     """The newest act on a device's component."""
 
+    act: str = ""
     kind: str
     state: str
     version: str = ""

@@ -91,7 +91,8 @@ class Agenda:
         for act in acts.run_out(work.tx, work.now):
             entry = work.devices.find(work.tx, act.device)
             if act.state == acts.OPEN:
-                data = {"device": act.device, "component": act.component, **act.row(), "outcome": "expired"}
-                work.audit(audit.MANAGER, "node.upgrade.end", data)
+                group = {} if entry is None else {"group": entry.group}
+                data = {"device": act.device, **group, "component": act.component, **act.row()}
+                work.audit(audit.MANAGER, "node.upgrade.end", data | {"outcome": "expired"})
             if entry is not None:
                 work.drop_own(entry.group, act)

@@ -168,7 +168,7 @@ def _examine(tar: tarfile.TarFile, rows: IO[bytes], file: Path) -> dict[str, Any
     about: dict[str, Any] = json.loads(_member(tar, _ABOUT).read(_MAX_ABOUT))
     if about["format"] != FORMAT or about["version"] not in migrate.versions():
         raise FleetfootError(
-            "store_unusable",
+            "store_refused",
             f"{file} has format {about['format']} and version {about['version']}, unknown here",
             remedy="restore it with the program that wrote it, or a newer one",
         )

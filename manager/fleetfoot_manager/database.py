@@ -22,7 +22,7 @@ from urllib.parse import quote
 import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.engine import URL, Connection, Engine, make_url
-from sqlalchemy.exc import ArgumentError, NoSuchModuleError
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
 from fleetfoot_protocol.errors import FleetfootError
 
@@ -51,9 +51,39 @@ _SETTINGS = (
 )
 
 
+#: Codes of errors after which a manager must not go on: it could not remember what it decides.
+FATAL = frozenset({"store_unusable", "store_refused"})
+#: What SQLite says of a file that is no database, or not whole: it will not be so by itself.
+_RUINED = ("SQLITE_CORRUPT", "SQLITE_NOTADB")
+
+
+def translated(error: SQLAlchemyError) -> FleetfootError:
+    """What a database reported, as an error of this program."""
+    text = f"the store failed: {str(error).splitlines()[0][:300]}"
+    name = getattr(getattr(error, "orig", None), "sqlite_errorname", "")
+    if name.startswith(_RUINED):
+        return refused(text, "the file is damaged: restore the newest backup, or 'fleetfoot manager recover'")
+    return unusable(text)
+
+
 def unusable(message: str, remedy: str | None = None) -> FleetfootError:
     """The error for everything that goes wrong with the store."""
     return FleetfootError("store_unusable", message, **({} if remedy is None else {"remedy": remedy}))
+
+
+def refused(message: str, remedy: str | None = None) -> FleetfootError:
+    """The error for a store with which no further attempt will go better: somebody has to do something."""
+    return FleetfootError("store_refused", message, **({} if remedy is None else {"remedy": remedy}))
+
+
+def demand_access(folder: Path, *, read_only: bool) -> None:
+    """Raise FleetfootError `store_refused` unless this user may use the SQLite file in a folder."""
+    path, how = folder / STORE_NAME, os.R_OK | (0 if read_only else os.W_OK)
+    if not os.access(path, how) or not os.access(folder, os.X_OK | how):
+        raise refused(
+            f"user {os.geteuid()} may not {'read' if read_only else 'read and write'} {path} and its folder",
+            f"give the folder to whom the manager runs as: chown -R USER {folder}",
+        )
 
 
 def parse(text: str) -> URL:

@@ -23,6 +23,7 @@ from sqlalchemy.exc import OperationalError
 
 from fleetfoot_manager import agenda, documents, keyring, reassert, revocation, rollout, rollout_rows
 from fleetfoot_manager.claims import MAX_CLAIMS, Claim
+from fleetfoot_manager.database import FATAL
 from fleetfoot_manager.documents import Publication
 from fleetfoot_manager.errands import Errand
 from fleetfoot_manager.faults import Stage
@@ -363,7 +364,7 @@ class Engine:
         if not isinstance(error, FleetfootError):
             self.dropped[what] += 1
             log.error("dropped input=%s", what, exc_info=error)
-        elif error.code == "store_unusable":
+        elif error.code in FATAL:
             raise error
         else:
             self.dropped[error.code] += 1

@@ -262,8 +262,8 @@ def tell_acts(work: Work, status: Status) -> None:
         after = acts.heard(act, component, own)
         if after is not None:
             work.put_act(after)
-            data = {"device": act.device, "component": act.component, **after.row()}
-            work.audit(audit.MANAGER, "node.upgrade.end", data)
+            about = {"device": act.device, "group": status.group, "component": act.component}
+            work.audit(audit.MANAGER, "node.upgrade.end", about | after.row())
 
 
 def _tell(work: Work, of: Rollout, status: Status) -> None:

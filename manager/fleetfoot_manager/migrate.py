@@ -15,7 +15,7 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
 from fleetfoot_manager import database, schema
-from fleetfoot_manager.database import Database, unusable
+from fleetfoot_manager.database import Database, refused, translated
 from fleetfoot_manager.locks import FolderLock
 from fleetfoot_protocol.errors import FleetfootError
 
@@ -51,14 +51,14 @@ def version(tx: Connection) -> str | None:
 
 
 def demand_current(tx: Connection, folder: Path) -> None:
-    """Raise FleetfootError `store_unusable` unless the store has the version of this program."""
+    """Raise FleetfootError `store_refused` unless the store has the version of this program."""
     found = version(tx)
     if found == CURRENT:
         return
     if found is None:
-        raise unusable("this is no store of a manager", "restore it from a backup, or make a new one")
+        raise refused("this is no store of a manager", "restore it from a backup, or make a new one")
     older = found in versions()
-    raise unusable(
+    raise refused(
         f"the store has version {found}, this program reads and writes {CURRENT}",
         f"stop the manager, make a copy of {folder}, and run 'fleetfoot manager migrate --dir {folder}'"
         if older
@@ -80,14 +80,14 @@ def make(tx: Connection, to: str) -> None:
 def change(tx: Connection, to: str = CURRENT) -> tuple[str, str]:
     """Bring the store to another version in this transaction; returns (before, after).
 
-    Raises FleetfootError `usage` for a version that does not exist, `store_unusable` for what is no store.
+    Raises FleetfootError `usage` for a version that does not exist, `store_refused` for what is no store.
     """
     known = versions()
     if to not in known:
         raise FleetfootError("usage", f"there is no version {to[:20]!a}", remedy=f"one of {', '.join(known)}")
     found = version(tx)
     if found not in known:
-        raise unusable(f"a store of version {found} is not known here", "use the program that wrote it")
+        raise refused(f"a store of version {found} is not known here", "use the program that wrote it")
     config = _config(tx)
     if found in _BEFORE_ALEMBIC and not sa.inspect(tx).has_table("alembic_version"):
         command.stamp(config, found)
@@ -111,7 +111,7 @@ def run(folder: Path, to: str) -> tuple[str, str]:
         with opened.writing.begin() as tx:
             return change(tx, to)
     except SQLAlchemyError as error:
-        raise unusable(f"the store failed: {str(error).splitlines()[0][:300]}") from error
+        raise translated(error) from error
     finally:
         opened.close()
         lock.release()

@@ -79,7 +79,11 @@ def run(options: Options, on_ready: Callable[[Ready], None]) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: over.set())
     with ExitStack() as stack:
-        engine, ready = _open(options, stack, over)
+        try:
+            engine, ready = _open(options, stack, over)
+        except FleetfootError as error:
+            notify.tell(f"STATUS={error.message}")
+            raise
         collector.calm()
         while not over.is_set() and not engine.listening.wait(_LOOK_SECONDS):
             continue
@@ -92,6 +96,7 @@ def run(options: Options, on_ready: Callable[[Ready], None]) -> None:
         notify.tell("STOPPING=1")
         log.info("stopping")
     if engine.failure is not None:
+        notify.tell(f"STATUS={engine.failure}")
         raise engine.failure
 
 
@@ -106,7 +111,7 @@ def _open(options: Options, stack: ExitStack, over: threading.Event) -> tuple[En
         log.warning(
             "trust root %d expired on %s: devices go on, but make a new one", root.version, root.expires
         )
-    director = Director(read_key(options.folder / KEY_NAME), root)
+    director = Director(_secret(options.folder / KEY_NAME), root)
 
     def authorise(sha256: str, token: str) -> int | None:
         with store.read() as tx:
@@ -146,6 +151,13 @@ def _open(options: Options, stack: ExitStack, over: threading.Event) -> tuple[En
     ready = Ready(house.broker, server.url, asked.url)
     stack.enter_context(_told(options.folder / WHERE_NAME, ready))
     return engine, ready
+
+
+def _secret(path: Path) -> bytes:
+    try:
+        return read_key(path)
+    except FleetfootError as error:
+        raise FleetfootError("config_invalid", error.message, remedy=error.remedy) from error
 
 
 @contextmanager

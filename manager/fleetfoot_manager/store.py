@@ -6,7 +6,8 @@ Rules:
    stands in the lease row: a manager whose lease was taken away meets that in its next transaction and stops.
 2. `write()` is one transaction, durable when it returns. `step()` inside it is a savepoint: what fails in a
    step is undone alone.
-3. Whatever the database reports is one error: FleetfootError `store_unusable`.
+3. Whatever the database reports is one error: FleetfootError `store_unusable`, or `store_refused` for what no
+   further attempt will mend.
 4. A store of another version is refused, never guessed at; `fleetfoot manager migrate` changes it.
 """
 
@@ -22,7 +23,7 @@ from sqlalchemy.engine import URL, Connection
 from sqlalchemy.exc import SQLAlchemyError
 
 from fleetfoot_manager import database, migrate, schema
-from fleetfoot_manager.database import STORE_NAME, Database, unusable
+from fleetfoot_manager.database import STORE_NAME, Database, refused, unusable
 from fleetfoot_manager.locks import FolderLock
 from fleetfoot_protocol.errors import FleetfootError
 
@@ -65,10 +66,12 @@ class Store:
         self.folder = folder
         url = database.of_folder(folder)
         if url is None and not (folder / STORE_NAME).is_file():
-            raise unusable(
+            raise refused(
                 f"no store in {folder}",
                 f"make one with 'fleetfoot manager init --dir {folder} ...', or name the folder with --dir",
             )
+        if url is None:
+            database.demand_access(folder, read_only=read_only)
         self._lock = FolderLock(folder)
         self._lease = ""
         self.database = Database(folder, url, read_only=read_only)
@@ -166,4 +169,4 @@ def _translated() -> Iterator[None]:
     try:
         yield
     except SQLAlchemyError as error:
-        raise unusable(f"the store failed: {str(error).splitlines()[0][:300]}") from error
+        raise database.translated(error) from error

@@ -24,6 +24,7 @@ GENERAL_REMEDIES: dict[str, str] = {
     "supervisor_failed": "check that the supervisor or systemd unit of the component runs",
     "unsafe_binding": "bind to a loopback address, or use an external broker with TLS",
     "store_unusable": "check the path, its owner and free disk space",
+    "store_refused": "restore a backup, or run the program that the store belongs to",
     "io_error": "check the path, its permissions and free disk space",
 }
 

@@ -69,11 +69,13 @@ class Scene:
         signing = ["--root-key", str(keys / "root.key"), "--release-key", str(keys / "release.key.pub")]
         tool("trust", "init", *request, *signing, "--out", str(self.root))
         for version in (FIRST, GOOD, BAD):
-            self._release(version, keys / "release.key")
+            tree = kiosk.write_tree(self.folder / "apps" / version, version, dies=version == BAD)
+            self.release(version, tree)
 
-    def _release(self, version: str, key: Path) -> None:
-        tree = kiosk.write_tree(self.folder / "apps" / version, version, dies=version == BAD)
+    def release(self, version: str, tree: Path) -> None:
+        """Build and sign a release of a tree."""
         facts = ["--component", kiosk.COMPONENT, "--version", version, "--entrypoint", kiosk.ENTRYPOINT]
+        key = self.folder / "keys" / "release.key"
         notes = ["--notes", f"kiosk {version}"]
         tool("release", "build", str(tree), *facts, *notes, "--out", str(self.folder / "dist"))
         tool("release", "sign", str(self.bundle(version)), "--key", str(key))

@@ -156,6 +156,7 @@ def test_every_code_has_the_exit_code_of_its_kind(code: str) -> None:
         "unsafe_binding": 2,
         "timeout": 4,
         "broker_unreachable": 6,
+        "store_refused": 78,
         "upgrade_length_mismatch": 5,
         "upgrade_checksum_mismatch": 5,
     }.get(code, 1)

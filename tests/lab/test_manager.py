@@ -37,11 +37,11 @@ export PYTHONPATH={":".join((SITE, *(f"{CHECKOUT}/{room}" for room in _ROOMS)))}
 exec {PYTHON}/bin/python{sys.version_info.major}.{sys.version_info.minor} -sc \\
     'import sys; from fleetfoot_client.cli import main; sys.argv[0] = "fleetfoot"; sys.exit(main())' "$@"
 """
-#: What a later program would leave of the store, for this one.
-_LATER = """\
+#: What another program would leave of the store, for this one.
+_STAMP = """\
 import sqlite3, sys
 with sqlite3.connect(sys.argv[1]) as store:
-    store.execute("UPDATE alembic_version SET version_num = '99'")
+    store.execute("UPDATE alembic_version SET version_num = ?", (sys.argv[2],))
 """
 
 
@@ -109,15 +109,26 @@ class Service:
         assert self.facts("ActiveState") == {"ActiveState": "active"}
 
     def start_is_refused(self) -> str:
-        """The start fails at once; returns what its log says about it."""
+        """The start fails, and is not tried again; what the log says about it. The status says it too."""
         said = self.host.run("systemctl", "start", UNIT, check=False)
         assert "control process exited with error code" in said, said
+        over = {"ActiveState": "failed", "Result": "exit-code", "ExecMainStatus": "78", "NRestarts": "0"}
+        assert self.facts(*over) == over
         invocation = self.facts("InvocationID")["InvocationID"]
-        self.host.run("systemctl", "stop", UNIT)
-        return self.host.journal("-o", "cat", "-u", UNIT, f"_SYSTEMD_INVOCATION_ID={invocation}")
+        logged = self.host.journal("-o", "cat", "-u", UNIT, f"_SYSTEMD_INVOCATION_ID={invocation}")
+        status = self.facts("StatusText")["StatusText"]
+        assert status
+        assert f"error: {status}" in logged
+        self.host.run("systemctl", "reset-failed", UNIT)
+        return logged
 
     def migrate(self, *words: str) -> None:
         program = ("fleetfoot", "manager", "migrate", "--dir", STATE, *words)
+        self.host.run("runuser", "-u", USER, "--", *program)
+
+    def stamp(self, version: str) -> None:
+        """Let the store say that it has this version."""
+        program = (f"{PYTHON}/bin/python3", "-c", _STAMP, f"{STATE}/manager.sqlite3", version)
         self.host.run("runuser", "-u", USER, "--", *program)
 
 
@@ -167,9 +178,27 @@ def test_the_manager_itself_is_upgraded_and_a_store_of_another_version_refused(s
     service.start()
     assert "oven-3" in service.devices()
     service.host.run("systemctl", "stop", UNIT)
-    service.host.run(
-        "runuser", "-u", USER, "--", f"{PYTHON}/bin/python3", "-c", _LATER, f"{STATE}/manager.sqlite3"
-    )
+    service.stamp("99")
     said = service.start_is_refused()
     assert f"the store has version 99, this program reads and writes {migrate.CURRENT}" in said
     assert "run the program that wrote it" in said
+    service.stamp(migrate.CURRENT)
+
+
+def test_a_store_that_is_somebody_elses_or_damaged_is_refused_once(service: Service) -> None:
+    service.start()
+    service.enroll("oven-4")
+    service.host.run("systemctl", "stop", UNIT)
+    file = f"{STATE}/manager.sqlite3"
+    service.sh(f"chown root:root {file}")
+    said = service.start_is_refused()
+    assert f"may not read and write {file}" in said
+    assert f"chown -R USER {STATE}" in said
+    service.sh(f"chown {USER}:{USER} {file}", f"cp -p {file} {file}.whole", f"echo no database > {file}")
+    said = service.start_is_refused()
+    assert "file is not a database" in said
+    assert "restore the newest backup" in said
+    service.sh(f"mv {file}.whole {file}")
+    service.start()
+    assert "oven-4" in service.devices()
+    service.host.run("systemctl", "stop", UNIT)

@@ -151,7 +151,7 @@ def test_a_file_that_is_no_whole_backup_is_refused_and_leaves_nothing(tmp_path: 
     )
     with pytest.raises(FleetfootError) as caught:
         backup.restore(file, tmp_path / "new", database_url())
-    assert caught.value.code == ("store_unusable" if what == "newer" else "usage")
+    assert caught.value.code == ("store_refused" if what == "newer" else "usage")
     assert not (tmp_path / "new").exists()
 
 

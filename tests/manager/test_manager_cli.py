@@ -50,8 +50,8 @@ def test_errors_look_and_end_as_those_of_every_command(
     assert "\ncode: config_invalid\nwhat to do: make one with 'fleetfoot trust init --request " in error
     assert init(folder) == 1
     assert "code: exists_already" in capsys.readouterr().err
-    assert fleetfoot(["manager", "status", "--dir", str(folder / "nowhere"), "--json"]) == 1
-    assert json.loads(capsys.readouterr().out)["error"]["code"] == "store_unusable"
+    assert fleetfoot(["manager", "status", "--dir", str(folder / "nowhere"), "--json"]) == 78
+    assert json.loads(capsys.readouterr().out)["error"]["code"] == "store_refused"
 
 
 @pytest.mark.parametrize("option", ["--listen", "--artifacts"])

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from sqlalchemy.exc import OperationalError
 from tests.support.stores import tamper
 
 from fleetfoot_manager import audit, documents, inventory, schema
-from fleetfoot_manager.database import STORE_NAME, URL_NAME
+from fleetfoot_manager.database import FATAL, STORE_NAME, URL_NAME, translated
 from fleetfoot_manager.init import make_state
 from fleetfoot_manager.locks import holder_of
 from fleetfoot_manager.store import Store, get_meta, set_meta
@@ -118,7 +119,26 @@ def test_a_store_of_another_version_is_refused_with_what_to_do(
     tamper(folder, statement)
     with pytest.raises(FleetfootError) as caught:
         Store(folder)
-    assert (caught.value.code, remedy in caught.value.remedy) == ("store_unusable", True)
+    assert (caught.value.code, remedy in caught.value.remedy) == ("store_refused", True)
+
+
+def test_a_damaged_file_is_refused_wherever_it_is_met(tmp_path: Path) -> None:
+    make_state(tmp_path / "state", "testfleet", {})
+    file = tmp_path / "state" / STORE_NAME
+    with Store(tmp_path / "state") as store:
+        store.acquire()
+        file.write_bytes(b"no database" * 1000)
+        with pytest.raises(FleetfootError) as caught, store.read() as tx:
+            tx.execute(sa.text("SELECT * FROM audit"))
+    assert caught.value.code in FATAL
+    with pytest.raises(FleetfootError, match="not a database") as caught:
+        Store(tmp_path / "state")
+    assert (caught.value.code, "newest backup" in caught.value.remedy) == ("store_refused", True)
+
+
+def test_a_database_that_does_not_answer_is_worth_another_try() -> None:
+    gone = translated(OperationalError("SELECT 1", {}, Exception("connection refused")))
+    assert gone.code == "store_unusable"
 
 
 def test_a_folder_without_a_store_says_how_to_make_one(tmp_path: Path) -> None:

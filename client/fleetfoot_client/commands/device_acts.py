@@ -1,14 +1,22 @@
 """`fleetfoot device upgrade|downgrade|pin|unpin|release|upgrades|downgrades`: one device by itself."""
 
 import argparse
+import time
 from typing import Any
 
 from fleetfoot_client import options, terminal
 from fleetfoot_client.commands import online
 from fleetfoot_client.exits import Exit
-from fleetfoot_client.rows import ActRow, ReachableRow, parse, parse_list
+from fleetfoot_client.link import deadline
+from fleetfoot_client.rows import ActRow, DeviceRow, OwnRow, ReachableRow, parse, parse_list
+from fleetfoot_client.session import Session
 from fleetfoot_client.terminal import literal
+from fleetfoot_protocol.errors import FleetfootError
+from fleetfoot_protocol.states import Outcome
 
+_LOOK_SECONDS = 1.0
+#: The state of an act of which the device has not said how it went.
+_OPEN = "open"
 _MOVES = {
     "upgrade": ("bring one device to a newer release", "A device that is ahead stays."),
     "downgrade": (
@@ -38,6 +46,13 @@ def add(group: options.Subparsers) -> None:
         )
         parser.add_argument("version", metavar="VERSION", type=options.version, help="to which version")
         parser.add_argument("--pin", action="store_true", help="and keep it there until 'device unpin'")
+        parser.add_argument(
+            "--wait",
+            metavar="TIME",
+            type=options.duration,
+            help="wait until the device has said how it went; exits with 0 if it runs the release now,"
+            " 3 if not, 4 if it has not said in time",
+        )
         options.add_manager(parser)
     pin = _command(
         group,
@@ -66,31 +81,70 @@ def _command(
     return parser
 
 
-def _ask(args: argparse.Namespace) -> dict[str, Any]:
-    return online.ask(
-        args,
-        args.verb,
-        device=args.device,
-        component=args.component,
-        version=getattr(args, "version", None),
-        pin=True if getattr(args, "pin", False) else None,
-    )
+def _ask(session: Session, args: argparse.Namespace) -> dict[str, Any]:
+    wanted = {
+        "device": args.device,
+        "component": args.component,
+        "version": getattr(args, "version", None),
+        "pin": True if getattr(args, "pin", False) else None,
+    }
+    given = {name: value for name, value in wanted.items() if value is not None}
+    return session.request(args.verb, arguments=given, timeout=args.reply_timeout)
 
 
 def _act(args: argparse.Namespace) -> int:
-    result = _ask(args)
-    row = parse(ActRow, result)
+    wait = getattr(args, "wait", None)
+    with online.open_session(args) as session:
+        result = _ask(session, args)
+        row = parse(ActRow, result)
+        if wait is None:
+            terminal.show(result, literal(_said(row), keep="\n"), as_json=args.json)
+            return Exit.OK
+        if not args.json:
+            terminal.note(literal(_said(row), keep="\n"))
+        ended = _awaited(session, row, wait, args.reply_timeout)
+    how = f"{ended.state}, {ended.outcome}" + (f" ({ended.code})" if ended.code else "")
+    text = f"{row.component} of {row.device}: {row.kind} to {row.version} is {how}"
+    value = {**result, "state": ended.state, "outcome": ended.outcome, "code": ended.code}
+    terminal.show(value, literal(text), as_json=args.json)
+    return Exit.OK if ended.outcome == Outcome.COMPLETED else Exit.STOPPED
+
+
+def _said(row: ActRow) -> str:
     what = row.kind + (f" to {row.version}" if row.version else "")
     text = f"{row.component} of {row.device}: {what} is {row.state}"
-    if row.state == "open":
+    if row.state == _OPEN:
         text += "" if row.online else " (the device is offline: it obeys when it comes back)"
         text += f"\nsee how it goes: fleetfoot device show {row.device}"
-    terminal.show(result, literal(text, keep="\n"), as_json=args.json)
-    return Exit.OK
+    return text
+
+
+def _awaited(session: Session, asked: ActRow, wait: int, reply_timeout: float) -> OwnRow:
+    """How the act ended. FleetfootError `timeout`; `conflict` where another order took its place."""
+    left = deadline(wait)
+    while True:
+        shown = session.request("device.show", arguments={"device": asked.device}, timeout=reply_timeout)
+        own = parse(DeviceRow, shown).own.get(asked.component)
+        if own is None or own.act != asked.act:
+            raise FleetfootError(
+                "conflict",
+                f"{asked.device} has been given another order since",
+                remedy="see who did: fleetfoot audit list --action node.upgrade --limit 10",
+            )
+        if own.state != _OPEN:
+            return own
+        if not left():
+            raise FleetfootError(
+                "timeout",
+                f"{asked.device} has not said how it went within {wait} s",
+                remedy=f"the order stands: see how it goes with 'fleetfoot device show {asked.device}'",
+            )
+        time.sleep(min(_LOOK_SECONDS, left() or 0.0))
 
 
 def _reachable(args: argparse.Namespace) -> int:
-    result = _ask(args)
+    with online.open_session(args) as session:
+        result = _ask(session, args)
     if args.json:
         terminal.show_json(result)
         return Exit.OK

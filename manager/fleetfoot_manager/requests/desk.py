@@ -20,6 +20,7 @@ from sqlalchemy.exc import OperationalError
 
 from fleetfoot_manager import documents, logs, rights, schema
 from fleetfoot_manager.catalogue import Candidate
+from fleetfoot_manager.database import FATAL
 from fleetfoot_manager.requests import (
     approvals,
     audits,
@@ -234,7 +235,7 @@ class Desk:
         except OperationalError:
             raise
         except FleetfootError as error:
-            if error.code == "store_unusable":
+            if error.code in FATAL:
                 raise
             reply = self._refuse(work, request, error)
         except Exception:
