@@ -132,6 +132,14 @@ class Witness:
         self._client.loop_stop()
 
 
+def read_said(said: str) -> Any:
+    """What a command said with --json: a value, or one a line."""
+    try:
+        return json.loads(said)
+    except json.JSONDecodeError:
+        return [json.loads(line) for line in said.splitlines() if line]
+
+
 class Town:
     """Everything below one folder. `own_broker`: a broker process of its own, to be killed apart.
 
@@ -195,28 +203,26 @@ class Town:
 
     def fleetfoot(self, *arguments: str, status: int = 0) -> Any:
         """Run a `fleetfoot` command with --json as the operator; returns what it says."""
-        environ = {
-            **os.environ,
+        done = subprocess.run(
+            [FLEETFOOT, *arguments, "--json"],
+            capture_output=True,
+            text=True,
+            env={**os.environ, **self.environ()},
+            timeout=90,
+            check=False,
+        )
+        assert done.returncode == status, (arguments, done.returncode, done.stdout, done.stderr)
+        return read_said(done.stdout)
+
+    def environ(self) -> dict[str, str]:
+        """Who the operator is, and where the manager, as the environment of a command."""
+        return {
             "FLEETFOOT_BROKER": f"mqtt://127.0.0.1:{self.broker_port}",
             "FLEETFOOT_OPERATOR": OPERATOR,
             "FLEETFOOT_KEY": str(self.scene.operator_key),
             "FLEETFOOT_ROOT": str(self.scene.root),
             "FLEETFOOT_CONFIG_DIR": str(self.folder / "profile"),
         }
-        done = subprocess.run(
-            [FLEETFOOT, *arguments, "--json"],
-            capture_output=True,
-            text=True,
-            env=environ,
-            timeout=90,
-            check=False,
-        )
-        assert done.returncode == status, (arguments, done.returncode, done.stdout, done.stderr)
-        lines = [line for line in done.stdout.splitlines() if line]
-        try:
-            return json.loads(done.stdout)
-        except json.JSONDecodeError:
-            return [json.loads(line) for line in lines]
 
     def publish(self, version: str) -> str:
         """Publish a release; returns its digest."""

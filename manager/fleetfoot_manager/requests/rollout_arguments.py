@@ -55,7 +55,7 @@ class RolloutPlan(Model):
     offline: Literal["wait", "skip"] = "wait"
     approve_each_wave: bool = False
     priority: Annotated[int, Field(ge=0, le=100)] = 0
-    ttl: Annotated[int, Field(ge=60, le=365 * DAY)] | None = None
+    ttl: Annotated[int, Field(ge=1, le=365 * DAY)] | None = None
     supersede: bool = False
 
     @property
