@@ -9,6 +9,7 @@ from tests.manager.enginerig import Rig
 from tests.manager.realm import COMPONENT, Bundle, Device, Realm, ended, runs
 from tests.support.waiting import until
 
+from fleetfoot_protocol.reports import Installed
 from fleetfoot_protocol.states import Lifecycle, Role
 
 NAMES = [f"dev-{n:02}" for n in range(10)]
@@ -52,6 +53,23 @@ class Fleet:
             said = ended(new, rollout, "completed", new)
             said = said.model_copy(update={"previous": (before or self.old).installed})
             self.rig.say(self.devices[name], self.devices[name].status(said))
+
+    def lose(self, how: str) -> Installed:
+        """What a device had before, and what is no way back any more."""
+        old = self.rig.realm.release("0.9.0", 99)
+        self.rig.publish(old)
+        if how == "archived":
+            self.rig.do("release.archive", {"component": COMPONENT, "version": "0.9.0"})
+        elif how == "recalled":
+            about = {"component": COMPONENT, "version": "0.9.0", "reason": "burns"}
+            self.rig.do("release.recall", about)
+        elif how == "withdrawn":
+            name = self.start(version="0.9.0", immediate=True)
+            assert (
+                self.rig.do("rollout.decide", {"rollout": name, "decision": "rollback"})["state"]
+                == "rolled_back"
+            )
+        return old.installed
 
     def in_wave(self, rollout: str, wave: int) -> list[str]:
         return [row["id"] for row in self.rig.show(rollout)["devices"] if row["wave"] == wave]
@@ -212,6 +230,33 @@ def test_a_device_goes_back_to_what_it_holds_although_nobody_published_it(fleet:
     )
 
 
+@pytest.mark.parametrize(
+    ("lost", "words"),
+    [
+        ("archived", "kiosk 0.9.0 is archived: dev-01"),
+        ("recalled", "kiosk 0.9.0 is recalled: dev-01"),
+        ("withdrawn", "kiosk 0.9.0 is withdrawn in group hall: dev-01"),
+        ("below", "kiosk 0.9.0 is below the floor 100: dev-01"),
+    ],
+)
+def test_a_way_back_that_is_none_is_refused_before_it_is_promised(
+    fleet: Fleet, lost: str, words: str
+) -> None:
+    before = fleet.lose(lost)
+    name = fleet.start(immediate=True, breaker=0)
+    said = ended(fleet.new, name, "completed", fleet.new)
+    floor = 100 if lost == "below" else 0
+    said = said.model_copy(update={"previous": before, "floor": floor})
+    fleet.rig.say(fleet.devices["dev-01"], fleet.devices["dev-01"].status(said))
+    fleet.completes(name, "dev-02")
+    back = {"rollout": name, "decision": "rollback"}
+    for pace in ({}, {"batch_size": 1}):
+        reply = fleet.rig.ask("rollout.decide", back | pace)
+        assert (reply.code, reply.message) == ("state_refused", f"not every device has a way back: {words}")
+    state = fleet.rig.do("rollout.decide", back | {"leave_stranded": True})["state"]
+    assert state == "rolling_back"
+
+
 def test_a_rollback_in_steps_takes_back_who_moved_and_withdraws_in_the_end(fleet: Fleet) -> None:
     name = fleet.start(waves=[4, "100%"])
     moved = fleet.in_wave(name, 1)
@@ -228,5 +273,9 @@ def test_a_rollback_in_steps_takes_back_who_moved_and_withdraws_in_the_end(fleet
         due = [row["id"] for row in rows if row["terminal"] == "pending" and row.get("since")]
         fleet.completes(back["rollout"], *due, to=fleet.old, before=fleet.new)
     assert fleet.rig.show(back["rollout"])["state"] == "completed"
+    assert fleet.rig.do("rollout.report", {"rollout": back["rollout"]})["takes_back"] == "1.1.0"
+    report = fleet.rig.do("rollout.report", {"rollout": name})
+    assert report["reason"] == f"superseded by {back['rollout']}"
+    assert [row["what"] for row in report["audit"] if "what" in row] == ["rollback"]
     assert fleet.rig.desired("hall").withdrawn == (fleet.new.digest,)
     assert fleet.rig.desired("hall").targets == ()

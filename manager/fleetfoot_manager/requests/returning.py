@@ -22,13 +22,17 @@ _NAMED = 10
 
 
 class _Way(NamedTuple):
-    """Where a device would go back to. `held`: it said that it has that version itself."""
+    """Where a device would go back to. `held`: it said that it has that version itself.
+
+    `barred`: why it may not, although it holds it and there is nothing else.
+    """
 
     device: str
     version: str
     counter: int
     digest: str
     held: bool
+    barred: str = ""
 
 
 def _moved(work: Work, of: Rollout) -> list[DeviceEntry]:
@@ -51,7 +55,11 @@ def _way(of: Rollout, entry: DeviceEntry, intent: GroupIntent) -> _Way | None:
     for way in (before, intent.baseline):
         if way is not None and way.digest not in gone and way.counter >= one.floor:
             return _Way(entry.id, way.version, way.counter, way.digest, way is before)
-    return None if before is None else _Way(entry.id, before.version, before.counter, "", True)
+    if before is None:
+        return None
+    below = before.counter < one.floor
+    barred = f"is below the floor {one.floor}" if below else f"is withdrawn in group {entry.group}"
+    return _Way(entry.id, before.version, before.counter, before.digest, True, barred)
 
 
 def demand_ways_back(work: Work, of: Rollout) -> None:
@@ -74,16 +82,16 @@ def demand_ways_back(work: Work, of: Rollout) -> None:
 
 
 def _lost(work: Work, of: Rollout, way: _Way) -> str:
-    if not way.digest:
-        return f"{of.component} {way.version} is below the floor, withdrawn or recalled"
     row = catalogue.by_digest(work.tx, way.digest)
+    if row is not None and catalogue.recall_of(work.tx, row.digest) is not None:
+        return f"{of.component} {way.version} is recalled"
+    if way.barred:
+        return f"{of.component} {way.version} {way.barred}"
     if row is None:
         # What came with the device was perhaps never published: it goes back to it without anybody's help.
         return "" if way.held else f"{of.component} {way.version} is gone from the catalogue"
     if row.life == Life.ARCHIVED:
         return f"{of.component} {way.version} is archived"
-    if catalogue.recall_of(work.tx, row.digest) is not None:
-        return f"{of.component} {way.version} is recalled"
     return ""
 
 
@@ -134,7 +142,7 @@ def planned_back(work: Work, of: Rollout, asked: rollout_arguments.RolloutDecide
 def _release_before(work: Work, of: Rollout, moved: list[DeviceEntry]) -> ReleaseRow:
     """The release that most of the devices would go back to."""
     ways = (_way(of, entry, work.intent(entry.group, of.component)) for entry in moved)
-    votes = Counter(way.digest for way in ways if way is not None and way.digest)
+    votes = Counter(way.digest for way in ways if way is not None and not way.barred)
     row = catalogue.by_digest(work.tx, votes.most_common(1)[0][0]) if votes else None
     if row is None:
         why = "there is no release to go back to" if moved else "nobody has moved"
