@@ -1,5 +1,6 @@
 """States of a component, of a rollout, and how both are shown (VOCABULARY). Standard library only."""
 
+from collections.abc import Collection
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -121,6 +122,22 @@ BADGES: dict[str, Badge] = {
     Terminal.SILENT: Badge("?", "silent", "yellow"),
     Terminal.SKIPPED: Badge("-", "skipped", "grey62"),
 }
+
+
+def shown_outcome(
+    outcome: str, digest: str, running: tuple[str, int], previous: int | None, completed: Collection[str]
+) -> str:
+    """What the badge of a device at rest shows of how its newest work ended.
+
+    outcome, digest: of that work; running: digest and counter; previous: the counter of what ran before, if
+    the device has that still; completed: digests of all work that ended well. Whoever does not run what it
+    was upgraded to any more, or went back to something older, is not `updated`: what runs is what counts.
+    """
+    if outcome != Outcome.COMPLETED:
+        return outcome
+    returned = previous is None and any(other != running[0] for other in completed)
+    down = previous is not None and previous > running[1]
+    return Lifecycle.IDLE if digest != running[0] or returned or down else outcome
 
 
 class Role(StrEnum):

@@ -2,7 +2,7 @@
 
 import pytest
 from tests.manager.enginerig import Rig
-from tests.manager.realm import COMPONENT, Bundle, Device, runs
+from tests.manager.realm import COMPONENT, Bundle, Device, ended, runs
 
 from fleetfoot_protocol.reports import PolicySummary
 from fleetfoot_protocol.states import Lifecycle
@@ -71,6 +71,22 @@ def test_states_are_counted_by_the_words_that_are_shown(rig: Rig, devices: dict[
     rig.say(device, device.status(runs(releases(rig)["1.0.0"], state=Lifecycle.DOWNLOADING)))
     states = rig.do("group.show", {"group": "hall"})["components"][COMPONENT]["states"]
     assert states == {"idle": 3, "upgrading": 1}
+
+
+def test_who_went_back_is_not_counted_as_updated(rig: Rig, devices: dict[str, Device]) -> None:
+    old, new = releases(rig)["1.0.0"], releases(rig)["1.1.0"]
+    device = devices["behind"]
+
+    def states() -> dict[str, int]:
+        return dict(rig.do("group.show", {"group": "hall"})["components"][COMPONENT]["states"])
+
+    up = ended(new, "r-1", "completed", new).model_copy(update={"previous": old.installed})
+    rig.say(device, device.status(up))
+    assert states() == {"idle": 3, "updated": 1}
+    back = ended(old, "r-2", "completed", old)
+    rig.say(device, device.status(back.model_copy(update={"outcomes": (*up.outcomes, *back.outcomes)})))
+    assert states() == {"idle": 4}
+    assert rig.device("behind")["components"][COMPONENT]["badge"] == "idle"
 
 
 def test_a_group_without_devices_is_not_found_but_may_have_a_policy(rig: Rig) -> None:

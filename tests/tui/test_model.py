@@ -7,6 +7,7 @@ import pytest
 from tests.tui.stage import COMPONENT, NOON, ROLLOUT, Stage, troubled
 
 from fleetfoot_protocol import keys, topics
+from fleetfoot_protocol.reports import ComponentStatus
 from fleetfoot_protocol.topics import Kind
 from fleetfoot_tui import facts, filters
 from fleetfoot_tui.filters import FilterError, Sight
@@ -212,6 +213,12 @@ def test_a_range_goes_either_way() -> None:
     assert filters.ranged(keys_shown, "gone", "b") == ["b"]
 
 
+def _returned(stage: Stage) -> ComponentStatus:
+    """A device that was on 1.2.0 and came back to 1.1.0, as a recall or a rollback makes it do."""
+    up, back = stage.ended("1.2.0", "completed", "1.2.0"), stage.ended("1.1.0", "completed", "1.1.0")
+    return back.model_copy(update={"outcomes": (*up.outcomes, *back.outcomes), "previous": None})
+
+
 def test_the_badge_is_the_managers(stage: Stage) -> None:
     """Console and command line must not tell two stories of one device."""
     from fleetfoot_manager.requests.devices import badge_of
@@ -225,7 +232,13 @@ def test_the_badge_is_the_managers(stage: Stage) -> None:
         stage.rejects("1.2.0", "1.0.0", "upgrade_refused_before", "failed before"),
         stage.works("1.2.0", "staged", "1.1.0"),
         stage.works("1.2.0", "rolling_back", "1.1.0"),
+        stage.ended("1.1.0", "completed", "1.2.0"),
+        stage.ended("1.1.0", "completed", "1.1.0").model_copy(update={"previous": stage.installed("1.2.0")}),
+        _returned(stage),
     ]
+    shown_as = [badge_of(case)[0] for case in cases]
+    assert shown_as[2] == "updated"
+    assert shown_as[-3:] == ["idle"] * 3  # it runs something else, went down, or came back
     for case in cases:
         payload = stage.status("oven-1", "ovens", case).payload()
         said = facts.read_status(payload)

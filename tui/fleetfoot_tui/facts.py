@@ -8,7 +8,7 @@ import json
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from fleetfoot_protocol.states import BADGES
+from fleetfoot_protocol.states import BADGES, shown_outcome
 
 MAX_BYTES = 64 << 10
 _TEXT = 256
@@ -189,8 +189,19 @@ def _shown(lifecycle: str, value: dict[str, Any], answered: dict[str, Any]) -> t
     found = [one for one in outcomes[:_MANY] if isinstance(one, dict)] if isinstance(outcomes, list) else []
     if found:
         last = max(enumerate(found), key=lambda item: (_text(item[1], "at"), item[0]))[1]
-        return _text(last, "outcome") or "idle", _text(last, "code"), reason
+        return _ended(last, value, found) or "idle", _text(last, "code"), reason
     return "idle", "", reason
+
+
+def _ended(last: dict[str, Any], value: dict[str, Any], outcomes: list[dict[str, Any]]) -> str:
+    running, before = _table(value, "running"), _table(value, "previous")
+    return shown_outcome(
+        _text(last, "outcome"),
+        _text(last, "digest"),
+        (_text(running, "digest"), _number(running, "counter")),
+        _number(before, "counter") if before else None,
+        [_text(one, "digest") for one in outcomes if _text(one, "outcome") == "completed"],
+    )
 
 
 def _table(value: dict[str, Any], name: str) -> dict[str, Any]:

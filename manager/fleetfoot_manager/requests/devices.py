@@ -12,7 +12,7 @@ from fleetfoot_manager.requests.device_admin import leave
 from fleetfoot_manager.work import Work
 from fleetfoot_protocol.codes import Code, info
 from fleetfoot_protocol.reports import ComponentStatus, OutcomeRecord, Problem, Request
-from fleetfoot_protocol.states import BADGES, Lifecycle, Verdict
+from fleetfoot_protocol.states import BADGES, Lifecycle, Outcome, Verdict, shown_outcome
 
 _AUDITED: dict[Enrolled, str] = {
     Enrolled.ADDED: "device.enroll",
@@ -137,7 +137,11 @@ def badge_of(one: ComponentStatus) -> tuple[str, str, str]:
         return BADGES["rejected"].word, answered.code, answered.reason
     last = _newest(one.outcomes)
     if last is not None:
-        return BADGES[last.outcome].word, last.code, ""
+        running = (one.running.digest, one.running.counter) if one.running else ("", 0)
+        completed = [record.digest for record in one.outcomes if record.outcome is Outcome.COMPLETED]
+        before = one.previous.counter if one.previous else None
+        shown = shown_outcome(last.outcome, last.digest, running, before, completed)
+        return BADGES[shown].word, last.code, ""
     return BADGES[one.state].word, "", one.reason
 
 
