@@ -374,23 +374,21 @@ class TraceRow(Row):
     at: str
     actor: str
     action: str
+    what: str = ""
 
 
-class ReportDevice(Row):
-    """A device in a report."""
+class ReportDevice(RolloutDevice):
+    """A device in a report. `on_goal`: whether it was last heard of running the release; None: not said."""
 
-    id: str
-    group: str = ""
-    wave: int = 0
-    terminal: str
-    code: str = ""
-    reason: str = ""
-    since: str = ""
-    ended: str = ""
+    on_goal: bool | None = None
 
 
-class ReportRow(Row):
-    """The report of an ended rollout. `waves`: cumulative device counts."""
+class ReportRow(GateRow):
+    """The report of an ended rollout. `waves`: cumulative device counts; times in seconds.
+
+    `asked`, `approved`: the arguments as they were asked for, and as they were approved, if that was edited.
+    `takes_back`: the version from which this rollout brings devices back.
+    """
 
     rollout: str
     fleet: str = ""
@@ -400,13 +398,21 @@ class ReportRow(Row):
     groups: tuple[str, ...] = ()
     state: str
     reason: str = ""
+    selector: dict[str, str] = {}
     waves: tuple[int, ...] = ()
+    settle: float = 0
+    device_timeout: float = 0
+    attempt: int = 1
+    after: str = ""
+    takes_back: str = ""
     total: int = 0
     started: str = ""
     ended: str = ""
     requested_by: str = ""
     decided_by: str = ""
     decision: str = ""
+    asked: dict[str, Any] = {}
+    approved: dict[str, Any] = {}
     success_percent: int | None = None
     notes: tuple[PlanNote, ...] = ()
     audit: tuple[TraceRow, ...] = ()

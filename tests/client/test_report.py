@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from tests.client.rig import HandManager, Run
 
-from fleetfoot_client import report
+from fleetfoot_client import report, report_pictures
 from fleetfoot_client.exits import Exit
 from fleetfoot_client.profiles import Profile
 from fleetfoot_protocol.reports import Request
@@ -45,6 +45,7 @@ class Page(HTMLParser):
         self.attributes: list[tuple[str, str | None]] = []
         self.open: list[str] = []
         self.text = ""
+        self.words: list[str] = []
         self.feed(data.decode())
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
@@ -62,10 +63,19 @@ class Page(HTMLParser):
 
     def handle_data(self, data: str) -> None:
         self.text += data
+        self.words.append(data)
 
 
 def page() -> Page:
     return Page(report.as_html(REPORT))
+
+
+def looks(made: Page, *names: str) -> list[int]:
+    """How many parts of bars have each look, without the key."""
+    found = [value for name, value in made.attributes if name == "class"]
+    keys = [value for name, value in made.attributes if name == "aria-hidden" and value == "true"]
+    assert len(keys) == len(set(found) & set(report_pictures.LOOKS.values()))
+    return [found.count(name) - 1 for name in names]
 
 
 def test_the_page_is_whole_and_shows_every_device_and_why() -> None:
@@ -74,8 +84,70 @@ def test_the_page_is_whole_and_shows_every_device_and_why() -> None:
     for text in ("kiosk 1.1.0: completed", "oven-1", "oven-4", "upgrade_health_failed", "66 %", "greta"):
         assert text in made.text
     assert "by anton" in made.text
-    assert made.tags.count("svg") == 2
-    assert made.tags.count("rect") == 4  # wave 1: updated; wave 2: updated, skipped, failed
+    assert made.tags.count("svg") == 2 + 3  # two pictures, and a key of three results
+    # Wave 1: updated; wave 2: updated, skipped, failed.
+    assert looks(made, "good", "calm", "bad") == [2, 1, 1]
+
+
+STRATEGY: dict[str, Any] = {
+    **REPORT, "strategy": "batches", "breaker": 2, "consecutive": True, "canaries": ["oven-1"],
+    "stage": "first", "failure_percent": 20, "min_successes": 2, "approve_each_wave": True,
+    "offline_policy": "skip", "priority": 5, "expires": "2026-02-01T00:00:00Z", "settle": 300,
+    "after": "r-0", "attempt": 3, "takes_back": "1.2.0", "selector": {"site": "north"}, "waves": [1, 3, 4],
+    "asked": {"batch_size": 10, "waves": [1, 2], "breaker": 3}, "approved": {"batch_size": 2, "breaker": 3},
+    "audit": [
+        {"n": 8, "at": AT.format(1), "actor": "anton", "action": "group.upgrade.approve", "what": "wave 2"},
+        {"n": 7, "at": AT.format(0), "actor": "greta", "action": "group.upgrade.schedule"},
+        {"n": 9, "at": AT.format(3), "actor": "manager", "action": "group.upgrade.paused"},
+        {"n": 10, "at": AT.format(5), "actor": "greta", "action": "group.upgrade.decide", "what": "rollback"},
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "3 batches of up to 2 devices", "canariesoven-1", "everybody stages before the first wave", "5 min",
+        "2 failures in a row, or more than 20 % failures", "2 successes in each wave", "are not waited for",
+        "each waveis approved", "priority5", "would expire2026-02-01T00:00:00Z", "comes afterr-0", "attempt3",
+        "takes backkiosk 1.2.0", "onlysite=north",
+        "batch size102", "waves1, 2as usual",
+        "+60 s: approved wave 2 by anton", "+3 min: tripped by manager", "+5 min: decided rollback by greta",
+    ],
+)  # fmt: skip
+def test_every_strategy_and_what_people_did_is_told(text: str) -> None:
+    made = Page(report.as_html(STRATEGY))
+    assert made.open == []
+    assert text in made.text
+    assert "breaker33" not in made.text  # approved as it was asked for
+
+
+def test_the_pictures_name_what_there_is() -> None:
+    made = Page(report.as_html(STRATEGY))
+    counts = [made.words.count(name) for name in ("canaries", "step 2", "staging")]
+    assert counts == [3, 2, 2]  # once among the facts, but the step
+    late = [device(5, "canceled", 3), device(6, "skipped", 0, reason="beyond the last wave")]
+    waves = {**STRATEGY, "takes_back": "", "strategy": "waves", "canaries": [], "stage": "", "audit": []}
+    made = Page(report.as_html({**waves, "devices": [*REPORT["devices"], *late]}))
+    for name, times in (("wave 1", 2), ("wave 2", 2), ("wave 3", 2), ("not opened", 1), ("not reached", 1)):
+        assert (name, made.words.count(name)) == (name, times)
+
+
+def test_who_was_taken_back_is_not_shown_as_updated() -> None:
+    devices = [device(1, "healthy", 1, on_goal=False), device(2, "healthy", 1, on_goal=True)]
+    made = Page(report.as_html({**REPORT, "state": "rolled_back", "devices": devices}))
+    assert "updated 1, taken back 1" in made.text
+    assert "kiosk 1.1.0: rolled back" in made.text
+    assert looks(made, "good", "returned") == [1, 1]
+
+
+def test_a_thousand_batches_are_a_picture_still() -> None:
+    devices = [device(1, "healthy", number) | {"id": f"oven-{number}"} for number in range(1, 1001)]
+    value = {**REPORT, "strategy": "batches", "waves": list(range(1, 1001)), "devices": devices}
+    made = Page(report.as_html(value))
+    assert "batch 1-42" in made.text
+    assert "batch 967-1000" in made.text
+    assert made.tags.count("rect") == 2 * 24
 
 
 def test_nothing_in_the_page_runs_or_is_loaded() -> None:

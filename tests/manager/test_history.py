@@ -100,6 +100,7 @@ def test_a_report_is_of_an_ended_rollout_and_says_everything(past: Past) -> None
     devices = {row["id"]: row for row in report["devices"]}
     assert (devices["bad"]["terminal"], devices["bad"]["code"]) == ("rolled_back", "upgrade_health_failed")
     assert all(devices[name]["since"] <= devices[name]["ended"] for name in ("good", "better", "bad"))
+    assert {name: row["on_goal"] for name, row in devices.items()} == {n: n != "bad" for n in devices}
     actions = [row["action"] for row in report["audit"]]
     assert actions == ["group.upgrade.schedule", "group.upgrade.complete"]
     for row in report["audit"]:

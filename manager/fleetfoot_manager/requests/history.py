@@ -1,5 +1,6 @@
 """The verbs that look back: how rollouts went, what people noted of them, and the report of one."""
 
+import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from fleetfoot_manager import notes, planning, policies, rights, rollout_rows, schema
+from fleetfoot_manager import catalogue, notes, planning, policies, rights, rollout_rows, schema
 from fleetfoot_manager.notes import Note
 from fleetfoot_manager.requests import arguments, rollout_arguments, rollouts
 from fleetfoot_manager.requests.answers import BUDGET, fitted, moment, some
@@ -146,6 +147,7 @@ def _head(work: Work, of: Rollout) -> dict[str, Any]:
         "device_timeout": int(of.device_timeout),
         "strategy": of.strategy,
         **planning.gate(of),
+        **some(takes_back=_taken_back(work, of)),
         "notes": fitted(said, _HEAD_BUDGET // 4)[0],
         "audit": traces,
         **some(success_percent=_rate(Counter(of.devices.counts))),
@@ -156,13 +158,30 @@ def _traces(tx: Connection, rollout: str) -> Iterator[dict[str, Any]]:
     """What the audit log says of a rollout: the entries' numbers lead to all of it."""
     table = schema.audit.c
     about = table.data.contains(f'"rollout":"{rollout}"', autoescape=True)
-    query = sa.select(table.n, table.at, table.actor, table.action).where(about).order_by(table.n)
-    for row in tx.execute(query.limit(_TRACES)):
-        yield dict(row._mapping)
+    query = sa.select(table.n, table.at, table.actor, table.action, table.data).where(about)
+    for row in tx.execute(query.order_by(table.n).limit(_TRACES)):
+        yield {**some(n=row.n, at=row.at, actor=row.actor, action=row.action, what=_what(row.data))}
+
+
+def _what(data: str) -> str:
+    """What of an entry a report says beside its action: the decision, the wave, what was edited."""
+    told = json.loads(data)
+    wave = told.get("wave")
+    edited = ", ".join(told.get("edited", ()))
+    parts = (told.get("decision"), f"wave {wave}" if wave else "", f"with other {edited}" if edited else "")
+    return "; ".join(str(part) for part in parts if part)
+
+
+def _taken_back(work: Work, of: Rollout) -> str | None:
+    """The version from which this rollout brings devices back, if it is one that does."""
+    row = catalogue.by_digest(work.tx, of.withdraws) if of.withdraws else None
+    return of.withdraws[:12] or None if row is None else row.version
 
 
 def _device(of: Rollout, device: str, group: str) -> dict[str, Any]:
     record = of.devices[device]
     row = {"id": device, "group": group, "wave": record.wave, "terminal": str(record.terminal)}
     since, ended = moment(record.since), moment(record.ended)
+    # That it proved healthy stays so; whether it still ran the release is another fact.
+    row |= {"on_goal": record.on_goal}
     return row | some(code=record.code, reason=record.reason, since=since, ended=ended)
