@@ -126,6 +126,19 @@ def main(arguments: list[str]) -> int:
     worker_run.LOOK_SECONDS = 0.0
     began, rng = time.monotonic(), Random(args.seed)  # noqa: S311 # reproducible, not secret
     folder = Path(tempfile.mkdtemp(prefix="fleetfoot-crash-"))
+    try:
+        told, failed = _run(folder, args, rng)
+    except BaseException:
+        shutil.rmtree(folder)  # broken off, or broken: nothing that could be looked at
+        raise
+    print(json.dumps({**told, "seconds": round(time.monotonic() - began, 1)}))
+    if not failed:
+        shutil.rmtree(folder)
+    return 1 if failed else 0
+
+
+def _run(folder: Path, args: argparse.Namespace, rng: Random) -> tuple[dict[str, object], bool]:
+    """The whole campaign in `folder`: what it tells, and whether anything failed."""
     possible = 0
     with redirect_stdout(sys.stderr):
         campaign = Campaign(folder, rng)
@@ -151,12 +164,8 @@ def main(arguments: list[str]) -> int:
         "guard_tried": guard.tried,
         "found_in": dict(campaign.killed_in),
         "failures": len(campaign.failures),
-        "seconds": round(time.monotonic() - began, 1),
     }
-    print(json.dumps(told))
-    if not campaign.failures:
-        shutil.rmtree(folder)
-    return 1 if campaign.failures else 0
+    return told, bool(campaign.failures)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from fleetfoot_sim.world import shortest
+from fleetfoot_sim.world.fleet import Fleet
 from fleetfoot_sim.world.story import draw
 from fleetfoot_sim.world.world import run
 
@@ -33,3 +34,11 @@ def test_one_seed_is_one_run(tmp_path: Path) -> None:
         traces.append(run(tmp_path / name, 7, draw(7)))
     assert traces[0] == traces[1]
     assert len(traces[0]) > 20
+
+
+def test_what_every_run_starts_from_lies_nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    fleet = Fleet()
+    assert list(tmp_path.iterdir()) == []
+    fleet.copy_store(tmp_path)
+    assert len(list(tmp_path.iterdir())) == 1

@@ -4,7 +4,6 @@ Everything is made from fixed words, so that two processes make the very same by
 """
 
 import hashlib
-import shutil
 import tempfile
 from dataclasses import dataclass
 from functools import cache
@@ -39,6 +38,8 @@ RELEASES = (
     ("3.0.0", 6, 0, "stable"),
 )
 MIRROR = "http://mirror.invalid"
+#: No artifact of these releases was ever built.
+NO_BLOBS = Path("/nowhere")
 
 
 def secret_of(word: str) -> bytes:
@@ -56,31 +57,32 @@ class Published:
 
 
 class Fleet:
-    """Keys, root and releases, with `store` as the file that every run starts from a copy of."""
+    """Keys, root and releases, and the bytes of the store that every run starts from."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self) -> None:
         self.root = _root()
         self.root_bytes = _signed(PayloadType.ROOT, self.root.payload(), "root")
         self.director = Director(secret_of("director"), self.root)
         self.releases = {facts[0]: _release(*facts) for facts in RELEASES}
         self.digests = {one.digest: one for one in self.releases.values()}
-        self._make_store()
+        with tempfile.TemporaryDirectory(prefix="fleetfoot-world-") as folder:
+            self._store = self._make_store(Path(folder))
 
-    def _make_store(self) -> None:
-        Store.create(self.folder, FLEET)
-        path = self.folder / "root.json"
+    def _make_store(self, folder: Path) -> bytes:
+        Store.create(folder, FLEET)
+        path = folder / "root.json"
         path.write_bytes(self.root_bytes)
-        with Store(self.folder) as store:
+        with Store(folder) as store:
             store.acquire()
             roots.install(store, [path])
-            engine = Engine(store, self.house(self.folder), clock=lambda: BEGIN - 60)
+            engine = Engine(store, self.house(folder), clock=lambda: BEGIN - 60)
             engine.begin(_Nowhere())
             for published in self.releases.values():
                 request = self._publication(published)
                 candidate = Candidate(published.release, published.digest, published.envelope)
                 engine.turn([Examined(request, published.digest, candidate, None)])
             engine.stop()
+        return (folder / STORE_NAME).read_bytes()
 
     def _publication(self, published: Published) -> Request:
         arguments = {
@@ -106,7 +108,7 @@ class Fleet:
         return House(
             folder=folder,
             director=self.director,
-            blobs=Blobs(self.folder),
+            blobs=Blobs(NO_BLOBS),
             artifacts=MIRROR,
             mirror=MIRROR,
             broker="played",
@@ -116,7 +118,7 @@ class Fleet:
 
     def copy_store(self, folder: Path) -> None:
         """Put a copy of the store into `folder`."""
-        shutil.copyfile(self.folder / STORE_NAME, folder / STORE_NAME)
+        (folder / STORE_NAME).write_bytes(self._store)
 
 
 class _Nowhere:
@@ -186,4 +188,4 @@ def _release(version: str, counter: int, min_counter: int, channel: str) -> Publ
 @cache
 def the_fleet() -> Fleet:
     """The fleet of this process."""
-    return Fleet(Path(tempfile.mkdtemp(prefix="fleetfoot-world-")))
+    return Fleet()
