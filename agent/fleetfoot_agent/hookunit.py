@@ -2,8 +2,9 @@
 
 The worker may start nothing. It wishes by making a file that a root-owned path unit waits for, as it does for
 restarts (contract section 7); `fleetfoot-hook` then runs the unit to its end and tells how it ended. The
-unit is of `Type=oneshot`, and its time is limited by systemd itself: `fleetfoot-agent adopt` sees to both.
-Standard library only.
+unit is of `Type=oneshot`, and its time is limited by systemd itself, to the longest that any use of it may
+take: `fleetfoot-agent adopt` sees to both. What this use may take the wish says, and
+`fleetfoot-hook` ends it. Standard library only.
 """
 
 import re

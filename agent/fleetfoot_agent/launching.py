@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fleetfoot_agent.child import MARK_VARIABLE, Child
-from fleetfoot_agent.config import Component
+from fleetfoot_agent.components import Component
 from fleetfoot_agent.layout import Layout, name_of
 from fleetfoot_protocol.errors import FleetfootError
 

@@ -30,7 +30,8 @@ from fleetfoot_agent.child import (
     end_left_over,
     process_facts,
 )
-from fleetfoot_agent.config import AgentConfig, Component
+from fleetfoot_agent.components import Component
+from fleetfoot_agent.config import AgentConfig
 from fleetfoot_agent.layout import Layout
 from fleetfoot_agent.seam import SOCKET_NAME_MAX, Client, ControlSocket, ReadySocket, UnitState, guard_path
 from fleetfoot_agent.settings import ConfigError

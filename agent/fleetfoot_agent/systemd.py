@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 from fleetfoot_agent import durable, selfupgrade
-from fleetfoot_agent.config import Component
+from fleetfoot_agent.components import Component
 from fleetfoot_agent.seam import Seam, UnitState
 from fleetfoot_protocol.errors import FleetfootError
 

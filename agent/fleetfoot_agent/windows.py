@@ -11,7 +11,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from cronsim import CronSim, CronSimError
 
-from fleetfoot_agent.config import Window
+from fleetfoot_agent.policy import Window
 
 #: Longer than any clock is ever put back.
 _BEFORE = timedelta(hours=3)

@@ -8,7 +8,7 @@ from typing import Any
 from tests.support.waiting import until
 
 from fleetfoot_agent.child import process_facts
-from fleetfoot_agent.config import Component
+from fleetfoot_agent.components import Component
 from fleetfoot_agent.layout import Layout
 from fleetfoot_agent.seam import SocketSeam, UnitState
 

@@ -7,7 +7,7 @@ import pytest
 
 from fleetfoot_agent import config as configuration
 from fleetfoot_agent.adopt import auxiliary, dropin
-from fleetfoot_agent.config import Component, Hook
+from fleetfoot_agent.components import Component, Hook
 from fleetfoot_agent.settings import ConfigError
 from fleetfoot_protocol.errors import FleetfootError
 

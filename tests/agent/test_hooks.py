@@ -1,16 +1,19 @@
 """The owner's programs at the moments of an upgrade, and what a version keeps elsewhere."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from threading import Thread
 
 import pytest
 from tests.agent.stock import Stock, name_of
+from tests.agent.superviserig import component as plain_component
 from tests.agent.superviserig import runs
 from tests.agent.workerrig import Rig, hurry, running
 from tests.support.waiting import until
 
 from fleetfoot_agent import saved
+from fleetfoot_agent.components import Check, Hook
 from fleetfoot_agent.seam import ProgramHook
 from fleetfoot_agent.settings import ConfigError
 from fleetfoot_protocol.codes import Code
@@ -143,9 +146,40 @@ def test_a_hook_that_does_not_end_is_ended_with_all_it_started(tmp_path: Path) -
     assert "cannot be run" in (ProgramHook([str(tmp_path / "nothing")]).run({}, 1.0) or "")
 
 
+def test_each_hook_has_its_own_time_or_that_of_all(rig: Rig, stock: Stock) -> None:
+    times = "hook_timeout = 7\nhook_timeouts = {pre-download = 0.5, post-activate = 90}"
+    slow = f"echo $FLEETFOOT_TIMEOUT >>{rig.folder}/times; sleep 2"
+    rig.obey(more=f"{hooks(rig.folder, pre_download=slow, pre_activate=slow)}\n{times}")
+    found = rig.config.components["kiosk"].hooks
+    assert {moment: hook.timeout for moment, hook in found.items()} == dict(
+        zip(ALL, (0.5, 7, 90, 7), strict=True)
+    )
+    rig.deliver(2, stock["1.1.0"])
+    error = rig.record().last_error
+    assert error is not None
+    assert "pre-download" in error.message
+    assert "did not end within 0.5 s" in error.message
+    rig.obey(more=f"{hooks(rig.folder, pre_activate=slow)}\n{times}")
+    rig.deliver(3, stock["1.1.1"])
+    assert rig.runs(stock["1.1.1"])
+    assert (rig.folder / "times").read_text().split() == ["0.5", "7"]
+
+
+def test_a_unit_that_is_run_at_several_moments_may_take_the_longest_time_of_them() -> None:
+    used = {
+        "pre-activate": Hook(unit="x.service", timeout=30),
+        "post-activate": Hook(unit="x.service", timeout=90),
+    }
+    check = Check("exec", unit="y.service", timeout=2)
+    found = replace(plain_component(Path("/run")), hooks=used, checks=(check,))
+    assert found.unit_timeouts() == {"x.service": 90, "y.service": 2}
+
+
 @pytest.mark.parametrize(
     "more",
     [
+        "hook_timeouts = {pre-activate = 0}",
+        "hook_timeouts = {pre-party = 7}",
         'hooks = {pre-party = ["x"]}',
         'hooks = {pre-activate = "x"}',
         'hooks = {pre-activate = "drain.service"}',  # no unit runs the component
@@ -156,7 +190,7 @@ def test_a_hook_that_does_not_end_is_ended_with_all_it_started(tmp_path: Path) -
     ],
 )
 def test_an_impossible_hook_or_path_is_refused_by_name(rig: Rig, more: str) -> None:
-    with pytest.raises(ConfigError, match=r"hooks|preserve|only be run where a unit"):
+    with pytest.raises(ConfigError, match=r"hook|preserve|only be run where a unit"):
         rig.obey(more=more)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from tests.agent.workerrig import configure
 
-from fleetfoot_agent.config import Check, Component
+from fleetfoot_agent.components import Check, Component
 from fleetfoot_agent.seam import UnitState
 from fleetfoot_agent.worker.probation import Look, Observer, look
 from fleetfoot_protocol.codes import Code

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from fleetfoot_agent import cli, windows
-from fleetfoot_agent.config import AgentConfig, Window, load, parse
+from fleetfoot_agent.config import AgentConfig, load, parse
+from fleetfoot_agent.policy import Window
 from fleetfoot_agent.settings import ConfigError
 
 FILE = """\

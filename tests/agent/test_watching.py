@@ -9,7 +9,7 @@ import pytest
 from tests.agent.stock import Stock
 from tests.agent.workerrig import Rig, hurry, running
 
-from fleetfoot_agent.config import Check
+from fleetfoot_agent.components import Check
 from fleetfoot_agent.worker import checks
 from fleetfoot_protocol.codes import Code
 

@@ -19,7 +19,8 @@ from tests.support.fleet import Bundle, everybody
 
 from fleetfoot_agent import config as configuration
 from fleetfoot_agent import durable, saved
-from fleetfoot_agent.config import AgentConfig, Component
+from fleetfoot_agent.components import Component
+from fleetfoot_agent.config import AgentConfig
 from fleetfoot_agent.layout import ENTRYPOINT_SUFFIX, Layout
 from fleetfoot_agent.seam import UnitState, guard_path
 from fleetfoot_agent.spool import CourierSide

@@ -23,6 +23,7 @@ from tests.support.fleet import everybody
 
 from fleetfoot_agent.spool import WorkerSide, forms, wake
 from fleetfoot_agent.worker import run as worker_run
+from fleetfoot_agent.worker import session as worker_session
 from fleetfoot_protocol.codes import Code
 from fleetfoot_protocol.states import Lifecycle, Outcome
 
@@ -412,13 +413,13 @@ def test_wakes_without_reason_do_not_keep_the_device_busy(rig: Rig, monkeypatch:
 
     monkeypatch.setattr(worker_run.Worker, "_rest", rest)
     wake(rig.config.wake_dir)
-    turn = worker_run.Session.turn
+    turn = worker_session.Session.turn
 
-    def woken(self: worker_run.Session) -> bool:
+    def woken(self: worker_session.Session) -> bool:
         wake(rig.config.wake_dir)
         return turn(self)
 
-    monkeypatch.setattr(worker_run.Session, "turn", woken)
+    monkeypatch.setattr(worker_session.Session, "turn", woken)
     worker.run()
     assert rests == [0, 2, 4, 8, 16, 32, 60, 60, 60]
 

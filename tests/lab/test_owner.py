@@ -42,7 +42,7 @@ on-rollback = "{HOOK}"
 LOOKS = "ExecStartPre=/bin/sh -c 'cat /var/lib/kiosk/state/it >>/var/lib/kiosk/seen'"
 
 
-def prepare(device: Device, *, window: float, hook_timeout: float = 1.5, service: str = "") -> None:
+def prepare(device: Device, *, window: float, service: str = "") -> None:
     """Hook, configuration and state of the owner, as a device has them; the kiosk's own user may write."""
     host = device.host
     host.path("/usr/local/bin/kiosk-hook").write_text(HOOK_SCRIPT)
@@ -50,7 +50,9 @@ def prepare(device: Device, *, window: float, hook_timeout: float = 1.5, service
     host.run("sh", "-ec", "chmod 755 /usr/local/bin/kiosk-hook; umask 077; echo old >/etc/kiosk.conf")
     host.run("sh", "-ec", "mkdir -p /var/lib/kiosk/state; echo old >/var/lib/kiosk/state/it")
     host.run("chown", "-R", "daemon:daemon", "/var/lib/kiosk")
-    component = f"hook_timeout = {hook_timeout}{SETTINGS}"
+    # One unit for all moments, which have different times.
+    timeouts = "{pre-activate = 1.5, post-activate = 90}"
+    component = f"hook_timeouts = {timeouts}{SETTINGS}"
     device.configure(window=window, component=component, service=f"{LOOKS}\n{service}")
 
 
@@ -139,7 +141,7 @@ def test_what_is_preserved_is_back_before_the_old_version_starts_where_the_guard
     start: Start, lab: Lab
 ) -> None:
     device = start()
-    prepare(device, window=60.0, hook_timeout=60.0, service="TimeoutStartSec=60s")
+    prepare(device, window=60.0, service="TimeoutStartSec=60s")
     host = device.host
     # Its first start ends when the test says so: by then the worker is dead, and there is no agent any more.
     waits = "until [ -e /var/lib/kiosk/go ]; do sleep 0.05; done\n"

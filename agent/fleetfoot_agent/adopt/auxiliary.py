@@ -14,7 +14,7 @@ from pathlib import Path
 
 from fleetfoot_agent import durable
 from fleetfoot_agent.adopt import dropin
-from fleetfoot_agent.config import Component
+from fleetfoot_agent.components import Component
 from fleetfoot_protocol.errors import FleetfootError
 
 SAVED = Path("/var/lib/fleetfoot/saved")

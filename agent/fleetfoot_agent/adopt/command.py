@@ -14,7 +14,8 @@ from pathlib import Path
 
 from fleetfoot_agent import durable, selfupgrade, systemd
 from fleetfoot_agent.adopt import auxiliary, dropin
-from fleetfoot_agent.config import AgentConfig, Component
+from fleetfoot_agent.components import Component
+from fleetfoot_agent.config import AgentConfig
 from fleetfoot_protocol.errors import FleetfootError
 
 UNITS = Path("/etc/systemd/system")

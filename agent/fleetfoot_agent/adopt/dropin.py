@@ -8,7 +8,7 @@ up. What a unit has already and is at least as strong stays its own.
 import re
 from collections.abc import Mapping
 
-from fleetfoot_agent.config import Component
+from fleetfoot_agent.components import Component
 from fleetfoot_protocol.errors import FleetfootError
 
 #: Properties of the unit that are looked at.

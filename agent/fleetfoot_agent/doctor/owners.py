@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 
 from fleetfoot_agent import durable
 from fleetfoot_agent.adopt import auxiliary, dropin
-from fleetfoot_agent.config import Component
+from fleetfoot_agent.components import Component
 from fleetfoot_agent.doctor.findings import Area, Finding, ok, problem
 from fleetfoot_protocol.errors import FleetfootError
 

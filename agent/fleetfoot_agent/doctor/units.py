@@ -10,7 +10,8 @@ from fleetfoot_agent import selfupgrade
 from fleetfoot_agent.adopt import command as adopting
 from fleetfoot_agent.adopt.command import systemctl
 from fleetfoot_agent.adopt.dropin import span_us
-from fleetfoot_agent.config import AgentConfig, Component
+from fleetfoot_agent.components import Component
+from fleetfoot_agent.config import AgentConfig
 from fleetfoot_agent.doctor.findings import Area, Finding, advice, ok, problem
 from fleetfoot_agent.doctor.owners import owners
 from fleetfoot_agent.layout import Trial

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from fleetfoot_agent.bundle import Bundle
-from fleetfoot_agent.config import AgentConfig, Component
+from fleetfoot_agent.components import Component
+from fleetfoot_agent.config import AgentConfig
 from fleetfoot_agent.layout import version_name
 from fleetfoot_agent.seam import Seam
 from fleetfoot_agent.spool import WorkerSide

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from urllib.parse import urlsplit
 
-from fleetfoot_agent.config import Check
+from fleetfoot_agent.components import Check
 from fleetfoot_agent.hookunit import UnitHook
 from fleetfoot_agent.worker.lifecycle import line
 from fleetfoot_protocol.reports import MAX_CHECKS, CheckResult
@@ -70,7 +70,8 @@ def _file(check: Check) -> str | None:
 
 def _exec(check: Check) -> str | None:
     if check.unit is not None:
-        return UnitHook(check.unit).run({"FLEETFOOT_HOOK": "check"}, check.timeout)
+        told = {"FLEETFOOT_HOOK": "check", "FLEETFOOT_TIMEOUT": f"{check.timeout:g}"}
+        return UnitHook(check.unit).run(told, check.timeout)
     try:
         done = subprocess.run(
             check.argv,

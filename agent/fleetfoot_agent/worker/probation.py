@@ -6,7 +6,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from fleetfoot_agent.config import Component
+from fleetfoot_agent.components import Component
 from fleetfoot_agent.seam import Seam
 from fleetfoot_agent.worker import checks
 from fleetfoot_protocol.codes import Code

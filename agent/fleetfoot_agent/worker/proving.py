@@ -9,7 +9,8 @@ import time
 from contextlib import suppress
 
 from fleetfoot_agent import durable, saved
-from fleetfoot_agent.config import AgentConfig, Component
+from fleetfoot_agent.components import Component
+from fleetfoot_agent.config import AgentConfig
 from fleetfoot_agent.layout import Layout, Trial, target_of, version_name
 from fleetfoot_agent.seam import Seam
 from fleetfoot_agent.worker import hooks, platform_facts, probation, steps

@@ -4,7 +4,8 @@ import logging
 import time
 
 from fleetfoot_agent import durable, saved
-from fleetfoot_agent.config import AgentConfig, Component
+from fleetfoot_agent.components import Component
+from fleetfoot_agent.config import AgentConfig
 from fleetfoot_agent.layout import version_name
 from fleetfoot_agent.seam import Seam
 from fleetfoot_agent.spool import WorkerSide
