@@ -12,6 +12,7 @@ from fleetfoot_manager import acts, audit, documents, inventory, publisher, reas
 from fleetfoot_manager.house import House
 from fleetfoot_manager.store import get_meta, set_meta
 from fleetfoot_manager.work import Work
+from fleetfoot_protocol.states import Terminal
 from fleetfoot_protocol.topics import Kind
 
 log = logging.getLogger(__name__)
@@ -19,6 +20,10 @@ log = logging.getLogger(__name__)
 EVERY_SECONDS = 30.0
 #: How long a decided request is remembered. It could not be decided anew: requests live five minutes.
 REQUEST_SECONDS = 30 * 24 * 3600.0
+#: A device that a rollout awaits, online and unheard for so long, may have spoken in vain: a broker may lose
+#: what it has acknowledged. What it left retained is asked for, of so many at a look.
+UNHEARD_SECONDS = 30.0
+_UNHEARD_AT_ONCE = 200
 
 
 class Agenda:
@@ -27,6 +32,7 @@ class Agenda:
     def __init__(self, house: House) -> None:
         self._house = house
         self._next = 0.0
+        self._asked_up_to = ""
 
     def next_deadline(self) -> float:
         """When to look again, unix seconds."""
@@ -77,12 +83,32 @@ class Agenda:
         for group, _ in documents.due(work.tx, Kind.HEARTBEAT, work.now):
             work.renew_heartbeat(group)
         self._act_on_devices(work)
+        self._listen_again(work)
         reassert.drop_unused(work.tx)
         publisher.drop_probes(work.tx, self._house, work.now)
         requests = schema.requests
         work.tx.execute(sa.delete(requests).where(requests.c.at < work.now - REQUEST_SECONDS))
         tokens = schema.upload_tokens
         work.tx.execute(sa.delete(tokens).where(tokens.c.expires <= work.now))
+
+    def _listen_again(self, work: Work) -> None:
+        """Ask for what awaited devices have said last, some at each look, one after the other."""
+        if not work.rollouts:
+            return
+        awaited, known = schema.rollout_devices.c, schema.devices.c
+        open_ends = [str(one) for one in Terminal if not one.ended]
+        rows = work.tx.execute(
+            sa.select(known.group, known.id)
+            .join(schema.rollout_devices, awaited.device == known.id)
+            .where(awaited.rollout.in_(list(work.rollouts)), awaited.terminal.in_(open_ends))
+            .where(awaited.since <= work.now - UNHEARD_SECONDS)
+            .where(known.online, known.last_seen <= work.now - UNHEARD_SECONDS)
+            .where(known.id > self._asked_up_to)
+            .order_by(known.id)
+            .limit(_UNHEARD_AT_ONCE)
+        ).all()
+        self._asked_up_to = rows[-1][1] if len(rows) == _UNHEARD_AT_ONCE else ""
+        work.unheard += [(group, device) for group, device in rows]
 
     def _act_on_devices(self, work: Work) -> None:
         """Renew the documents of pins, and clear those of acts whose time is over."""

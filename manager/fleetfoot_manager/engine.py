@@ -304,7 +304,7 @@ class Engine:
             work.finish()
         self._live = work.rollouts
         self._plan_ticks()
-        self._hear(work.newcomers)
+        self._hear([*work.newcomers, *work.unheard])
         self._remember(work.enrolments)
         self._turn_away(work.evictions)
         if work.effects:
@@ -321,13 +321,13 @@ class Engine:
             # Made good at the next start; nothing is decided by it while the store is there.
             log.warning("keys of devices are not kept beside the store: %s", error)
 
-    def _hear(self, newcomers: list[tuple[str, str]]) -> None:
-        """Ask for what devices had said, and the broker keeps, before they were enrolled."""
-        if newcomers and self._transport is not None:
+    def _hear(self, devices: list[tuple[str, str]]) -> None:
+        """Ask for what the broker keeps of them: said before they were enrolled, or lost on its way here."""
+        if devices and self._transport is not None:
             root = self._house.topic_root
             self._transport.fetch(
                 topics.build(kind, root=root, group=group, device=device)
-                for group, device in newcomers
+                for group, device in devices
                 for kind in _KEPT
             )
 

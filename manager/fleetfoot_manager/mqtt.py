@@ -23,6 +23,7 @@ import paho.mqtt.client as mqtt
 from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
 
 from fleetfoot_manager.netloop import BufferedClient, NetworkLoop
+from fleetfoot_manager.subscriptions import Subscriptions
 from fleetfoot_protocol.dsse import MAX_ENVELOPE
 from fleetfoot_protocol.errors import FleetfootError
 
@@ -226,12 +227,14 @@ class MqttTransport:
 
     def subscribe(self, filters: Iterable[str]) -> None:
         """Subscribe on the present connection, some filters with each packet."""
-        client = self._client
-        if client is None:
+        client, link, wanted = self._client, self._link, list(filters)
+        if client is None or link is None:
             return
-        wanted = [(text, 1) for text in filters]
         for start in range(0, len(wanted), _FILTERS_PER_SUBSCRIBE):
-            client.subscribe(wanted[start : start + _FILTERS_PER_SUBSCRIBE])
+            some = wanted[start : start + _FILTERS_PER_SUBSCRIBE]
+            _, mid = client.subscribe([(text, 1) for text in some])
+            if mid is not None:
+                link.subscriptions.asked(mid, some)
 
     def fetch(self, topics: Iterable[str]) -> None:
         """Subscribe and unsubscribe: retained messages come with a subscription and at no other time."""
@@ -239,9 +242,10 @@ class MqttTransport:
         if client is None:
             return
         wanted = list(topics)
-        self.subscribe(wanted)
         for start in range(0, len(wanted), _FILTERS_PER_SUBSCRIBE):
-            client.unsubscribe(wanted[start : start + _FILTERS_PER_SUBSCRIBE])
+            some = wanted[start : start + _FILTERS_PER_SUBSCRIBE]
+            client.subscribe([(text, 1) for text in some])
+            client.unsubscribe(some)
 
     def evict(self, client_ids: Iterable[str], clear: Iterable[str]) -> None:
         """Take these names for a moment, on connections of their own: every broker ends the older one.
@@ -316,6 +320,7 @@ class MqttTransport:
             loop.turn()
             if time.monotonic() >= look:
                 look = time.monotonic() + 1.0
+                self.subscribe(link.subscriptions.due(time.monotonic()))
                 if link.overdue(ACK_SECONDS):
                     log.warning("the broker does not acknowledge session=%d", link.session)
                     return
@@ -355,6 +360,7 @@ class _Link:
         self.answered = False
         self.ended = False
         self.stands = False
+        self.subscriptions = Subscriptions()
         self._sink = sink
         self._came: list[Happening] = []
         self._lock = threading.Lock()
@@ -418,8 +424,11 @@ class _Link:
         self._came.append(Acknowledged(self.session, mid))
 
     def on_subscribe(
-        self, _client: mqtt.Client, _data: Any, _mid: int, reasons: Any, _properties: Any
+        self, _client: mqtt.Client, _data: Any, mid: int, reasons: Any, _properties: Any
     ) -> None:
-        if any(reason.is_failure for reason in reasons):
+        granted = [not reason.is_failure for reason in reasons]
+        self.subscriptions.answered(mid, granted)
+        if not all(granted):
             log.warning("the broker refuses a subscription; see its access rules")
+            return
         self._came.append(Subscribed(self.session))

@@ -68,6 +68,7 @@ _MEMORY = (
     "_acts",
     "_own",
     "newcomers",
+    "unheard",
     "evictions",
 )
 
@@ -97,6 +98,8 @@ class Work:
         self.effects: list[str] = []
         #: (group, device) enrolled here: what they have said before was not theirs to say, and is now.
         self.newcomers: list[tuple[str, str]] = []
+        #: (group, device) of which more should have been heard: what the broker keeps of them is asked for.
+        self.unheard: list[tuple[str, str]] = []
         #: (group, device) to be turned away from the broker once this is committed.
         self.evictions: list[tuple[str, str]] = []
         #: What changed in the enrolment of devices, to be remembered beside the store after the commit.

@@ -226,7 +226,6 @@ def test_a_disk_that_refuses_a_message_gets_it_again(
     config: AgentConfig, broker: Address, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from fleetfoot_agent import durable
-    from fleetfoot_agent.courier import courier as module
 
     worker = WorkerSide(config.spool)
     full = threading.Event()
@@ -239,14 +238,37 @@ def test_a_disk_that_refuses_a_message_gets_it_again(
         truth(path, data, mode)
 
     monkeypatch.setattr(durable, "write_file", write_file)
-    monkeypatch.setattr(module, "_ASK_AGAIN_AFTER", 0.1)
-    with Observer(broker) as manager, carrying(config) as courier:
+    with Observer(broker) as manager, carrying(config, replace(QUICK, ask_again=0.1)) as courier:
         settled(courier, config)
         manager.publish(f"{BASE}/desired/kiosk", b"1")
         manager.await_last(f"{BASE}/desired/kiosk", b"1")
         full.clear()
         until(lambda: payloads(worker, "group.kiosk") == [b"1"], "the message")
         assert courier.connected
+
+
+def test_a_manifest_that_the_broker_lost_is_asked_for_again_until_it_comes(tmp_path: Path) -> None:
+    release = f"ff/v1/releases/kiosk/{DIGEST}"
+
+    def asked(broker: ScriptedBroker) -> set[str]:
+        return filters_of(broker.await_packet(8))
+
+    with ScriptedBroker() as broker:
+        config = device(tmp_path, broker.port)
+        worker = WorkerSide(config.spool)
+        with carrying(config, replace(QUICK, ask_again=0.1)) as courier:
+            until(lambda: courier.connected, "the connection")
+            assert release not in asked(broker)
+            worker.write_want(Want(manifests=(ManifestWant("kiosk", DIGEST),), roots=(2,)))
+            assert asked(broker) == {release, "ff/v1/trust/root/2"}
+            # The broker grants it and brings nothing. A root may not be there yet: that is no loss.
+            assert [asked(broker) for _ in range(3)] == [{release}] * 3
+            broker.publish((release, b"manifest"))
+            until(lambda: payloads(worker, f"manifest.{DIGEST}") == [b"manifest"], "the manifest")
+            while not broker.packets.empty():
+                broker.packets.get()
+            threading.Event().wait(0.3)  # longer than its pause: nothing may come
+            assert broker.packets.empty()
 
 
 # Out

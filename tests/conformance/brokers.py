@@ -4,13 +4,12 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import pytest
 from tests.brokers.faulty import Fault, Proxy
 from tests.brokers.mosquitto import Mosquitto, bare
 from tests.brokers.nats import Cluster
-from tests.conformance.expectations import STOPPED
 from tests.end_to_end.town import Process, Town
 
 from fleetfoot_sim.devices import free_ports
@@ -50,11 +49,6 @@ MAKERS: dict[str, Callable[[Path, int], Server]] = {
 _NEEDS = {name: [pytest.mark.needs(name)] for name in ("mosquitto", "nats")}
 #: Parameters of a test that runs on each.
 ON = [pytest.param(name, marks=_NEEDS.get(name, []), id=name) for name in MAKERS]
-
-
-def on(number: int) -> list[Any]:
-    """The same for a row of the catalogue: the brokers on which it is tried."""
-    return [one for one in ON if str(one.id) in STOPPED[number]]
 
 
 class OnServer(Process):

@@ -49,9 +49,7 @@ BROKERS: dict[str, Expectations] = {
 }
 
 #: Row of the catalogue -> broker as we ship it -> whether it stops what is tried, and why. What Fleetfoot
-#: survives is the same on each, and stands in test_rows.py. A broker that is missing was not tried: NATS in
-#: row 76, where a reload of every node at once leaves an operator without an answer for over 10 s, and in
-#: row 81, where simulated devices do not ask again for subscriptions that a leaderless cluster refuses.
+#: survives is the same on each, and stands in test_rows.py.
 STOPPED: dict[int, dict[str, Expectation]] = {
     71: {
         "amqtt": Expectation(False, "it asks nobody who they are: the lie reaches everybody"),
@@ -61,6 +59,7 @@ STOPPED: dict[int, dict[str, Expectation]] = {
     76: {
         "amqtt": Expectation(False, "it knows no certificates: whoever was revoked connects again"),
         "mosquitto": Expectation(True, "after SIGHUP it refuses what is on the list of revoked certificates"),
+        "nats": Expectation(True, "its subject has no entry any more, since each node was restarted in turn"),
     },
     77: {
         "amqtt": Expectation(False, "it has no disk: a restart is a loss of everything"),
@@ -80,6 +79,7 @@ STOPPED: dict[int, dict[str, Expectation]] = {
     81: {
         "amqtt": Expectation(False, "every connection breaks, and it starts with nothing"),
         "mosquitto": Expectation(False, "the same; as shipped it would remember all but the last 30 s"),
+        "nats": Expectation(False, "the same, with all three nodes killed and their disks emptied"),
     },
 }
 

@@ -24,6 +24,7 @@ PRESENCE = topics.build(Kind.MANAGER_PRESENCE)
 DESIRED = topics.build(Kind.GROUP_DESIRED, group="hall", component=COMPONENT)
 HEARTBEAT = topics.build(Kind.HEARTBEAT, group="hall")
 EVENTS = topics.build(Kind.GROUP_EVENTS, group="hall")
+KEPT = (Kind.STATUS, Kind.STATUS_ATTESTATION, Kind.PRESENCE)
 DAY = 24 * 3600.0
 
 
@@ -415,6 +416,37 @@ def test_a_device_timeout_is_at_most_a_second_late(rig: Rig, realm: Realm, devic
     tripped = "dev.fleetfoot.circuit_breaker_tripped"
     until(lambda: tripped in [event["type"] for event in events(rig)], "the timeout", seconds=3)
     assert rig.show(name)["state"] == "tripped"
+
+
+def test_what_an_awaited_device_left_is_asked_for_when_it_is_not_heard(
+    rig: Rig, realm: Realm, device: Device
+) -> None:
+    """A broker may lose what it has acknowledged: then what it keeps is all there is of it."""
+    away = Device("dev-2", "hall")
+    rig.connect()
+    rolling(rig, realm, device, away, immediate=True)
+    for one, said in ((device, b"online"), (away, b"offline")):
+        rig.arrive(topics.build(Kind.PRESENCE, group="hall", device=one.id), said)
+    settled(rig)
+    rig.broker.fetched.clear()
+    rig.shift = 20
+    settled(rig)
+    assert rig.broker.fetched == []
+    rig.shift = 120
+    kept = [topics.build(kind, group="hall", device=device.id) for kind in KEPT]
+    until(lambda: rig.broker.fetched, "what it left is asked for")
+    assert rig.broker.fetched == kept
+
+
+def test_whom_no_rollout_awaits_is_not_asked_for(rig: Rig, device: Device) -> None:
+    rig.connect()
+    rig.enroll(device)
+    rig.arrive(topics.build(Kind.PRESENCE, group="hall", device=device.id), b"online")
+    settled(rig)
+    rig.broker.fetched.clear()
+    rig.shift = 120
+    settled(rig)
+    assert rig.broker.fetched == []
 
 
 def test_documents_are_renewed_at_half_of_their_life(rig: Rig, realm: Realm, device: Device) -> None:

@@ -4,12 +4,15 @@ import asyncio
 import signal
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from tests.brokers.mosquitto import Mosquitto, bare
 from tests.support.fleet import Bundle, Director, House, everybody
 
+from fleetfoot_client.broker.wire import Type, take_packet
 from fleetfoot_protocol import dsse, times, topics, trust
 from fleetfoot_protocol.documents import Desired, Probe
 from fleetfoot_protocol.dsse import PayloadType
@@ -261,23 +264,29 @@ class Leaderless(asyncio.Protocol):
     def __init__(self, denied: dict[str, int]) -> None:
         self.denied = denied
         self.asked: list[list[str]] = []
+        self._buffer = bytearray()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self.transport = transport
 
     def data_received(self, data: bytes) -> None:
-        if data[0] == 0x10:
-            self.transport.write(b"\x20\x02\x00\x00")
-        elif data[0] == 0x82:  # one short packet at a time is all that this client sends here
-            mid, rest, names = data[2:4], data[4:], []
-            while rest:
-                length = int.from_bytes(rest[:2], "big")
-                names.append(rest[2 : 2 + length].decode())
-                rest = rest[3 + length :]
-            codes = bytes(self._code(name) for name in names)
-            self.asked.append(names)
-            self.transport.write(b"\x90" + bytes([2 + len(codes)]) + mid + codes)
+        self._buffer += data
+        while (packet := take_packet(self._buffer)) is not None:
+            if packet.type == Type.CONNECT:
+                self.transport.write(b"\x20\x02\x00\x00")
+            elif packet.type == Type.SUBSCRIBE:
+                self._subscribed(packet.body[:2], packet.body[2:])
+
+    def _subscribed(self, mid: bytes, rest: bytes) -> None:
+        names = []
+        while rest:
+            length = int.from_bytes(rest[:2], "big")
+            names.append(rest[2 : 2 + length].decode())
+            rest = rest[3 + length :]
+        codes = bytes(self._code(name) for name in names)
+        self.asked.append(names)
+        self.transport.write(b"\x90" + bytes([2 + len(codes)]) + mid + codes)
 
     def _code(self, name: str) -> int:
         self.denied[name] = self.denied.get(name, 0) - 1
@@ -310,6 +319,73 @@ def test_what_a_broker_refuses_for_a_moment_is_asked_for_again_and_nothing_else(
         server.close()
 
     asyncio.run(whole())
+
+
+class Forgetful(Leaderless):
+    """Grants everything, and brings the manifest only to who asks for it on a second connection, twice."""
+
+    connections = 0
+
+    def __init__(self, topic: str, manifest: bytes, order: tuple[str, bytes]) -> None:
+        super().__init__({})
+        self.topic, self.manifest, self.order = topic, manifest, order
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self.connections += 1
+        self.asked.clear()
+        self._buffer.clear()
+
+    def _subscribed(self, mid: bytes, rest: bytes) -> None:
+        super()._subscribed(mid, rest)
+        for name in self.asked[-1]:
+            if name == self.order[0]:
+                self.transport.write(mqtt.publish_packet(*self.order, 0, retain=True))
+            if name == self.topic and self.asked.count([name]) == 2 and self.connections == 2:
+                self.transport.write(mqtt.publish_packet(name, self.manifest, 0, retain=True))
+
+
+def test_a_manifest_that_does_not_come_is_asked_for_again_also_on_the_next_connection(
+    house: House, bundles: list[Bundle], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fleets, "_COURIER", replace(fleets._COURIER, ask_again=0.2))
+    goal = bundles[1].goal()
+    name = topics.build(Kind.RELEASE, component=kiosk.COMPONENT, digest=goal.digest)
+    ordered = topics.build(Kind.GROUP_DESIRED, group=GROUP, component=kiosk.COMPONENT)
+    broker = Forgetful(name, bundles[1].envelope, (ordered, order(house, everybody("r-1", goal))))
+
+    async def whole() -> None:
+        server = await asyncio.get_running_loop().create_server(lambda: broker, "127.0.0.1", 0)
+        host, port = server.sockets[0].getsockname()
+        plan = Plan(host, port, PLACE, 1, running=installed(bundles[0]), shapes=Shapes(work=0.05))
+        fleet = Fleet(plan, Verifier(house.root))
+        fleet.start()
+        await until(lambda: broker.asked.count([name]) == 1, "it asks for the manifest")
+        broker.transport.abort()
+        await until(lambda: fleet.current(goal.digest) == 1, "it runs the new release")
+        assert broker.asked.count([name]) == 2
+        assert fleet.counts.begun == 1
+        await fleet.stop()
+        server.close()
+
+    asyncio.run(whole())
+
+
+def test_a_broker_that_owes_an_answer_for_too_long_is_overdue(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(mqtt, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    connection = Connection("c", lambda *_: None)
+    assert not connection.overdue(30.0)
+    connection.publish("a", b"1")
+    now[0] = 131.0
+    assert connection.overdue(30.0)
+    connection.data_received(b"\x40\x02\x00\x01")
+    assert not connection.overdue(30.0)
+    now[0] = 200.0
+    connection.subscribe(["a"])
+    assert not connection.overdue(30.0)
+    now[0] = 231.0
+    assert connection.overdue(30.0)
 
 
 async def until(look: Callable[[], Any], what: str) -> None:

@@ -40,7 +40,6 @@ _RACY_NS = 100_000_000
 #: Looks at a status and an attestation that do not belong together, before the next change is awaited.
 _STATUS_LOOKS = 5
 #: Seconds after which a message that the disk refused is asked for again.
-_ASK_AGAIN_AFTER = 30.0
 _NO_MARKS = OutMarks(None, None, None, None, None, None)
 
 
@@ -91,7 +90,8 @@ class Courier:
         self._status_looks = 0
         self._wake_at: WakeAt | None = None
         self._presence = _Presence()
-        self._ask_again: set[str] = set()
+        #: Subscribed to and not let in yet: asked for again.
+        self._awaited: set[str] = set()
         self._ask_again_at = float("inf")
 
     def _source(self) -> Source:
@@ -234,6 +234,8 @@ class Courier:
             return
         new, dropped = self._inbox.want(want)
         self._session.subscribe(new)
+        # A broker may lose what it has acknowledged; nobody publishes a manifest a second time.
+        self._await({name for name in new if self._inbox.is_manifest(name)})
         self._session.unsubscribe(dropped)
         self._fetcher.want(want.blobs, want.keep)
 
@@ -268,10 +270,17 @@ class Courier:
         self._outbox.pump()
         if self._presence.due(now):
             self._session.publish_presence(True)
-        if now >= self._ask_again_at:
-            self._session.subscribe(self._ask_again & self._inbox.names)
-            self._ask_again, self._ask_again_at = set(), float("inf")
-        return min(self._presence.due_at, self._ask_again_at)
+        self._awaited &= self._inbox.names
+        if self._awaited and now >= self._ask_again_at:
+            self._session.subscribe(self._awaited)
+            self._ask_again_at = now + self._tuning.ask_again
+        return min(self._presence.due_at, self._ask_again_at if self._awaited else float("inf"))
+
+    def _await(self, names: set[str]) -> None:
+        """Subscribe to these again after a while, and again, until they have been let in."""
+        if names:
+            self._awaited |= names
+            self._ask_again_at = time.monotonic() + self._tuning.ask_again
 
     def _wake(self, reason: str) -> None:
         self._waker.request(reason)
@@ -309,9 +318,9 @@ class Courier:
             # All that is let in is retained: subscribing again brings it again.
             log.error("event=not_kept device=%s topic=%s error=%a", self._config.device, topic, error)
             self._gate.forget(topic)
-            self._ask_again.add(topic)
-            self._ask_again_at = time.monotonic() + _ASK_AGAIN_AFTER
+            self._await({topic})
             return
+        self._awaited.discard(topic)
         if kind is not None and kind is not Kind.HEARTBEAT:
             self._wake(kind)
 

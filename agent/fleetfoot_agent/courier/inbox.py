@@ -42,6 +42,11 @@ class Inbox:
         self._spool.keep_slots(slots.__contains__)
         return self.names - before, before - self.names
 
+    def is_manifest(self, name: str) -> bool:
+        """Whether a release is published under this topic."""
+        parsed = topics.parse(name, root=self._root)
+        return parsed is not None and parsed.kind is Kind.RELEASE
+
     def received(self, topic: str, payload: bytes) -> Kind | None:
         """Store a message. Returns its kind if its bytes are new to the spool, else None.
 

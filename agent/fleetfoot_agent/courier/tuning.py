@@ -29,6 +29,8 @@ class Tuning:
     connack_timeout: float = 10.0
     #: For the acknowledgement of a message: then the connection is held for lost.
     ack_timeout: float = 30.0
+    #: Until what is wanted and did not come, or was not kept, is subscribed to again: that brings it again.
+    ask_again: float = 30.0
     #: How long stopping waits until the broker has shown that it knows.
     farewell: float = 2.0
 

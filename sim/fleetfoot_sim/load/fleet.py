@@ -6,6 +6,7 @@ import random
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
+from fleetfoot_agent.courier.tuning import Tuning
 from fleetfoot_protocol import topics
 from fleetfoot_protocol.reports import Installed
 from fleetfoot_protocol.topics import Kind
@@ -20,6 +21,9 @@ _AT_ONCE = 200
 _PER_ADDRESS = 4000
 _RETRY_SECONDS = (0.5, 5.0)
 _FLAP_SECONDS = (3.0, 10.0)
+#: What a courier does with a broker that loses things, devices here do too: without any acknowledgement for
+#: so long a connection is held for lost, and manifests that do not come are asked for again.
+_COURIER = Tuning()
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,7 @@ class Link:
         self._number = number
         self.devices = devices
         self.connection: Connection | None = None
+        #: Manifests that this connection has subscribed to: empty until they come.
         self._manifests: dict[str, bytes] = {}
 
     @property
@@ -94,10 +99,14 @@ class Link:
                 self.want(device, digest)
         loop = asyncio.get_running_loop()
         over = loop.time() + flaps.uniform(*_FLAP_SECONDS) if flaps is not None else float("inf")
+        again = loop.time() + _COURIER.ask_again
         while not connection.ended:
             await asyncio.sleep(min(1.0, max(0.0, over - loop.time())) if flaps else 1.0)
-            if loop.time() >= over:
+            if loop.time() >= over or connection.overdue(_COURIER.ack_timeout):
                 connection.abort()
+            elif loop.time() >= again:
+                again = loop.time() + _COURIER.ask_again
+                connection.subscribe(topic for topic, came in self._manifests.items() if not came)
 
     def topic(self, kind: Kind, device: SimulatedDevice) -> str:
         """A topic of a device."""
@@ -113,9 +122,10 @@ class Link:
         """Ask for a manifest; what this connection has had already is given at once."""
         place = self._fleet.plan.place
         topic = topics.build(Kind.RELEASE, root=place.topic_root, component=place.component, digest=digest)
-        if topic in self._manifests:
+        if self._manifests.get(topic):
             device.given(self._manifests[topic])
-        elif self.connection is not None:
+        elif self.up and self.connection is not None and topic not in self._manifests:
+            self._manifests[topic] = b""
             self.connection.subscribe([topic])
 
     def _receive(self, topic: str, payload: bytes, _retained: bool) -> None:

@@ -7,6 +7,7 @@ it may not subscribe to it asks for again, as a courier does: a cluster without 
 
 import asyncio
 import struct
+import time
 from collections.abc import Callable, Iterable
 
 from fleetfoot_agent.courier.timing import full_jitter
@@ -52,6 +53,7 @@ class Connection(asyncio.Protocol):
         "_asked",
         "_buffer",
         "_connect",
+        "_heard",
         "_mid",
         "_receive",
         "_refused",
@@ -80,6 +82,7 @@ class Connection(asyncio.Protocol):
         self._asked: dict[int, list[str]] = {}
         self._refused: list[str] = []
         self._again: asyncio.TimerHandle | None = None
+        self._heard = 0.0
         self._waiting: asyncio.Future[None] | None = None
         self.transport: asyncio.Transport | None = None
         self.up = False
@@ -111,6 +114,7 @@ class Connection(asyncio.Protocol):
         """Ask for these with QoS 1."""
         wanted = list(filters)
         if wanted:
+            self._begin_to_wait()
             mid = self._next()
             self._asked[mid] = wanted
             body = b"".join(_text(one) + b"\x01" for one in wanted)
@@ -119,7 +123,9 @@ class Connection(asyncio.Protocol):
     def publish(self, topic: str, payload: bytes, *, retain: bool = False, qos: int = 1) -> None:
         """Send a message."""
         mid = self._next() if qos else 0
-        self.unacknowledged += 1 if qos else 0
+        if qos:
+            self._begin_to_wait()
+            self.unacknowledged += 1
         self._write(publish_packet(topic, payload, mid, retain=retain))
 
     def ping(self) -> None:
@@ -137,8 +143,18 @@ class Connection(asyncio.Protocol):
         if self.transport is not None:
             self.transport.abort()
 
+    def overdue(self, seconds: float) -> bool:
+        """Whether an answer is owed and none has come for so long: a cluster loses some with its leader."""
+        owed = self.unacknowledged > 0 or bool(self._asked)
+        return owed and time.monotonic() - self._heard > seconds
+
+    def _begin_to_wait(self) -> None:
+        if self.unacknowledged <= 0 and not self._asked:
+            self._heard = time.monotonic()
+
     def _answered(self, mid: int, codes: bytes) -> None:
         """Take a SUBACK; what it refuses is asked for again after a pause, all at once."""
+        self._heard = time.monotonic()
         asked = self._asked.pop(mid, [])
         refused = [name for name, code in zip(asked, codes, strict=False) if code & _FAILURE]
         self.granted += len(asked) - len(refused)
@@ -203,6 +219,7 @@ class Connection(asyncio.Protocol):
             self.received += 1
             self._receive(topic, data[body:stop], bool(first & 1))
         elif kind == _PUBACK:
+            self._heard = time.monotonic()
             self.unacknowledged -= 1
         elif kind == _SUBACK:
             self._answered(data[start] << 8 | data[start + 1], data[start + 2 : stop])

@@ -1,0 +1,50 @@
+"""What a broker refuses for a moment is asked for again, whichever of question and answer is noted first."""
+
+import time
+
+import pytest
+
+from fleetfoot_manager.subscriptions import Subscriptions
+
+LATER = 61.0
+
+
+@pytest.fixture
+def asked() -> Subscriptions:
+    return Subscriptions()
+
+
+@pytest.mark.parametrize("early", [False, True])
+def test_what_was_refused_is_due_once_and_what_was_granted_never(asked: Subscriptions, early: bool) -> None:
+    if early:
+        asked.answered(1, [True, False])
+    asked.asked(1, ["a", "b"])
+    if not early:
+        asked.answered(1, [True, False])
+    later = time.monotonic() + LATER
+    assert asked.due(later) == ["b"]
+    assert asked.due(later) == []
+    asked.asked(2, ["b"])
+    asked.answered(2, [True])
+    assert asked.due(later) == []
+
+
+def test_the_first_try_is_soon_and_later_ones_within_a_minute(asked: Subscriptions) -> None:
+    latest = 0.0
+    for number in range(100):
+        asked.asked(number, ["a"])
+        began = time.monotonic()
+        asked.answered(number, [False])
+        assert number or asked.due(began + 1.1) == ["a"]
+        latest = max(latest, asked._due_at - began)
+        assert number == 0 or asked.due(began + LATER) == ["a"]
+    assert 10 < latest <= 60.1
+
+
+def test_nothing_is_due_before_its_time(asked: Subscriptions, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("random.uniform", lambda _low, high: high)
+    asked.asked(1, ["a"])
+    before = time.monotonic()
+    asked.answered(1, [False])
+    assert asked.due(before + 0.9) == []
+    assert asked.due(time.monotonic() + 1.0) == ["a"]
