@@ -6,6 +6,7 @@ from fleetfoot_manager import catalogue, targets
 from fleetfoot_manager.catalogue import Life, ReleaseRow
 from fleetfoot_manager.requests.rollout_arguments import RolloutPlan
 from fleetfoot_protocol import versions
+from fleetfoot_protocol.fields import CHANNELS_ADMITTED
 
 _BOUND = 1000
 
@@ -40,5 +41,5 @@ def of(tx: Connection, asked: RolloutPlan) -> list[RolloutPlan]:
 
 
 def _serves(tx: Connection, row: ReleaseRow, wanted: ReleaseRow) -> bool:
-    groups = row.life in (Life.BLESSED, Life.LIVE) and row.channel in ("stable", wanted.channel)
+    groups = row.life in (Life.BLESSED, Life.LIVE) and row.channel in CHANNELS_ADMITTED[wanted.channel]
     return groups and catalogue.recall_of(tx, row.digest) is None

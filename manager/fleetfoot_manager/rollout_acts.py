@@ -68,7 +68,22 @@ class IllegalTransition(FleetfootError):
     def __init__(self, rollout: Rollout, event: RolloutEvent, why: str = "") -> None:
         kind = kind_of(event)
         name = str(kind) if isinstance(kind, Decision) else kind.__name__.lower()
-        super().__init__("state_refused", f"rollout {rollout.id} is {rollout.state}: cannot {name}{why}")
+        message = f"rollout {rollout.id} is {rollout.state}: cannot {name}{why}"
+        super().__init__("state_refused", message, remedy=_remedy(rollout))
+
+
+def _remedy(rollout: Rollout) -> str | None:
+    """What lets a rollout on that stands for a person's word; None where 'show' says it."""
+    if rollout.state is not RolloutState.PAUSED:
+        return None
+    release = f"{rollout.component} {rollout.goal.version}"
+    words = {
+        AWAITS_BLESSING: f"fleetfoot release promote {release} blessed",
+        AWAITS_APPROVAL: f"fleetfoot rollout approve {rollout.id}",
+        AWAITS_ACTIVATION: f"fleetfoot rollout activate {rollout.id}",
+    }
+    word = words.get(rollout.reason)
+    return f"let it go on: '{word}'" if word else None
 
 
 def on_approve(rollout: Rollout, event: Approve, now: float) -> Turn:

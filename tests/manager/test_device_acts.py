@@ -265,6 +265,9 @@ def test_upgrades_and_downgrades_are_listed_newest_first_with_what_stands_betwee
     ]
     down = kitchen.ask("downgrades")["releases"]
     assert [(row["version"], row["direct"]) for row in down] == [("1.0.0", True)]
+    kitchen.rig.do("release.archive", {"component": COMPONENT, "version": "1.0.0"})
+    (old,) = kitchen.ask("downgrades")["releases"]
+    assert (old["direct"], old["reason"]) == (False, "archived: it serves nobody")
 
 
 def test_at_most_ten_reachable_releases_are_listed(kitchen: Kitchen) -> None:

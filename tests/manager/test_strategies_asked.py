@@ -184,6 +184,28 @@ def test_a_chain_goes_on_when_the_hop_before_has_completed(fleet: Fleet) -> None
     assert baseline.version == "3.0.0"
 
 
+def test_a_chain_goes_over_releases_of_narrower_channels(fleet: Fleet) -> None:
+    for version, counter, channel in (("4.0.0", 5, "beta"), ("5.0.0", 6, "dev")):
+        fleet.rig.publish(fleet.rig.realm.release(version, counter, channel=channel))
+    plan = fleet.rig.do("rollout.plan", fleet.asked(version="5.0.0"))["plan"]
+    assert plan["chain"] == ["2.0.0", "3.0.0", "4.0.0", "5.0.0"]
+
+
+def test_what_stands_for_a_word_says_which_word(fleet: Fleet) -> None:
+    name = fleet.start(waves=[1, "100%"], approve_each_wave=True)
+    fleet.completes(name, *fleet.in_wave(name, 1))
+    reply = fleet.rig.ask("rollout.resume", {"rollout": name})
+    assert (reply.code, reply.remedy) == (
+        "state_refused",
+        f"let it go on: 'fleetfoot rollout approve {name}'",
+    )
+
+
+def test_why_named_devices_cannot_stage_first_is_said(fleet: Fleet) -> None:
+    reply = fleet.rig.ask("rollout.plan", fleet.asked(devices=["dev-01"], stage="first"))
+    assert reply.message.startswith("arguments: devices named one by one are admitted by name")
+
+
 def test_a_hop_waits_where_its_group_has_come_to_demand_approval(fleet: Fleet) -> None:
     reply = fleet.rig.do("rollout.start", fleet.asked(version="3.0.0", immediate=True))
     first, second = reply["chain"]

@@ -227,4 +227,5 @@ def parse(kind: type[A], arguments: dict[str, Any]) -> A:
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(str(part) for part in first["loc"])[:100]
-        raise FleetfootError("request_invalid", f"{where or 'arguments'}: {first['msg'][:200]}") from None
+        why = first["msg"].removeprefix("Value error, ")[:200]
+        raise FleetfootError("request_invalid", f"{where or 'arguments'}: {why}") from None

@@ -243,14 +243,14 @@ def _listed(work: Work, request: Request, *, up: bool) -> dict[str, Any]:
     others: list[dict[str, Any]] = []
     for row in catalogue.listed(work.tx, asked.component, _BOUND):
         here = run.counter if run else 0
-        if row.life == Life.ARCHIVED or row.counter == here or (row.counter > here) != up:
+        if row.counter == here or (row.counter > here) != up:
             continue
         why = _why_not(work, entry, entry.status, one, row)
         line = {"version": row.version, "digest": row.digest, "channel": row.channel, "counter": row.counter}
         line |= {"life": row.life, "created": row.manifest.created, "direct": why is None}
         (reachable if why is None else others).append({**line, **(why or {})})
     for lines in (reachable, others):
-        lines.sort(key=lambda line: -line["counter"])
+        lines.sort(key=lambda line: (line["life"] == Life.ARCHIVED, -line["counter"]))
     return {
         "device": entry.id,
         "component": asked.component,
@@ -263,6 +263,8 @@ def _why_not(
     work: Work, entry: DeviceEntry, status: Status, one: ComponentStatus, row: ReleaseRow
 ) -> dict[str, str] | None:
     """Why the device cannot go to a release directly, or None."""
+    if row.life == Life.ARCHIVED:
+        return {"reason": "archived: it serves nobody"}
     recall = catalogue.recall_of(work.tx, row.digest)
     if recall is not None:
         return {"reason": f"recalled: {recall.reason}"}

@@ -85,7 +85,10 @@ class RolloutPlan(Model):
         if self.devices and self.selector:
             raise ValueError("devices and a selector exclude each other")
         if self.devices and self.stage:
-            raise ValueError("devices named one by one cannot stage apart from activating")
+            raise ValueError(
+                "devices named one by one are admitted by name, to staging and to activating at once: to"
+                " stage first, name a group, with a selector of labels if it is not for all of it"
+            )
         for name in ("groups", "devices", "canaries"):
             named = getattr(self, name)
             if len(set(named)) != len(named):
