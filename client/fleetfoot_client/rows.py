@@ -142,6 +142,13 @@ class ActRow(Row):
     online: bool = True
 
 
+class EngineRow(Row):
+    """What became of the engine, and of which rollouts with it."""
+
+    engine: str
+    rollouts: tuple[str, ...] = ()
+
+
 class ReachableRow(Row):
     """A release that a device could go to: `direct` at once, else `reason` says why not."""
 

@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 import sqlalchemy as sa
 
-from fleetfoot_manager import audit, schema
+from fleetfoot_manager import audit, schema, standstill
 from fleetfoot_manager.engine import Engine
 from fleetfoot_manager.loopthread import cannot_listen, require_loopback
 from fleetfoot_manager.store import Store
@@ -84,6 +84,7 @@ def metrics(engine: Engine, store: Store, fleet: str, started: float) -> list[Me
         ).all()
         waiting = tx.scalar(sa.select(sa.func.count()).select_from(schema.outbox)) or 0
         end = audit.last(tx)
+        still = standstill.of(tx)
     passed = [({"what": what}, float(count)) for what, count in engine.passed_over().items()]
     by_presence = [({"group": group, "online": str(online).lower()}, n) for group, online, n in devices]
     alone: Labels = {}
@@ -97,6 +98,7 @@ def metrics(engine: Engine, store: Store, fleet: str, started: float) -> list[Me
             "Since the engine looked up; more than 10 is stuck.",
             [(alone, max(0.0, time.monotonic() - engine.pulse))],
         ),
+        Metric("engine_paused", "gauge", "Whether somebody paused it.", [(alone, float(still is not None))]),
         Metric("engine_queue", "gauge", "Inputs that wait for the engine.", [(alone, engine.queued)]),
         Metric("broker_connected", "gauge", "Connection to the broker.", [(alone, float(engine.connected))]),
         Metric("outbox_messages", "gauge", "Messages not acknowledged yet.", [(alone, waiting)]),

@@ -12,6 +12,8 @@ from fleetfoot_protocol.trust import TrustRoot
 
 VERBS: dict[str, Right] = {
     "manager.status": Right.READ,
+    "engine.pause": Right.FREEZE,
+    "engine.resume": Right.STEER,
     "release.upload": Right.RELEASE,
     "release.publish": Right.RELEASE,
     "release.promote": Right.RELEASE,

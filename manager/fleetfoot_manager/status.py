@@ -2,12 +2,13 @@
 
 import http.client
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 
-from fleetfoot_manager import acts, inventory, rollout_rows, roots, schema
+from fleetfoot_manager import acts, inventory, rollout_rows, roots, schema, standstill
 from fleetfoot_manager.locks import holder_of
 from fleetfoot_manager.requests.overview import waits
 from fleetfoot_manager.requests.rollouts import row_of
@@ -34,6 +35,7 @@ def look(folder: Path) -> dict[str, Any]:
     """The state as JSON values; `pid` only while a manager runs. Reads only."""
     with Store(folder, read_only=True) as store, store.read() as tx:
         groups = inventory.groups(tx)
+        still = standstill.of(tx)
         devices, online = inventory.counts(tx, groups)
         root = roots.current(tx)
         live = rollout_rows.summaries(tx, live=True)
@@ -47,6 +49,7 @@ def look(folder: Path) -> dict[str, Any]:
         return {
             "running": pid is not None,
             **({} if pid is None else {"pid": pid, "engine": engine(folder)}),
+            **({} if still is None else {"paused": {**still.row(), "who": _who(root, Right.STEER, ["*"])}}),
             "fleet": store.fleet,
             "root": root.version if root else 0,
             "groups": groups,
@@ -85,9 +88,14 @@ def _waits(of: Rollout, root: TrustRoot | None) -> dict[str, Any] | None:
     if row is None:
         return None
     right = _GIVES[row["for"]]
-    operators = sorted(root.roles.operators) if root else []
-    who = [name for name in operators if root and all(root.may(name, right, group) for group in of.groups)]
-    return {**row, "who": who}
+    return {**row, "who": _who(root, right, of.groups)}
+
+
+def _who(root: TrustRoot | None, right: Right, groups: Iterable[str]) -> list[str]:
+    """The operators who have a right in all of these groups."""
+    if root is None:
+        return []
+    return [name for name in sorted(root.roles.operators) if all(root.may(name, right, g) for g in groups)]
 
 
 def lines(seen: dict[str, Any]) -> list[str]:
@@ -95,12 +103,18 @@ def lines(seen: dict[str, Any]) -> list[str]:
     process = f"running (process {seen['pid']})" if seen["running"] else "not running"
     if seen.get("engine", "running") != "running":
         process = f"process {seen['pid']}, BUT {seen['engine']}"
+    if (still := seen.get("paused")) is not None:
+        why = f": {still['reason']}" if still["reason"] else ""
+        process += f", ENGINE PAUSED by {still['by']} since {still['at']}{why}"
     text = [
         f"manager of fleet {seen['fleet']}: {process}, trust root {seen['root'] or 'not installed'}",
         f"{_count(seen['devices'], 'device')} in {_count(len(seen['groups']), 'group')},"
         f" {seen['online']} online; {_count(seen['releases'], 'release')};"
         f" waiting for the broker: {_count(seen['waiting'], 'message')}",
     ]
+    if "paused" in seen:
+        who = ", ".join(seen["paused"]["who"]) or "nobody whom the trust root names"
+        text.append(f"everything waits for 'fleetfoot rollout resume --all', which can come from: {who}")
     if seen["orders_open"]:
         text.append(f"{_count(seen['orders_open'], 'order')} to single devices wait for the device")
     for row in seen["waits"]:

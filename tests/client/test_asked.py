@@ -51,6 +51,12 @@ ASKED: dict[str, tuple[str, dict[str, Any], dict[str, Any], str]] = {
         {**RELEASE, "recalled": "smoke", "groups": ["a", "b"]}, "is recalled; 2 groups told",
     ),
     "release lift kiosk 1.1.0": ("release.lift", KIOSK, {**RELEASE, "groups": ["a"]}, "1 group told"),
+    "rollout pause --all --reason smoke": (
+        "engine.pause", {"reason": "smoke"}, {"engine": "paused", "rollouts": ["r-1"]}, "Held: r-1",
+    ),
+    "rollout resume --all": (
+        "engine.resume", {}, {"engine": "running", "rollouts": []}, "none was under way",
+    ),
     "device upgrade oven-7 kiosk 1.1.0": (
         "device.upgrade", {**OVEN, "version": "1.1.0"}, ACT, "upgrade is open",
     ),

@@ -67,6 +67,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     },
     "release.publish": {"component": COMPONENT, "version": "1.1.0", "digest": "0" * 64, "envelope": "0" * 64},
     "release.promote": {"component": COMPONENT, "version": "9.9.9", "to": "blessed"},
+    "engine.pause": {"reason": "smoke"},
     "release.archive": {"component": COMPONENT, "version": "9.9.9"},
     "release.recall": {"component": COMPONENT, "version": "9.9.9", "reason": "smoke"},
     "release.lift": {"component": COMPONENT, "version": "9.9.9"},

@@ -14,7 +14,8 @@ from fleetfoot_client.commands import (
 )
 from fleetfoot_client.exits import Exit
 from fleetfoot_client.following import View
-from fleetfoot_client.rows import More, PlanRow, RolloutRow, parse, parse_list
+from fleetfoot_client.rows import EngineRow, More, PlanRow, RolloutRow, parse, parse_list
+from fleetfoot_protocol.errors import FleetfootError
 from fleetfoot_protocol.states import RolloutState
 
 
@@ -85,6 +86,10 @@ def _show(args: argparse.Namespace) -> int:
 
 def _act(args: argparse.Namespace) -> int:
     """Pause, resume, cancel, retry, decide: `args.verb` on the revision that is present or named."""
+    if args.all:
+        return _act_on_all(args)
+    if args.reason is not None:
+        raise FleetfootError("usage", "--reason goes with --all")
     arguments: dict[str, Any] = {"rollout": args.rollout}
     if args.decision is not None:
         steps = {
@@ -107,6 +112,22 @@ def _act(args: argparse.Namespace) -> int:
         )
     text = "" if args.json else rollout_text.summary(parse(RolloutRow, result))
     terminal.show(result, text, as_json=args.json)
+    return Exit.OK
+
+
+def _act_on_all(args: argparse.Namespace) -> int:
+    """Pause the engine, or let it go on."""
+    if args.revision is not None:
+        raise FleetfootError("usage", "--revision is of one rollout, not of all")
+    verb = args.verb.replace("rollout.", "engine.")
+    result = online.ask(args, verb, **({"reason": args.reason} if args.reason else {}))
+    row = parse(EngineRow, result)
+    names = ", ".join(row.rollouts) or "none was under way"
+    if verb == "engine.pause":
+        text = f"the engine is paused: nothing begins. Held: {names}\ngo on: fleetfoot rollout resume --all"
+    else:
+        text = f"the engine goes on, with: {names}"
+    terminal.show(result, terminal.literal(text, keep="\n"), as_json=args.json)
     return Exit.OK
 
 

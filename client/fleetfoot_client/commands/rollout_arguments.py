@@ -196,8 +196,11 @@ def add_acts(group: Subparsers, handler: Handler) -> None:
         parser = options.add_command(
             group, verb, handler, summary, details=details, example=f"fleetfoot rollout {verb} r-4k2m9x0a7c"
         )
-        parser.set_defaults(verb=f"rollout.{verb}", decision=None)
-        _add_rollout(parser)
+        parser.set_defaults(verb=f"rollout.{verb}", decision=None, all=False, reason=None)
+        if verb in ("pause", "resume"):
+            _add_rollout_or_all(parser, verb)
+        else:
+            _add_rollout(parser)
         add_revision(parser)
         options.add_manager(parser)
 
@@ -216,7 +219,7 @@ def add_decide(group: Subparsers, handler: Handler) -> None:
         example="fleetfoot rollout decide r-4k2m9x0a7c rollback\n"
         "fleetfoot rollout decide r-4k2m9x0a7c rollback --waves 1,50%,100% --settle 5m",
     )
-    parser.set_defaults(verb="rollout.decide")
+    parser.set_defaults(verb="rollout.decide", all=False, reason=None)
     _add_rollout(parser)
     parser.add_argument("decision", choices=("continue", "rollback", "abort"), help="what becomes of it")
     pace = parser.add_mutually_exclusive_group()
@@ -230,6 +233,18 @@ def add_decide(group: Subparsers, handler: Handler) -> None:
         help="roll back although some devices have no way back: they stay")  # fmt: skip
     add_revision(parser)
     options.add_manager(parser)
+
+
+def _add_rollout_or_all(parser: argparse.ArgumentParser, verb: str) -> None:
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("rollout", metavar="ID", nargs="?", type=options.identifier, help="the rollout's id")
+    if verb == "pause":
+        which.add_argument("--all", action="store_true",
+            help="pause the manager's engine: every rollout is held, and nothing new begins")  # fmt: skip
+        parser.add_argument("--reason", metavar="TEXT", help="with --all: why, for everybody who looks")
+    else:
+        which.add_argument("--all", action="store_true",
+            help="let the engine go on, with the rollouts that were paused with it")  # fmt: skip
 
 
 def _add_rollout(parser: argparse.ArgumentParser) -> None:

@@ -20,6 +20,12 @@ class Nothing(Model):
     """No arguments."""
 
 
+class EnginePause(Model):
+    """`engine.pause`."""
+
+    reason: Annotated[Line, Field(max_length=60)] = ""
+
+
 class Blob(Model):
     """A file of a release, by the sha256 and length of its bytes."""
 

@@ -18,7 +18,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.exc import OperationalError
 
-from fleetfoot_manager import documents, logs, rights, schema
+from fleetfoot_manager import documents, logs, rights, schema, standstill
 from fleetfoot_manager.catalogue import Candidate
 from fleetfoot_manager.database import FATAL
 from fleetfoot_manager.requests import (
@@ -27,6 +27,7 @@ from fleetfoot_manager.requests import (
     device_acts,
     device_admin,
     devices,
+    engine_acts,
     groups,
     history,
     identities,
@@ -57,6 +58,8 @@ Handler = Callable[[Work, Request], dict[str, Any]]
 #: Verbs that are answered at once. `release.publish` is not among them: it is examined first.
 HANDLERS: dict[str, Handler] = {
     "manager.status": overview.status,
+    "engine.pause": engine_acts.pause,
+    "engine.resume": engine_acts.resume,
     "release.upload": releases.upload,
     "release.list": releases.listing,
     "release.show": releases.show,
@@ -181,6 +184,7 @@ class Desk:
             handler = HANDLERS.get(request.verb)
             if handler is None:
                 raise FleetfootError("request_invalid", f"no verb {request.verb}")
+            _demand_going(work, request)
             return handler(work, request)
 
         if request.verb == _EXAMINED:
@@ -193,6 +197,7 @@ class Desk:
         try:
             _check_times(request, work.now, self.since)
             wanted = releases.wanted(work, request)
+            _demand_going(work, request)
         except FleetfootError as error:
             self._answer(work, request, digest, _raiser(error))
             return
@@ -299,6 +304,15 @@ def _check_times(request: Request, now: float, since: float) -> None:
         raise FleetfootError(
             "request_expired", f"issued {request.issued}, expires {request.expires}, now {times.to_text(now)}"
         )
+
+
+def _demand_going(work: Work, request: Request) -> None:
+    """Raise FleetfootError `state_refused` for what lets devices begin, while the engine is paused."""
+    refusal = standstill.refusal(work.tx, request.verb, request.arguments)
+    if refusal is not None:
+        # Who may not do it anyhow is told that.
+        rights.demand_anywhere(work.house.root, request)
+        raise refusal
 
 
 def _refusal(error: FleetfootError) -> dict[str, Any]:

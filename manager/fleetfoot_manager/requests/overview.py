@@ -3,7 +3,7 @@
 from importlib.metadata import version
 from typing import Any
 
-from fleetfoot_manager import inventory, rights
+from fleetfoot_manager import inventory, rights, standstill
 from fleetfoot_manager.requests import arguments
 from fleetfoot_manager.requests.answers import fitted
 from fleetfoot_manager.requests.groups import summary
@@ -29,6 +29,7 @@ def status(work: Work, request: Request) -> dict[str, Any]:
     rights.demand_anywhere(house.root, request)
     groups = rights.readable(house.root, request, inventory.groups(work.tx))
     devices, online = inventory.counts(work.tx, groups)
+    still = standstill.of(work.tx)
     readable = [of for of in work.rollouts.values() if rights.reads_all(house.root, request, of.groups)]
     waiting, _ = fitted([row for of in readable if (row := waits(of))], _BUDGET)
     components, _ = fitted(list(summary(work.devices.members(work.tx, groups)).items()), _BUDGET)
@@ -41,7 +42,8 @@ def status(work: Work, request: Request) -> dict[str, Any]:
         "rollouts_active": len(readable),
         "waiting": waiting,
         "components": dict(components),
-        "engine": "running",
+        "engine": "running" if still is None else "paused",
+        **({} if still is None else {"paused": still.row()}),
         "broker": house.broker,
         "artifacts": house.artifacts,
         "uptime_seconds": max(0, int(work.now - house.started)),
