@@ -25,6 +25,7 @@ from fleetfoot_manager import acts, catalogue, documents, inventory, publisher, 
 from fleetfoot_manager.compose import GroupIntent
 from fleetfoot_manager.documents import Stored
 from fleetfoot_manager.house import House
+from fleetfoot_manager.store import RECOVERED_HEAD, get_meta
 from fleetfoot_manager.work import Work
 from fleetfoot_protocol import topics, trust
 from fleetfoot_protocol.codes import Code
@@ -214,7 +215,9 @@ def _verdict(work: Work, topic: Topic, payload: bytes, stored: Stored, *, fresh:
             case Kind.AUDIT_HEAD:
                 # A longer log than ours: the store is older than what was signed, or has a twin.
                 if trust.verify_audit_head(payload, root).count >= stored.sequence:
-                    return Code.UPGRADE_EQUIVOCATION
+                    # Of the log that was lost with the store, recovering has told already.
+                    told = get_meta(work.tx, RECOVERED_HEAD) == hashlib.sha256(payload).hexdigest()
+                    return None if told else Code.UPGRADE_EQUIVOCATION
             case Kind.HEARTBEAT:
                 return _heartbeat_verdict(work, topic, payload, stored, fresh)
             case Kind.PROBE:

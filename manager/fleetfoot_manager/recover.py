@@ -20,6 +20,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ from fleetfoot_manager.compose import GroupIntent
 from fleetfoot_manager.database import STORE_NAME, URL_NAME
 from fleetfoot_manager.director import KEY_NAME, Director, read_key
 from fleetfoot_manager.init import BLOBS_NAME
-from fleetfoot_manager.store import REQUESTS_SINCE, Store, set_meta, upsert
+from fleetfoot_manager.store import RECOVERED_HEAD, REQUESTS_SINCE, Store, set_meta, upsert
 from fleetfoot_protocol import strictjson, times, topics, trust
 from fleetfoot_protocol.documents import Desired, expired
 from fleetfoot_protocol.errors import FleetfootError
@@ -85,6 +86,7 @@ def rebuild(
         if topic.kind is Kind.AUDIT_HEAD:
             head = _verified(lambda data=payload: trust.verify_audit_head(data, root), name, report)
             if head is not None:
+                set_meta(tx, RECOVERED_HEAD, sha256(payload).hexdigest())
                 report.lost.append(f"audit log: {head.count} entries; exports of it verify with the old head")
     report.lost.append("policies of groups, approvals, notes and history of rollouts")
     set_meta(tx, REQUESTS_SINCE, repr(now))

@@ -29,6 +29,8 @@ from fleetfoot_protocol.errors import FleetfootError
 
 #: Unix seconds: requests that were signed before may have been decided by a store that is lost.
 REQUESTS_SINCE = "requests_since"
+#: sha256 of the audit head that the broker held when a lost store was recovered.
+RECOVERED_HEAD = "recovered_head"
 
 
 def get_meta(tx: Connection, name: str) -> str | None:

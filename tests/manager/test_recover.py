@@ -17,6 +17,7 @@ from fleetfoot_manager import keyring, recover
 from fleetfoot_manager.database import STORE_NAME, URL_NAME
 from fleetfoot_manager.store import Store
 from fleetfoot_protocol import topics, trust
+from fleetfoot_protocol.dsse import PayloadType
 from fleetfoot_protocol.errors import FleetfootError
 from fleetfoot_protocol.topics import Kind
 
@@ -174,6 +175,27 @@ def test_the_release_is_started_again_and_completes(town: Town, again: tuple[rec
     baseline = rig.desired("hall").baseline
     assert baseline is not None
     assert baseline.digest == town.new.digest
+
+
+def test_the_head_of_the_log_that_was_lost_is_no_alarm_and_any_other_longer_one_is(town: Town) -> None:
+    heard, head = town.retained(), topics.build(Kind.AUDIT_HEAD)
+    town.lose()
+    town.recover(heard)
+    rig = Rig(town.realm)
+    rig.connect()
+    try:
+        before = heard[head.removeprefix(PREFIX)]
+        rig.arrive(head, before, retained=True)
+        rig.do("manager.status")
+        assert rig.engine.reassertion.counts["healed"] == 1
+        events = topics.build(Kind.GROUP_EVENTS, group="hall")
+        assert not [data for data in rig.broker.on(events) if b"upgrade_equivocation" in data]
+        lost = trust.verify_audit_head(before, town.realm.root)
+        twin = lost.model_copy(update={"count": lost.count + 1})
+        rig.arrive(head, rig.house.director.envelope(PayloadType.AUDIT, twin), retained=True)
+        until(lambda: any(b"upgrade_equivocation" in data for data in rig.broker.on(events)), "an alarm")
+    finally:
+        rig.close()
 
 
 def test_nothing_is_believed_that_is_not_signed(town: Town) -> None:

@@ -13,7 +13,7 @@ from fleetfoot_manager import health, standstill, status
 from fleetfoot_manager.rights import VERBS
 from fleetfoot_protocol.states import Right, Role
 
-OPERATORS = {
+OPERATORS: dict[str, dict[str, tuple[Role, ...]]] = {
     "alice": {"*": (Role.ADMIN,)},
     "otto": {"*": (Role.OPERATOR,)},
     "hugo": {"hall": (Role.ADMIN,)},
