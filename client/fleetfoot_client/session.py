@@ -104,7 +104,8 @@ class Session:
         self._read_only = read_only
         self._patient = patient
         self._lock = threading.Lock()
-        self._pending: dict[str, queue.SimpleQueue[Reply]] = {}
+        self._pending: dict[str, queue.SimpleQueue[Reply | None]] = {}
+        self._given_up = False
         self._watched: queue.Queue[Message] = queue.Queue(_BACKLOG)
         self._link = Link(profile, self._receive)
 
@@ -156,8 +157,10 @@ class Session:
         left = deadline(timeout)
         identity = secrets.token_hex(12)
         envelope = self._signed(identity, verb, group, arguments or {}, revision, timeout)
-        replies: queue.SimpleQueue[Reply] = queue.SimpleQueue()
+        replies: queue.SimpleQueue[Reply | None] = queue.SimpleQueue()
         with self._lock:
+            if self._given_up:
+                raise _abandoned(verb)
             self._pending[identity] = replies
         try:
             for wait in (min(self._resend_after, timeout / 2), None):
@@ -167,11 +170,20 @@ class Session:
                     reply = replies.get(timeout=remaining if wait is None else wait)
                 except queue.Empty:
                     continue
+                if reply is None:
+                    raise _abandoned(verb)
                 return _result(reply)
         finally:
             with self._lock:
                 del self._pending[identity]
         raise self._silence(verb, timeout)
+
+    def give_up(self) -> None:
+        """Let every `request` that waits, and all to come, end at once with `timeout`."""
+        with self._lock:
+            self._given_up = True
+            for replies in self._pending.values():
+                replies.put(None)
 
     def watch(self, *filters: str, timeout: float = 10.0) -> None:
         """Subscribe to topics or filters; what arrives comes from `next_message` and `messages`.
@@ -260,6 +272,10 @@ class Session:
         if self.ignored:
             message += f"; ignored {self.ignored} that the director of root {self.root.version} did not sign"
         return FleetfootError("timeout", message)
+
+
+def _abandoned(verb: str) -> FleetfootError:
+    return FleetfootError("timeout", f"nobody waits any more for the reply to {verb}")
 
 
 def _result(reply: Reply) -> dict[str, Any]:

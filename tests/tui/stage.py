@@ -60,6 +60,7 @@ class Canned:
 
     answers: dict[str, Any] = field(default_factory=dict)
     asked: list[tuple[str, dict[str, Any], int | None]] = field(default_factory=list)
+    given_up: bool = False
 
     def request(
         self,
@@ -78,6 +79,10 @@ class Canned:
             raise found
         result: dict[str, Any] = found(dict(arguments or {})) if callable(found) else found
         return result
+
+    def give_up(self) -> None:
+        """Whoever leaves says so."""
+        self.given_up = True
 
     def of(self, verb: str) -> list[dict[str, Any]]:
         """Arguments of every request of a verb."""
@@ -440,6 +445,15 @@ def managed(stage: Stage) -> None:
         "wave": 0,
         "counts": {"pending": 30},
     }
+    halfway = rollout | {
+        "rollout": "r-5f0b7h3n1v",
+        "component": "scale",
+        "version": "2.4.1",
+        "state": "paused",
+        "reason": "the next wave awaits approval",
+        "counts": {"healthy": 2, "failed": 1, "pending": 27},
+        "approve_each_wave": True,
+    }
     past = rollout | {
         "rollout": "r-3c8d1f5g2h",
         "version": "1.1.0",
@@ -486,7 +500,7 @@ def managed(stage: Stage) -> None:
             ]
         },
         "device.downgrades": {"releases": [{"version": "1.0.0", "channel": "stable", "direct": True}]},
-        "rollout.list": {"rollouts": [rollout, waits, past]},
+        "rollout.list": {"rollouts": [rollout, waits, halfway, past]},
         "rollout.history": {"components": {COMPONENT: rate}},
         "rollout.show": lambda asked: rollout | shown | {"rollout": asked["rollout"]},
         "rollout.plan": {"plan": plan},

@@ -5,6 +5,8 @@ runs of colour, so that a difference can be read in a review.
 """
 
 import os
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import pytest
 from tests.tui.driving import settle
 from tests.tui.stage import Stage, managed, troubled
 
+from fleetfoot_protocol.errors import FleetfootError
 from fleetfoot_tui.app import Console
 from fleetfoot_tui.pictures import self_contained
 from fleetfoot_tui.room import Room
@@ -33,7 +36,35 @@ SCREENS: dict[str, tuple[str, ...]] = {
     "events": ("5", "w"),
     "audit": ("6",),
     "grid": ("7", "down", "right"),
+    "lost": ("2", "down", "enter", "p"),
+    "forged": ("6",),
+    "refused": ("2", "down", "enter", "t", *"grills ovens", "enter"),
 }
+
+
+def _lost(stage: Stage) -> None:
+    """The broker is gone while something is at work."""
+    stage.link.connected = False
+    stage.progress(state="running", reason="", revision=8)
+    stage.asker.answers["rollout.show"] = FleetfootError("broker_unreachable", "the connection was lost")
+
+
+def _forged(stage: Stage) -> None:
+    """Somebody has changed an entry of the log."""
+    entries = stage.audit
+    entries[2]["actor"] = "mallory"
+    stage.asker.answers["audit.list"] = {"entries": entries}
+
+
+def _refused(stage: Stage) -> None:
+    """The manager does not do it."""
+    stage.asker.answers["rollout.retry"] = FleetfootError(
+        "conflict", "the rollout is at revision 9, not 7", remedy="look at it again, then decide"
+    )
+
+
+#: What else has happened, to be seen on a screen.
+CIRCUMSTANCES: dict[str, Callable[[Stage], None]] = {"lost": _lost, "forged": _forged, "refused": _refused}
 
 
 def drawn(app: Console) -> str:
@@ -59,7 +90,7 @@ def drawn(app: Console) -> str:
 @pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
 @pytest.mark.parametrize("name", SCREENS)
 async def test_a_screen_looks_as_somebody_has_seen_it(stage: Stage, name: str, size: tuple[int, int]) -> None:
-    text, picture = await look(stage, SCREENS[name], size)
+    text, picture = await look(stage, name, size)
     path = FOLDER / f"{name}-{size[0]}x{size[1]}.txt"
     if drawing := os.environ.get("FLEETFOOT_DRAW"):
         path.parent.mkdir(exist_ok=True)
@@ -70,8 +101,9 @@ async def test_a_screen_looks_as_somebody_has_seen_it(stage: Stage, name: str, s
     assert "url(" not in picture.replace("url(#", "")
 
 
-async def look(stage: Stage, keys: tuple[str, ...], size: tuple[int, int]) -> tuple[str, str]:
-    """What is on the screen after these keys: as text and as SVG."""
+async def look(stage: Stage, name: str, size: tuple[int, int]) -> tuple[str, str]:
+    """What is on the screen after its keys: as text and as SVG."""
+    keys = SCREENS[name]
     troubled(stage)
     managed(stage)
     stage.audit_head()
@@ -93,8 +125,13 @@ async def look(stage: Stage, keys: tuple[str, ...], size: tuple[int, int]) -> tu
         stage.inbox.last = None
         app.tell_head()
         await settle(pilot)
+        if name in CIRCUMSTANCES:
+            CIRCUMSTANCES[name](stage)
+            await settle(pilot)
+            # Hours ago, so that it is the same when this test is slow; or it is no part of the picture.
+            stage.inbox.last = time.monotonic() - 20_000 if name == "lost" else None
         for key in keys:
-            await pilot.press("full_stop" if key == "!" else key)
+            await pilot.press({"!": "full_stop", " ": "space"}.get(key, key))
             await settle(pilot)
         if isinstance(app.screen, Room):
             app.screen.second()

@@ -13,13 +13,14 @@ from textual.binding import Binding
 from textual.screen import Screen
 
 from fleetfoot_client.rows import DeviceRow, parse_list
+from fleetfoot_client.session import READING
 from fleetfoot_protocol.errors import FleetfootError
 from fleetfoot_protocol.trust import TrustRoot
-from fleetfoot_tui import dialogs
-from fleetfoot_tui.asking import Asker, Nobody
+from fleetfoot_tui import dialogs, underway
+from fleetfoot_tui.asking import TIMEOUT, Asker, Nobody
 from fleetfoot_tui.feed import Inbox
 from fleetfoot_tui.head import Head, Health
-from fleetfoot_tui.messages import Answered, Refused
+from fleetfoot_tui.messages import Answered, Refused, Told
 from fleetfoot_tui.model import Fleet
 from fleetfoot_tui.pictures import self_contained
 from fleetfoot_tui.room import Room
@@ -27,6 +28,7 @@ from fleetfoot_tui.screens import ROOMS
 from fleetfoot_tui.screens.fleet import FleetRoom
 from fleetfoot_tui.swift import Sweeper
 from fleetfoot_tui.table import LineTable
+from fleetfoot_tui.underway import Underway
 
 _TICK = 0.1
 #: Seconds that reading messages may take at a time, and between two such times while more is waiting: while
@@ -101,6 +103,7 @@ class Console(App[None]):
         self._inbox = inbox
         self._source = source
         self.asker = asker
+        self.underway = Underway()
         self._asked = float("-inf")
         self._inventory_asked = False
         self._hurrying = False
@@ -167,8 +170,8 @@ class Console(App[None]):
                 self.screen.renew()
         self._sweeper.idle(self._typed)
         self.tell_head()
-        if isinstance(self.screen, Room) and self.screen.prepared:
-            self.screen.second()
+        if (room := self.room) is not None:
+            room.second()
         if not self._inventory_asked:
             self._inventory_asked = True
             self.run_worker(self._read_inventory, thread=True, name="inventory")
@@ -176,6 +179,12 @@ class Console(App[None]):
         if there and time.monotonic() - self._asked >= _ASK_STATUS:
             self._asked = time.monotonic()
             self.run_worker(self._ask_status, thread=True, name="status")
+
+    @property
+    def room(self) -> Room | None:
+        """The screen that is shown, perhaps below a window."""
+        rooms = [one for one in self.screen_stack if isinstance(one, Room)]
+        return rooms[-1] if rooms and rooms[-1].prepared else None
 
     @property
     def connected(self) -> bool:
@@ -245,24 +254,72 @@ class Console(App[None]):
         *,
         revision: int | None = None,
     ) -> None:
-        """Ask on a thread; `Answered` or `Refused` is posted to the screen."""
+        """Ask on a thread; `Answered` or `Refused` is posted to the screen.
+
+        What became of an act is said even if its screen has been left.
+        """
+        given = dict(arguments or {})
+        act = "" if verb in READING else underway.name_of(verb, given)
+        if act and not self.may_begin(act):
+            return
 
         def work() -> None:
             try:
-                result = self.asker.request(verb, arguments=arguments, revision=revision)
+                if act:
+                    result = self.act(act, verb, given, revision=revision)
+                else:
+                    result = self.asker.request(verb, arguments=given, revision=revision, timeout=TIMEOUT)
             except FleetfootError as error:
-                screen.post_message(Refused(tag, error))
+                self.post_message(Told(screen, Refused(tag, error), act))
             else:
-                screen.post_message(Answered(tag, result))
+                self.post_message(Told(screen, Answered(tag, result), act))
 
         self.run_worker(work, thread=True, name=verb)
+
+    def may_begin(self, act: str) -> bool:
+        """Whether an act does not wait already; says so if it does, or has to wait for the broker."""
+        if act in self.underway:
+            self.notify(f"{act}: that waits for its answer already", severity="warning", markup=False)
+            return False
+        if not self.connected:
+            self.notify(
+                f"{act}: the broker is lost; it waits for it, {underway.PATIENCE:g} s at most",
+                severity="warning", markup=False,
+            )  # fmt: skip
+        return True
+
+    def act(
+        self,
+        name: str,
+        verb: str,
+        arguments: Mapping[str, Any],
+        *,
+        group: str = "*",
+        revision: int | None = None,
+    ) -> dict[str, Any]:
+        """On a thread of its own: have an act done; the head says for how long it waits."""
+        with self.underway.act(name):
+            return self.asker.request(verb, group, arguments, revision=revision, timeout=underway.PATIENCE)
+
+    def on_told(self, told: Told) -> None:
+        """An answer, for the screen that asked; of an act, for the person, wherever they are by now."""
+        if told.screen in self.screen_stack:
+            told.screen.post_message(told.message)
+        elif told.act and isinstance(told.message, Refused):
+            self.show_error(told.message.error)
+        elif told.act:
+            self.notify(f"{told.act}: done", markup=False)
+
+    def on_unmount(self) -> None:
+        """Nobody waits for answers any more."""
+        self.asker.give_up()
 
     # -- what is shown
 
     def tell_head(self) -> None:
-        """Tell the head of the present screen where it is and how things are."""
-        screen = self.screen
-        if not isinstance(screen, Room) or not screen.prepared:
+        """Tell the head of the present screen where it is and how things are, below a window too."""
+        room = self.room
+        if room is None:
             return
         last = self._inbox.last
         health = Health(
@@ -270,6 +327,7 @@ class Console(App[None]):
             trouble=self._source.trouble if self._source is not None else "",
             ever=last is not None,
             waiting=self.waiting,
+            acts=tuple(self.underway.waiting()),
             manager=self.fleet.manager,
             engine=self.engine,
             silence=None if last is None else time.monotonic() - last,
@@ -279,7 +337,7 @@ class Console(App[None]):
         )
         rooms = [one for one in self.screen_stack if isinstance(one, Room)]
         crumbs = ["fleetfoot", self.fleet.root.fleet, *(one.crumb for one in rooms)]
-        for head in screen.query(Head):
+        for head in room.query(Head):
             head.tell(crumbs, health)
 
     def show_error(self, error: FleetfootError) -> None:

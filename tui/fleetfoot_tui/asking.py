@@ -23,6 +23,10 @@ class Asker(Protocol):
         """The result of a verb. FleetfootError where there is none."""
         ...
 
+    def give_up(self) -> None:
+        """Whoever waits for an answer is told at once that there will be none."""
+        ...
+
 
 class Nobody:
     """In a recording there is no manager."""
@@ -40,3 +44,6 @@ class Nobody:
         raise FleetfootError(
             "no_manager", "a recording has no manager to ask", remedy="ask it with 'fleetfoot tui'"
         )
+
+    def give_up(self) -> None:
+        """Nobody waits."""

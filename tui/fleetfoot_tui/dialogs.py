@@ -1,5 +1,6 @@
 """The small windows over a screen: confirm, ask for words, help, what went wrong."""
 
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,6 +17,8 @@ from fleetfoot_tui.look import safe
 
 #: Above this many devices a destructive act is confirmed by typing what it is done to.
 TYPED_ABOVE = 20
+#: Columns of a name and of the value behind it, which hangs where it is long.
+_NAME, _VALUE = 12, 54
 
 _CSS = """
 {name} {{ align: center middle; }}
@@ -25,7 +28,8 @@ _CSS = """
 }}
 {name} Horizontal {{ height: auto; margin-top: 1; }}
 {name} Button {{ margin-right: 2; min-width: 12; }}
-{name} Input {{ margin-top: 1; }}
+{name} Input {{ background: $boost; }}
+{name} Input:focus {{ background: $primary 40%; }}
 {name} VerticalScroll {{ height: auto; max-height: 88%; }}
 """
 
@@ -190,5 +194,7 @@ def explained(code: str, message: str = "", remedy: str = "") -> Text:
     do = remedy or (known.remedy if known else "")
     pairs = [("code", code), ("cause", cause), ("what to do", do)]
     return Text("\n").join(
-        Text.assemble((f"{name:12}", "dim"), safe(value)) for name, value in pairs if value
+        Text.assemble((f"{name:{_NAME}}", "dim"), f"\n{' ' * _NAME}".join(textwrap.wrap(safe(value), _VALUE)))
+        for name, value in pairs
+        if value
     )

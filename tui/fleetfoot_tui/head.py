@@ -7,6 +7,9 @@ from textual.widgets import Static
 
 from fleetfoot_tui.look import Cell, ago, safe, style
 
+#: What the manager says of its engine -> mark and colour; anything else is as bad as stuck.
+_ENGINE = {"running": ("✓", "blue"), "paused": ("=", "yellow")}
+
 
 @dataclass(frozen=True, slots=True)
 class Health:
@@ -14,7 +17,7 @@ class Health:
 
     manager: what it says of itself on the broker, None if nothing; engine: `running`, `paused`, `stuck` (it
     does not answer), or empty while it was not asked; waiting: rollouts that wait for a person's act; ever:
-    whether the broker was there at all; trouble: what it refused.
+    whether the broker was there at all; trouble: what it refused; acts: those without an answer.
     """
 
     broker: bool
@@ -27,6 +30,7 @@ class Health:
     waiting: int = 0
     ever: bool = True
     trouble: str = ""
+    acts: tuple[tuple[str, float], ...] = ()
 
 
 def health_cells(health: Health) -> list[Cell]:
@@ -38,10 +42,13 @@ def health_cells(health: Health) -> list[Cell]:
         word = "✓ manager" if health.manager else "✗ manager offline"
         cells.append(Cell(word, "blue" if health.manager else "red"))
     if health.broker and health.manager and health.engine:
-        fine = health.engine == "running"
-        cells.append(Cell(f"{'✓' if fine else '✗'} engine {health.engine}", "blue" if fine else "orange"))
+        mark, colour = _ENGINE.get(health.engine, ("✗", "orange"))
+        cells.append(Cell(f"{mark} engine {health.engine}", colour))
+    if health.acts:
+        cells.append(_unanswered(health))
     if health.waiting and health.broker and health.manager:
-        cells.append(Cell(f"… {health.waiting} wait for a person", "yellow"))
+        verb = "waits" if health.waiting == 1 else "wait"
+        cells.append(Cell(f"… {health.waiting} {verb} for a person", "yellow"))
     if health.silence is not None:
         cells.append(Cell(f"last message {ago(health.silence)} ago", "grey"))
     cells.append(Cell(f"{health.dropped} dropped", "orange" if health.dropped else "grey"))
@@ -58,6 +65,14 @@ def _broker(health: Health) -> Cell:
     if health.broker:
         return Cell("✓ broker", "blue")
     return Cell("✗ broker lost, below is what was known" if health.ever else "✗ no broker yet, trying", "red")
+
+
+def _unanswered(health: Health) -> Cell:
+    """What was signed and has no answer: it waits for the broker, or for the manager."""
+    name, seconds = health.acts[0]
+    more = f" and {len(health.acts) - 1} more" if health.acts[1:] else ""
+    whom = "manager" if health.broker else "broker"
+    return Cell(f"… {name}{more}: waits for the {whom}, {ago(seconds)}", "yellow")
 
 
 #: What gives way last where there is little room, by colour.

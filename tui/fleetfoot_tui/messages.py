@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from textual.message import Message
+from textual.screen import Screen
 
 from fleetfoot_protocol.errors import FleetfootError
 
@@ -36,3 +37,12 @@ class Refused(Message):
 
     tag: str
     error: FleetfootError
+
+
+@dataclass
+class Told(Message):
+    """An answer on its way to the screen that asked; `act`: what it is called, empty for a question."""
+
+    screen: Screen[Any]
+    message: Answered | Refused
+    act: str

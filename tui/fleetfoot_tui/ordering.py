@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from rich.text import Text
 
 from fleetfoot_protocol.errors import FleetfootError
-from fleetfoot_tui import device_acts, dialogs
+from fleetfoot_tui import device_acts, dialogs, underway
 from fleetfoot_tui.device_acts import LABELS, Order
 from fleetfoot_tui.dialogs import Ask, Confirm, Field, Paper
 from fleetfoot_tui.look import plural, safe
@@ -48,7 +48,8 @@ def _named(
 
 def _confirm(console: "Console", order: Order, unable: tuple[str, ...]) -> None:
     def answered(sure: bool | None) -> None:
-        if sure:
+        first = underway.name_of(order.verb, order.arguments(order.devices[0]))
+        if sure and console.may_begin(first):
             console.run_worker(partial(_carry_out, console, order), thread=True, name=order.verb)
 
     console.push_screen(Confirm(device_acts.deed(order, unable, console.fleet.root.fleet)), answered)
@@ -59,7 +60,9 @@ def _carry_out(console: "Console", order: Order) -> None:
     failed: list[tuple[str, FleetfootError]] = []
     for device in order.devices:
         try:
-            console.asker.request(order.verb, device.group, order.arguments(device))
+            arguments = order.arguments(device)
+            name = underway.name_of(order.verb, arguments)
+            console.act(name, order.verb, arguments, group=device.group)
         except FleetfootError as error:
             failed.append((device.id, error))
             if error.code in ("timeout", "broker_unreachable", "read_only"):

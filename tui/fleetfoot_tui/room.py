@@ -138,6 +138,19 @@ def hanging(cells: list[Cell], width: int) -> list[list[Cell]]:
     return [[name if not n else indent, Cell(part, value.colour)] for n, part in enumerate(wrapped)]
 
 
+def packed(cells: Iterable[Cell], width: int, gap: int = 2) -> list[list[Cell]]:
+    """Cells behind each other, in as many lines as they need; none is broken."""
+    lines: list[list[Cell]] = [[]]
+    left = width
+    for cell in cells:
+        if lines[-1] and len(cell.text) > left:
+            lines.append([])
+            left = width
+        lines[-1] += [cell, Cell(" " * gap)]
+        left -= len(cell.text) + gap
+    return lines
+
+
 class Page(Static):
     """Text of a screen that is written anew as a whole."""
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from fleetfoot_client.commands import rollout_text
 from fleetfoot_client.rows import BeforeRow, RolloutDevice, RolloutRow, TookRow
 from fleetfoot_protocol import times
-from fleetfoot_tui.look import Cell, badge, bar, plural, rollout_badge, span
+from fleetfoot_tui.look import Cell, badge, bar, glyph, plural, rollout_badge, span
 
 #: How devices ended, in the order of the strip.
 ENDS = ("healthy", "active", "staged", "failed", "rolled_back", "silent", "canceled", "skipped", "pending")
@@ -136,6 +136,13 @@ def counts(row: RolloutRow) -> list[Cell]:
             shown = badge(end)
             cells.append(Cell(f"{shown.text} {row.counts[end]}  ", shown.colour))
     return cells
+
+
+def tally(row: RolloutRow) -> Cell:
+    """Every result that occurs by its glyph, with its count, in the colour of the worst: for a table."""
+    shown = [(glyph(end), row.counts[end]) for end in ENDS if row.counts.get(end)]
+    worst = next((cell.colour for cell, _ in shown if cell.colour in ("red", "orange")), "")
+    return Cell(" ".join(f"{cell.text}{count}" for cell, count in shown), worst)
 
 
 #: The way of a device, and the states in which it is at least so far.

@@ -10,23 +10,25 @@ from textual.widget import Widget
 from fleetfoot_client.rows import RolloutRow, parse_list
 from fleetfoot_protocol.errors import FleetfootError
 from fleetfoot_protocol.states import RolloutState
+from fleetfoot_tui import waves
 from fleetfoot_tui.columns import Column
 from fleetfoot_tui.dialogs import Ask, Confirm, Deed, Field, must_type
 from fleetfoot_tui.look import Cell
 from fleetfoot_tui.messages import Answered, Chosen, Refused
 from fleetfoot_tui.model import Changes
 from fleetfoot_tui.room import Page, Room
-from fleetfoot_tui.screens.new_rollout import Wish, pace
 from fleetfoot_tui.screens.rollout import RolloutRoom
 from fleetfoot_tui.table import LineTable
+from fleetfoot_tui.wishes import PACE, Wish, read
 
 COLUMNS = (
     Column("ROLLOUT", 12, 14),
-    Column("UPGRADE", 14, 24),
+    Column("UPGRADE", 12, 24),
     Column("GROUPS", 10, 30),
     Column("DEVICES", 7, 7),
     Column("FOR", 9, 12),
-    Column("WAVES", 12, 30),
+    Column("SO FAR", 11, 24),
+    Column("WAVES", 12, 30, rank=1),
 )
 _AGAIN = 5
 
@@ -109,7 +111,10 @@ class ApprovalsRoom(Room):
         table = self.query_one(LineTable)
         table.show(sorted(self._rows))
         table.dirty()
-        lines = [[Cell(f"{len(self._rows)} await approval", "bold")], [Cell(self._wrong, "yellow")]]
+        lines = [
+            [Cell(f"{len(self._rows)} await{'s'[: len(self._rows) == 1]} approval", "bold")],
+            [Cell(self._wrong, "yellow")],
+        ]
         self.query_one("#about", Page).update(self.paint(lines))
         self.refresh_bindings()
 
@@ -121,6 +126,7 @@ class ApprovalsRoom(Room):
             Cell(" ".join(row.groups), "grey"),
             Cell(str(row.total).rjust(7)),
             Cell(_what(row)),
+            waves.tally(row),
             Cell(" ▸ ".join(map(str, row.waves))),
         )
 
@@ -143,20 +149,25 @@ class ApprovalsRoom(Room):
         """Gentler than asked for."""
         row = self.row
         if row is not None:
+            sizes = ",".join(map(str, row.waves))
+            batches = row.strategy == "batches"
             fields = [
-                Field("waves", "waves, at most those asked for", ",".join(map(str, row.waves)), "1,3,30"),
+                Field("batches", "batches, at most as large as asked for", "", "20% or 50")
+                if batches
+                else Field("waves", "waves, at most those asked for", sizes, "1,3,30"),
                 Field("settle", "settle, at least as long", "", "as asked"),
                 Field("breaker", "trips at, no later", "", "as asked"),
+                Field("failure_percent", "trips above so many percent, no later", "", "as asked"),
             ]
             self.app.push_screen(Ask(f"Approve {row.rollout} gentler", fields), partial(self._edited, row))
 
     def _edited(self, row: RolloutRow, said: dict[str, str] | None) -> None:
         if said is None:
             return
-        if said["waves"] == ",".join(map(str, row.waves)):
+        if said.get("waves") == ",".join(map(str, row.waves)):
             said["waves"] = ""
         try:
-            self._approve(row, pace(said))
+            self._approve(row, read(said, PACE))
         except Wish as wish:
             self.notify(str(wish), severity="warning", markup=False)
 

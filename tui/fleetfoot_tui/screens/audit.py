@@ -1,5 +1,6 @@
 """The audit log, and at a glance whether it is what the director signed."""
 
+import json
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
@@ -36,7 +37,8 @@ def verdict(entries: Sequence[Entry], head: AuditHead | None) -> tuple[Cell, set
         if one.n != before.n + 1 or one.previous != before.hash:
             wrong.add(one.n)
     if wrong:
-        return Cell(f"✗ not what was written: entry {min(wrong)}, and {len(wrong) - 1} more", "red"), wrong
+        more = f", and {len(wrong) - 1} more" if len(wrong) > 1 else ""
+        return Cell(f"✗ not what was written: entry {min(wrong)}{more}", "red"), wrong
     if not entries:
         return Cell("? nothing to verify", "yellow"), wrong
     first, last = entries[0].n, entries[-1].n
@@ -48,6 +50,18 @@ def verdict(entries: Sequence[Entry], head: AuditHead | None) -> tuple[Cell, set
     if head.count > last:
         return Cell(f"✗ the director signed {head.count} entries, the manager shows {last}", "red"), wrong
     return Cell(f"✗ the director signed another entry {head.count}", "red"), {head.count}
+
+
+def told(data: str) -> str:
+    """The data of an entry as `name=value`; as it stands where it is not what it should be."""
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError):
+        return data
+    if not isinstance(value, dict):
+        return data
+    shown = [(name, one if isinstance(one, str) else json.dumps(one)) for name, one in value.items()]
+    return " ".join(f"{name}={one}" for name, one in shown)
 
 
 class AuditRoom(Room):
@@ -117,7 +131,7 @@ class AuditRoom(Room):
             Cell(one.actor),
             Cell(one.action, "orange" if refused else ""),
             Cell("✗", "red") if one.n in self._bad else Cell("✓", "blue"),
-            Cell(one.data, "grey"),
+            Cell(told(one.data), "grey"),
         )
 
     def on_chosen(self, message: Chosen) -> None:

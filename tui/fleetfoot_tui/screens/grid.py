@@ -15,12 +15,15 @@ from textual.widget import Widget
 from fleetfoot_tui.look import Cell, badge, fitted, glyph, plural, style
 from fleetfoot_tui.messages import Chosen, Pointed
 from fleetfoot_tui.model import Changes, Device
-from fleetfoot_tui.room import Page, Room
+from fleetfoot_tui.room import Page, Room, packed
 from fleetfoot_tui.screens.device import DeviceRoom
 from fleetfoot_tui.standing import link, state
 
 #: Characters of a cell: the glyph and a blank, so that glyphs of any width stand apart.
 _CELL = 2
+
+#: The states of which the glyphs are said in words.
+_LEGEND = ("completed", "waiting", "probation", "staged", "rolled_back", "failed")
 
 
 class Line(NamedTuple):
@@ -200,7 +203,7 @@ class GridRoom(Room):
         Binding("1", "app.room('fleet')", "Table"),
         Binding("2", "app.room('rollouts')", "Rollouts"),
     ]
-    DEFAULT_CSS = "GridRoom #about { height: 2; }"
+    DEFAULT_CSS = "GridRoom #about { height: auto; max-height: 4; }"
 
     def __init__(self) -> None:
         super().__init__()
@@ -273,10 +276,11 @@ class GridRoom(Room):
             cells = [Cell(f"{device.id}  ", "bold"), Cell(f"{device.group}  ", "grey")]
             cells += [link(device, self.console.connected), Cell(f"  {one.version or '-'}  "), state(device)]
             cells.append(Cell(f"  {' '.join(device.said.alarms) or one.error or one.code}", "orange"))
-        legend = [badge(name) for name in ("completed", "probation", "rolled_back", "failed")]
-        words = [Cell(f"{cell.text}  ", cell.colour) for cell in legend]
-        words += [Cell("○ offline  ", "grey"), Cell("? unknown  ", "yellow"), Cell("! alarm", "red")]
-        self.query_one("#about", Page).update(self.paint([cells, words]))
+        legend = [
+            badge(name) for name in ("completed", "waiting", "probation", "staged", "rolled_back", "failed")
+        ]
+        words = [*legend, Cell("○ offline", "grey"), Cell("? unknown", "yellow"), Cell("! alarm", "red")]
+        self.query_one("#about", Page).update(self.paint([cells, *packed(words, self.size.width)]))
 
     def action_faults(self) -> None:
         """Only devices that a person should look at."""

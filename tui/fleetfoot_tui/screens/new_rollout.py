@@ -1,8 +1,6 @@
 """A new rollout: what is wished for, and the plan as it would be, before anything begins."""
 
-import argparse
-import shlex
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 from textual import on
@@ -12,9 +10,7 @@ from textual.timer import Timer
 from textual.widget import Widget
 from textual.widgets import Input, Label
 
-from fleetfoot_client import options
 from fleetfoot_client.commands import rollout_text
-from fleetfoot_client.commands.rollout_arguments import wave_list
 from fleetfoot_client.rows import PlanRow, parse
 from fleetfoot_protocol.errors import FleetfootError
 from fleetfoot_tui.dialogs import Confirm, Deed, must_type
@@ -22,97 +18,11 @@ from fleetfoot_tui.look import Cell
 from fleetfoot_tui.messages import Answered, Refused
 from fleetfoot_tui.room import Page, Room, facts
 from fleetfoot_tui.screens.rollout import RolloutRoom
+from fleetfoot_tui.wishes import FIELDS, FORM, Wish, command, wishes
 
-#: Lines of the form: name, label, example.
-_FORM = (
-    (("component", "component", "kiosk"), ("version", "version", "1.2.0")),
-    (("groups", "groups", "ovens grills"),),
-    (("waves", "waves", "10%,50%,100%"), ("batches", "or batches", "20% or 50")),
-    (("settle", "settle", "5m"), ("breaker", "trips at", "1")),
-    (("canaries", "canaries", "oven-3 grill-1"), ("stage", "staging", "first or only")),
-)
-_FIELDS = tuple(field for line in _FORM for field in line)
-#: What the manager is asked for -> the option of `fleetfoot rollout start`.
-_OPTIONS = {
-    "component": "--component",
-    "version": "--version",
-    "groups": "--group",
-    "waves": "--waves",
-    "batch_pct": "--batch-percent",
-    "batch_size": "--batch-size",
-    "settle": "--settle",
-    "breaker": "--breaker",
-    "canaries": "--canary",
-    "stage": "--stage",
-}
-_PACE: tuple[tuple[str, Callable[[str], Any]], ...] = (
-    ("waves", wave_list),
-    ("settle", options.duration),
-    ("breaker", options.natural),
-)
 _PATIENCE = 0.3
 _LISTED = 8
 _WAVES = 8
-
-
-class Wish(ValueError):
-    """What is missing or wrong in the form."""
-
-
-def wishes(values: dict[str, str]) -> dict[str, Any]:
-    """The arguments of `rollout.plan`. Wish says what is missing, or cannot be understood."""
-    found: dict[str, Any] = {}
-    for name in ("component", "version"):
-        if not values[name]:
-            raise Wish(f"{name} is missing")
-        found[name] = values[name]
-    found["groups"] = values["groups"].replace(",", " ").split()
-    if not found["groups"]:
-        raise Wish("no group is named")
-    if values["canaries"]:
-        found["canaries"] = values["canaries"].replace(",", " ").split()
-    if values["stage"]:
-        if values["stage"] not in rollout_text.STAGING:
-            raise Wish("staging: first (everybody stages before the first wave) or only (and waits then)")
-        found["stage"] = values["stage"]
-    return found | _batches(values) | pace(values)
-
-
-def _batches(values: dict[str, str]) -> dict[str, Any]:
-    """Batches of percent or of devices."""
-    said = values["batches"]
-    if not said:
-        return {}
-    if values["waves"]:
-        raise Wish("either waves or batches")
-    name, number = ("batch_pct", said[:-1]) if said.endswith("%") else ("batch_size", said)
-    try:
-        return {name: options.positive(number)}
-    except argparse.ArgumentTypeError as error:
-        raise Wish(f"batches: {error}") from None
-
-
-def command(asked: dict[str, Any]) -> str:
-    """The command that starts the same."""
-    words = ["fleetfoot", "rollout", "start"]
-    for name, value in asked.items():
-        if name == "waves":
-            value = ",".join(map(str, value))
-        for one in value if isinstance(value, list) else [value]:
-            words += [_OPTIONS[name], f"{one:g}s" if name == "settle" else str(one)]
-    return shlex.join(words)
-
-
-def pace(values: dict[str, str]) -> dict[str, Any]:
-    """Waves, settle and breaker, as far as they are said. Wish where one cannot be understood."""
-    found: dict[str, Any] = {}
-    for name, read in _PACE:
-        if values.get(name):
-            try:
-                found[name] = read(values[name])
-            except argparse.ArgumentTypeError as error:
-                raise Wish(f"{name}: {error}") from None
-    return found
 
 
 class NewRolloutRoom(Room):
@@ -122,9 +32,9 @@ class NewRolloutRoom(Room):
     BINDINGS = [Binding("ctrl+s", "start", "Start", id="rollout.start", priority=True)]
     AUTO_FOCUS = "Input"
     DEFAULT_CSS = """
-    NewRolloutRoom #form { height: 5; }
+    NewRolloutRoom #form { height: 9; }
     NewRolloutRoom #form Horizontal { height: 1; }
-    NewRolloutRoom Label { width: 12; color: $text-muted; }
+    NewRolloutRoom Label { width: 13; color: $text-muted; }
     NewRolloutRoom Input { width: 1fr; }
     """
 
@@ -144,11 +54,12 @@ class NewRolloutRoom(Room):
     def body(self) -> Iterable[Widget]:
         """Fields, then the plan."""
         with VerticalScroll(id="form", can_focus=False):
-            for line in _FORM:
+            for line in FORM:
                 with Horizontal():
-                    for name, label, example in line:
-                        yield Label(label, markup=False)
-                        yield Input(self._given.get(name, ""), placeholder=example, id=name, compact=True)
+                    for field in map(FIELDS.__getitem__, line):
+                        yield Label(field.label, markup=False)
+                        given = self._given.get(field.name, "")
+                        yield Input(given, placeholder=field.example, id=field.name, compact=True)
         with VerticalScroll(can_focus=False):
             yield Page(id="plan")
 
@@ -169,8 +80,7 @@ class NewRolloutRoom(Room):
 
     def _consider(self) -> None:
         try:
-            values = {name: self.query_one(f"#{name}", Input).value.strip() for name, *_ in _FIELDS}
-            self._asked = wishes(values)
+            self._asked = wishes({n: self.query_one(f"#{n}", Input).value.strip() for n in FIELDS})
         except Wish as wish:
             self._forbid(str(wish))
             return
@@ -219,22 +129,8 @@ class NewRolloutRoom(Room):
             return
         if not self.reason:
             yield [Cell("ctrl+s starts it", "bold"), Cell("; nothing has begun", "grey")]
-        yield []
         refusing = max(plan.refusing_count, len(plan.refusing))
-        already = max(plan.already_count, len(plan.already))
-        yield from facts(
-            [
-                ("devices", f"{plan.total}" + (f", {already} have it already" if already else "")),
-                (plan.strategy or "waves", _sizes(plan.waves)),
-                ("canaries", " ".join(plan.canaries)),
-                ("staging", rollout_text.STAGING.get(plan.stage, plan.stage)),
-                ("settle", f"{plan.settle:g} s after each wave"),
-                ("trips at", rollout_text.trips(plan)),
-                ("approval", Cell(rollout_text.approval(plan), "yellow")),
-                ("takes about", rollout_text.estimate(plan)),
-                ("refusing", Cell(f"{refusing} would", "orange") if refusing else "nobody, as far as known"),
-            ]
-        )
+        yield from facts(_told(plan, refusing))
         for one in plan.refusing[:_LISTED]:
             yield [Cell(f"  {one.device:20} "), Cell(f"{one.code} ", "orange"), Cell(one.reason, "grey")]
         if refusing > _LISTED:
@@ -274,6 +170,26 @@ class NewRolloutRoom(Room):
     def _start(self, sure: bool | None) -> None:
         if sure:
             self.ask("start", "rollout.start", self._asked)
+
+
+def _told(plan: PlanRow, refusing: int) -> Iterable[tuple[str, str | Cell]]:
+    """What the plan says; what is as usual is not said."""
+    already = max(plan.already_count, len(plan.already))
+    skipped = ", not waited for" if plan.offline_policy == "skip" else ""
+    yield "devices", f"{plan.total}" + (f", {already} have it already" if already else "")
+    yield "by way of", " then ".join(plan.chain)
+    yield plan.strategy or "waves", _sizes(plan.waves)
+    yield "canaries", " ".join(plan.canaries)
+    yield "staging", rollout_text.STAGING.get(plan.stage, plan.stage)
+    yield "settle", f"{plan.settle:g} s after each wave"
+    yield "trips at", rollout_text.trips(plan)
+    yield "needs", f"{plan.min_successes} successes in each wave" if plan.min_successes > 1 else ""
+    yield "approval", Cell(rollout_text.approval(plan), "yellow")
+    yield "offline now", f"{plan.offline_count}{skipped}" if plan.offline_count else ""
+    yield "priority", str(plan.priority or "")
+    yield "expires", plan.expires
+    yield "takes about", rollout_text.estimate(plan)
+    yield "refusing", Cell(f"{refusing} would", "orange") if refusing else "nobody, as far as known"
 
 
 def _sizes(waves: tuple[int, ...]) -> str:

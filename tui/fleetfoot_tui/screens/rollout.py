@@ -25,9 +25,9 @@ COLUMNS = (
     Column("GROUP", 8, 16, rank=1),
     Column("WAVE", 4, 4),
     Column("RESULT", 16, 18),
-    Column("NOW", 16, 22, rank=2),
+    Column("NOW", 21, 22, rank=2),
     Column("TOOK", 6, 8, rank=4),
-    Column("CODE", 16, 26),
+    Column("CODE", 12, 26),
     Column("REASON", 8, 60, rank=3),
 )
 _BAD = ("failed", "rolled_back", "silent", "active")
@@ -190,18 +190,25 @@ class RolloutRoom(Room):
         device = self._devices.get(key)
         if device is None:
             return [Cell("")] * len(COLUMNS)
-        known = self.fleet.devices.get(key)
-        now = state(known) if known is not None else Cell("")
         return (
             Cell(device.id),
             Cell(device.group, "grey"),
             Cell(str(device.wave or "-").rjust(4), "grey"),
             badge(device.terminal),
-            now,
+            self._now(key),
             Cell(waves.needed(device, self.console.now()).rjust(6), "grey"),
             Cell(device.code.removeprefix("upgrade_"), "orange"),
             Cell(device.reason, "grey"),
         )
+
+    def _now(self, key: str) -> Cell:
+        """How the device stands in this rollout; of one that has not begun it, only what it runs."""
+        known = self.fleet.devices.get(key)
+        if known is None:
+            return Cell("")
+        if known.main.rollout == self.rollout:
+            return state(known)
+        return Cell(f"runs {known.main.version}" if known.main.version else "", "grey")
 
     # -- what can be done
 

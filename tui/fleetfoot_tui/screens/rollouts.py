@@ -8,15 +8,15 @@ from textual.widget import Widget
 from fleetfoot_client.rows import RateRow, RolloutRow, parse, parse_list
 from fleetfoot_protocol.errors import FleetfootError
 from fleetfoot_protocol.states import RolloutState
+from fleetfoot_tui import waves
 from fleetfoot_tui.columns import Column
-from fleetfoot_tui.look import Cell, glyph, rollout_badge
+from fleetfoot_tui.look import Cell, rollout_badge
 from fleetfoot_tui.messages import Answered, Chosen, Refused
 from fleetfoot_tui.model import Changes
 from fleetfoot_tui.room import Page, Room
 from fleetfoot_tui.screens.new_rollout import NewRolloutRoom
 from fleetfoot_tui.screens.rollout import RolloutRoom, told
 from fleetfoot_tui.table import LineTable
-from fleetfoot_tui.waves import ENDS
 
 COLUMNS = (
     Column("ROLLOUT", 12, 14),
@@ -97,21 +97,19 @@ class RolloutsRoom(Room):
         table = self.query_one(LineTable)
         table.show(order, lead=True)
         table.dirty()
-        first = [Cell(f"{len(active)} go on, {len(ended)} have ended", "bold")]
+        first = [Cell(_how_many(len(active), len(ended)), "bold")]
         second = [Cell(self._wrong, "yellow")] if self._wrong else self._rates
         self.query_one("#rates", Page).update(self.paint([first, second]))
 
     def _cells(self, key: str) -> Sequence[Cell]:
         row = self._rows[key]
-        shown = [(glyph(end), row.counts[end]) for end in ENDS if row.counts.get(end)]
-        worst = next((cell.colour for cell, _ in shown if cell.colour in ("red", "orange")), "")
         return (
             Cell(row.rollout),
             Cell(f"{row.component} {row.version}"),
             Cell(" ".join(row.groups), "grey"),
             rollout_badge(row.state),
             Cell(f"{row.wave}/{len(row.waves)}"),
-            Cell(" ".join(f"{cell.text}{count}" for cell, count in shown), worst),
+            waves.tally(row),
             Cell(row.started, "grey"),
         )
 
@@ -122,6 +120,10 @@ class RolloutsRoom(Room):
     def action_new(self) -> None:
         """Plan one."""
         self.app.push_screen(NewRolloutRoom())
+
+
+def _how_many(active: int, ended: int) -> str:
+    return f"{active} {'goes' if active == 1 else 'go'} on, {ended} {'has' if ended == 1 else 'have'} ended"
 
 
 def _ended(row: RolloutRow) -> bool:
