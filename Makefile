@@ -54,7 +54,8 @@ help:
 	@echo 'make bench   run the benchmarks and write docs/benchmarks.md (BENCH="ingest wave", BENCH=--resume)'
 	@echo 'make check   ruff, mypy --strict, import contracts'
 	@echo 'make picture draw docs/images/demo.svg anew, by running the demo'
-	@echo 'make console-pictures  draw every screen of the console anew, for tests and docs'
+	@echo 'make console-pictures  draw docs/images/console-*.svg anew, in the console of a running demo'
+	@echo 'make golden  draw every screen of the console anew, as the tests compare it: then look at them'
 	@echo 'make console-bench     how the console bears 1 000, 10 000 and 50 000 devices'
 	@echo 'make format  let ruff put the sources in order'
 	@echo 'make deb     the agent as a Debian package that embeds the root of its fleet (TRUST=root.json)'
@@ -70,12 +71,13 @@ demo: $(STAMP)
 picture: $(STAMP)
 	@$(RUN)fleetfoot demo --headless --picture docs/images/demo.svg
 
-.PHONY: console-pictures console-bench
-# Looked at by whoever changed a screen: docs/images/console-*.svg are two of them.
+.PHONY: console-pictures golden console-bench
 console-pictures: $(STAMP)
+	@$(RUN)fleetfoot demo --console-pictures docs/images
+
+# tests/tui/pictures/ as text, and as SVG in .console-pictures for whoever changed a screen.
+golden: $(STAMP)
 	@FLEETFOOT_DRAW=.console-pictures $(RUN)pytest tests/tui/test_pictures.py -q
-	@for name in fleet rollout; do \
-		cp .console-pictures/$$name-120x40.svg docs/images/console-$$name.svg; done
 
 console-bench: $(STAMP)
 	@$(RUN)python -m bench.console

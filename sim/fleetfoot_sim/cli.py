@@ -28,6 +28,9 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.add_argument("--keep", type=Path, metavar="DIR", help="keep everything in DIR")
     parser.add_argument("--speed", type=float, default=1.0, metavar="X", help="divide waiting times by X")
     parser.add_argument("--picture", type=Path, metavar="FILE.svg", help="draw the end as a picture")
+    parser.add_argument(
+        "--console-pictures", type=Path, metavar="DIR", help="draw the console's screens into DIR as it goes"
+    )
     parser.add_argument("--told", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--asks", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--sabotage", choices=("probation", "breaker"), help=argparse.SUPPRESS)
@@ -40,6 +43,11 @@ def _check(args: argparse.Namespace) -> None:
         raise FleetfootError("usage", "--devices must be from 3 to 200", remedy="choose a number in between")
     if not 0.2 <= args.speed <= 10:
         raise FleetfootError("usage", "--speed must be from 0.2 to 10", remedy="choose a number in between")
+    pictures = args.console_pictures
+    if pictures is not None and not (pictures.is_dir() and os.access(pictures, os.W_OK)):
+        raise FleetfootError(
+            "io_error", f"--console-pictures {pictures} is no folder of yours", remedy="make it first"
+        )
     if args.picture is None:
         return
     if args.picture.suffix != ".svg":
@@ -56,6 +64,8 @@ def _demo(args: argparse.Namespace) -> int:
     _check(args)
     if args.told:
         return _played(args)
+    if args.console_pictures:
+        return _portrayed(args)
     plain = args.headless or args.json or args.picture or args.sabotage
     if plain or not (sys.stdin.isatty() and sys.stdout.isatty()):
         return _shown(args)
@@ -69,6 +79,15 @@ def _demo(args: argparse.Namespace) -> int:
         return status
     print(screen.epilogue(result, args.keep))
     return status or (_judged(demo.is_true(result, args.devices)) if args.auto else 0)
+
+
+def _portrayed(args: argparse.Namespace) -> int:
+    """Behind a console that nobody looks at, which draws itself and takes the decision."""
+    from fleetfoot_sim import demo, guided, portraits
+
+    arguments = ["--devices", str(args.devices), "--speed", str(args.speed), "--asks"]
+    status, result = guided.run(arguments, portraits.into(args.console_pictures))
+    return status or (1 if result is None else _judged(demo.is_true(result, args.devices)))
 
 
 def _played(args: argparse.Namespace) -> int:

@@ -10,11 +10,10 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 from fleetfoot_client import bundle as bundles
 from fleetfoot_client import publishing
@@ -24,19 +23,11 @@ from fleetfoot_protocol.admission import wave_sizes
 from fleetfoot_protocol.errors import FleetfootError
 from fleetfoot_protocol.states import RolloutState, Terminal
 from fleetfoot_sim import kiosk
-from fleetfoot_sim.devices import Device, Pace, ProcessDevice, free_ports, set_up
+from fleetfoot_sim.cast import GROUPS, Cast
 from fleetfoot_sim.interrupts import Interrupts
-from fleetfoot_sim.processes import LineProcess
 from fleetfoot_sim.scene import BAD, FIRST, GOOD, OPERATOR, Scene
 
-GROUPS = ("kitchens", "lobbies")
 WAVES = ("10%", "50%", "100%")
-#: Devices that are processes of their own; the others share `HOSTS` processes.
-PROCESSES = 5
-HOSTS = 2
-ENROLL_AT_ONCE = 100
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,9 +104,7 @@ class Demo:
         self._changed = threading.Condition()
         self._began = time.monotonic()
         self._kept = options.keep is not None
-        self._stack = ExitStack()
-        self._hosts: list[LineProcess] = []
-        self._own: list[ProcessDevice] = []
+        self._cast = Cast(interrupts, speed=options.speed, sabotage=options.sabotage)
 
     # -- the frame
 
@@ -125,14 +114,13 @@ class Demo:
         A demo that fails leaves its folder with the logs, and its error names it.
         """
         try:
-            return self._played(self._started_with_it(self._make_folder, self._remove))
+            return self._played(self._cast.started_with_it(self._make_folder, self._remove))
         except KeyboardInterrupt:
             with suppress(OSError):  # nobody may be there to read it
                 self._say("interrupted: ending everything that was started")
             raise
         finally:
-            with self._interrupts.held():
-                self._stack.close()
+            self._cast.close()
 
     def _played(self, folder: Path) -> dict[str, Any]:
         try:
@@ -148,13 +136,6 @@ class Demo:
     def _figures(self) -> dict[str, Any]:
         figures: dict[str, Any] = dict(self.view.snapshot["result"])
         return figures | {"seconds": round(time.monotonic() - self._began, 1)}
-
-    def _started_with_it(self, start: Callable[[], T], end: Callable[[T], object]) -> T:
-        """Start something that ends with the demo, at whatever moment somebody interrupts it."""
-        with self._interrupts.held():
-            started = start()
-            self._stack.callback(end, started)
-        return started
 
     def _make_folder(self) -> Path:
         if self.options.keep is None:
@@ -200,18 +181,20 @@ class Demo:
         self._say("keys, trust root and three signed releases")
         scene.prepare()
         self._say("broker and manager")
-        broker = self._start_manager(scene)
+        cast = self._cast
+        broker = cast.start_manager(scene)
         port = broker.rpartition(":")[2]
         self._say("setting up devices", f"watch along: mosquitto_sub -p {port} -t 'ff/v1/groups/#' -v")
-        devices = self._set_up(scene, broker)
+        devices = cast.set_up(scene, broker, self.options.devices)
+        self.view.members = [(d.id, d.group) for d in devices]
         self._say(f"{len(devices)} devices: putting {FIRST} on by hand, verified")
-        self._start_devices(scene, devices)
+        cast.start_devices(scene, devices)
         profile = Profile("demo", f"mqtt://{broker}", OPERATOR, scene.operator_key, scene.root)
         with Session(profile) as session:
-            self._enroll(session, devices)
-            self._watch(scene, broker, devices)
-            self._install_first(scene)
-            self._connect()
+            cast.enroll(session, devices)
+            cast.watch(scene, broker, devices, self._seen)
+            cast.install_first(scene)
+            cast.connect()
             total = len(devices)
             self._await(f"{total} devices run {FIRST}", 60, lambda s: s["result"]["final"] == {FIRST: total})
             self._say("the fleet is up", f"{total} devices in {len(GROUPS)} groups run kiosk {FIRST}")
@@ -289,99 +272,6 @@ class Demo:
         decision = {"rollout": rollout, "decision": "rollback"}
         session.request("rollout.decide", arguments=decision, revision=row["revision"], timeout=30)
         self._await("the rollback is done", 60, _state_is(rollout, "rolled_back"))
-
-    # -- the cast
-
-    def _line_process(
-        self, name: str, argv: list[str], log: Path, *, on_line: Callable[[str], None] | None = None
-    ) -> LineProcess:
-        return self._started_with_it(
-            partial(LineProcess, name, argv, log, on_line=on_line), LineProcess.close
-        )
-
-    def _start_manager(self, scene: Scene) -> str:
-        broken = self.options.sabotage == "breaker"
-        argv = ["-m", "fleetfoot_sim.sabotage", "manager"] if broken else [*_FLEETFOOT, "manager"]
-        listening = ["--listen", "127.0.0.1:0", "--artifacts", "127.0.0.1:0", "--json"]
-        command = ["run", "--dir", str(scene.manager), "--root", str(scene.root), *listening]
-        manager = self._line_process("manager", [*argv, *command], scene.logs / "manager.log")
-        return str(manager.answer(30)["broker"])
-
-    def _set_up(self, scene: Scene, broker: str) -> list[Device]:
-        count, speed = self.options.devices, self.options.speed
-        pace = Pace(window=max(0.5, 2.0 / speed), settle=0.5 / speed, restart_delay=0.1)
-        root = scene.root.read_bytes()
-        devices = []
-        for number, port in enumerate(free_ports(count), start=1):
-            name = f"dev-{number:03d}"
-            group = GROUPS[number % len(GROUPS)]
-            folder = scene.folder / "devices" / name
-            device = set_up(folder, name, group, f"mqtt://{broker}", root, port, pace=pace)
-            devices.append(device)
-        self.view.members = [(d.id, d.group) for d in devices]
-        return devices
-
-    def _start_devices(self, scene: Scene, devices: list[Device]) -> None:
-        own = 0 if self.options.sabotage else min(PROCESSES, len(devices))
-        for device in devices[:own]:
-            process = self._started_with_it(partial(ProcessDevice, device), ProcessDevice.power_off)
-            with self._interrupts.held():
-                process.power_on()
-            self._own.append(process)
-        shared = devices[own:]
-        module = "fleetfoot_sim.sabotage" if self.options.sabotage == "probation" else "fleetfoot_sim.host"
-        for number in range(min(HOSTS, len(shared))):
-            spec = scene.folder / f"host-{number}.json"
-            spec.write_text(json.dumps({"configs": [str(d.config.path) for d in shared[number::HOSTS]]}))
-            argv = ["-m", module, *(["host"] if module.endswith("sabotage") else []), str(spec)]
-            self._hosts.append(self._line_process(f"host-{number}", argv, scene.logs / f"host-{number}.log"))
-        for host in self._hosts:
-            host.done(30)
-
-    def _install_first(self, scene: Scene) -> None:
-        for host in self._hosts:
-            host.send(f"install {scene.bundle(FIRST)}")
-        statuses: dict[str, int] = {}
-
-        def install(device: ProcessDevice) -> None:
-            statuses[device.device.id] = device.install(scene.bundle(FIRST))
-
-        threads = [threading.Thread(target=install, args=(device,)) for device in self._own]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        for host in self._hosts:
-            host.done(90)
-        if failed := [name for name, status in statuses.items() if status != 0]:
-            raise FleetfootError("io_error", f"{FIRST} could not be put on {', '.join(failed)}")
-
-    def _connect(self) -> None:
-        for host in self._hosts:
-            host.send("connect")
-        for device in self._own:
-            with self._interrupts.held():
-                device.connect()
-        for host in self._hosts:
-            host.done(30)
-
-    def _enroll(self, session: Session, devices: list[Device]) -> None:
-        rows = [{"id": d.id, "group": d.group, "key": d.public, "labels": {}} for d in devices]
-        for start in range(0, len(rows), ENROLL_AT_ONCE):
-            batch = rows[start : start + ENROLL_AT_ONCE]
-            session.request("device.enroll", arguments={"devices": batch}, timeout=30)
-
-    def _watch(self, scene: Scene, broker: str, devices: list[Device]) -> None:
-        host, _, port = broker.rpartition(":")
-        spec = scene.folder / "watcher.json"
-        members = [{"id": d.id, "group": d.group, "key": d.public} for d in devices]
-        facts = {"host": host, "port": int(port), "root": str(scene.root), "component": kiosk.COMPONENT}
-        spec.write_text(json.dumps({**facts, "good": GOOD, "bad": BAD, "members": members}))
-        argv = ["-m", "fleetfoot_sim.watcher", str(spec)]
-        self._line_process("watcher", argv, scene.logs / "watcher.log", on_line=self._seen)
-
-
-_FLEETFOOT = ["-c", "import sys; from fleetfoot_client.cli import main; sys.exit(main())"]
 
 
 def expected(devices: int) -> dict[str, Any]:

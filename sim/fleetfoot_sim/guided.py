@@ -9,6 +9,7 @@ import logging
 import sys
 import tempfile
 import threading
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -68,6 +69,10 @@ class Story:
         self.result: dict[str, Any] | None = None
         self.profile: Profile | None = None
         self.console: Console | None = None
+        #: Everything it has said.
+        self.said: list[str] = []
+        #: Nobody listens any more.
+        self.over = False
         self._came = threading.Event()
 
     def take(self, line: str) -> None:
@@ -81,15 +86,17 @@ class Story:
         elif "result" in said:
             self.result = said["result"]
             self._show("That was the story. Look around as long as you like; q leaves and ends it all.")
-        elif self.console is None:
-            print(f"  {said['say']}", flush=True)
-        else:
-            self._show(str(said["say"]))
+        elif not self.over:
+            self.said.append(str(said["say"]))
+            if self.console is None:
+                print(f"  {said['say']}", flush=True)
+            else:
+                self._show(str(said["say"]))
 
     def _show(self, text: str) -> None:
         console = self.console
         if console is not None and console.is_running:
-            console.call_from_thread(partial(console.notify, text, timeout=_SHOWN, markup=False))
+            console.call_from_thread(partial(_put, console, text))
 
     def until_ready(self, player: LineProcess) -> Profile | None:
         """The way to the fleet once it is up; None if the player ended before."""
@@ -101,9 +108,21 @@ class Story:
         return self.profile
 
 
-def run(arguments: list[str]) -> tuple[int, dict[str, Any] | None]:
-    """Play with these arguments behind a console: the exit code, and the figures if it came so far."""
-    print("setting up a fleet on this machine; the console opens when it is there", flush=True)
+def _put(console: "Console", text: str) -> None:
+    """The newest line of the story stands alone: where there are few lines, each covers what one looks at."""
+    console.clear_notifications()
+    console.notify(text, timeout=_SHOWN, markup=False)
+
+
+def run(
+    arguments: list[str], watch: Callable[[Profile, Story], None] | None = None
+) -> tuple[int, dict[str, Any] | None]:
+    """Play with these arguments behind a console: the exit code, and the figures if it came so far.
+
+    watch: instead of the console and its person, once the fleet is up.
+    """
+    if watch is None:
+        print("setting up a fleet on this machine; the console opens when it is there", flush=True)
     story = Story()
     with Interrupts() as interrupts, tempfile.TemporaryDirectory(prefix="fleetfoot-guided-") as folder:
         log = Path(folder) / "player.log"
@@ -112,9 +131,10 @@ def run(arguments: list[str]) -> tuple[int, dict[str, Any] | None]:
         try:
             profile = story.until_ready(player)
             if profile is not None:
-                _watched(profile, story)
+                (watch or _watched)(profile, story)
                 print("ending everything that was started", flush=True)
         finally:
+            story.over = True
             with interrupts.held():
                 failed = player.process.poll()
                 player.close()

@@ -5,7 +5,8 @@ import json
 import pytest
 from rich.cells import cell_len
 from tests.tui.driving import second, settle, type_text
-from tests.tui.stage import Stage, troubled
+from tests.tui.stage import Stage
+from tests.tui.trouble import troubled
 
 from fleetfoot_protocol.topics import Kind
 from fleetfoot_tui.columns import GAP, Column, widths

@@ -4,7 +4,8 @@ import json
 import random
 
 import pytest
-from tests.tui.stage import COMPONENT, NOON, ROLLOUT, Stage, troubled
+from tests.tui.stage import COMPONENT, NOON, ROLLOUT, Stage
+from tests.tui.trouble import troubled
 
 from fleetfoot_protocol import keys, topics
 from fleetfoot_protocol.reports import ComponentStatus

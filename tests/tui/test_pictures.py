@@ -1,6 +1,6 @@
 """Every screen, with what hurts on it, as a picture: whoever changes how it looks has to look at it.
 
-`make console-pictures` draws them anew. They are kept as text: each line's characters and, below the screen,
+`make golden` draws them anew. They are kept as text: each line's characters and, below the screen,
 runs of colour, so that a difference can be read in a review.
 """
 
@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 from tests.tui.driving import settle
-from tests.tui.stage import Stage, managed, troubled
+from tests.tui.stage import Stage
+from tests.tui.trouble import managed, troubled
 
 from fleetfoot_protocol.errors import FleetfootError
 from fleetfoot_tui.app import Console

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 from tests.tui.driving import screen_text, second, settle
-from tests.tui.stage import Stage, managed, troubled
+from tests.tui.stage import Stage
+from tests.tui.trouble import managed, troubled
 
 from fleetfoot_protocol.errors import FleetfootError
 from fleetfoot_tui import settings
@@ -83,8 +84,8 @@ async def test_in_the_grid_one_goes_to_a_device_that_hurts_and_into_it(stage: St
         await second(pilot)
         await pilot.press("down", "right")
         text = await settle(pilot)
-        assert "oven-07" in text.splitlines()[-3]
-        assert "disk_full" in text.splitlines()[-3]
+        assert "oven-07" in text.splitlines()[-4]
+        assert "disk_full" in text.splitlines()[-4]
         await pilot.press("enter")
         assert "oven-07" in (await settle(pilot)).splitlines()[0]
         await pilot.press("escape", "f")

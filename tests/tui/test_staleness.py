@@ -1,7 +1,8 @@
 """No claim of another time is shown as if it were of now: broker and manager lost and back, clocks, sizes."""
 
 from tests.tui.driving import screen_text, second, settle
-from tests.tui.stage import NOON, Stage, managed, troubled
+from tests.tui.stage import NOON, Stage
+from tests.tui.trouble import managed, troubled
 
 from fleetfoot_protocol import times
 from fleetfoot_tui.head import Health, fitting, health_cells, trail

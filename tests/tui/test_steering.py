@@ -244,7 +244,7 @@ async def test_a_rollout_that_awaits_approval_is_approved_gentler(house: House) 
         async with app.run_test(size=SIZE) as pilot:
             await see(pilot, "3 of 3 devices")
             await pilot.press("4")
-            await see(pilot, "1 await approval", "2 ▸ 3")
+            await see(pilot, "1 awaits approval", "2 ▸ 3")
             await pilot.press("e")
             await see(pilot, "gentler")
             await pilot.press("home", *["delete"] * 3)
@@ -303,7 +303,7 @@ async def test_the_next_wave_is_approved_from_the_console(house: House) -> None:
         async with app.run_test(size=SIZE) as pilot:
             await see(pilot, "3 of 3 devices")
             await pilot.press("4")
-            await see(pilot, "1 await approval", "wave 2/2")
+            await see(pilot, "1 awaits approval", "wave 2/2")
             await pilot.press("enter")
             text = await see(pilot, "awaits approval", "healthy in", "1 device", "o Approve")
             assert "Resume" not in text

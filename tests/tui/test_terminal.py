@@ -4,8 +4,9 @@ import json
 from pathlib import Path
 
 from tests.manager.process import FLEETFOOT
-from tests.tui.stage import Stage, troubled
+from tests.tui.stage import Stage
 from tests.tui.terminal import Terminal
+from tests.tui.trouble import troubled
 
 from fleetfoot_client import recording
 from fleetfoot_client.cli import main

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 from tests.tui.driving import second, settle
-from tests.tui.stage import Fixed, Stage, managed, troubled
+from tests.tui.stage import Fixed, Stage
 from tests.tui.test_steering import House, see
+from tests.tui.trouble import managed, troubled
 
 from fleetfoot_client.session import Session
 from fleetfoot_protocol.errors import FleetfootError

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 from tests.tui.driving import settle, type_text
-from tests.tui.stage import Stage, managed, troubled
+from tests.tui.stage import Stage
+from tests.tui.trouble import managed, troubled
 
 from fleetfoot_client.commands import rollout_arguments
 from fleetfoot_tui import wishes

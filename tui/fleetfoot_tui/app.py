@@ -36,7 +36,8 @@ _TICK = 0.1
 _BUDGET, _BREATH = 0.025, 0.01
 _BUSY_BUDGET, _BUSY_BREATH = 0.004, 0.03
 _MOMENT = 0.12
-_ASK_STATUS = 10.0
+#: Seconds between two questions how the manager is: usually, and after news of a rollout.
+_ASK_STATUS, _ASK_AGAIN = 10.0, 2.0
 _STATUS_TIMEOUT = 5.0
 
 
@@ -72,7 +73,8 @@ class Console(App[None]):
         Binding("q", "leave", "Quit", show=False, id="quit"),
     ]
     CSS = """
-    Toast { max-width: 90%; }
+    Toast { max-width: 90%; padding: 0 1; }
+    CommandPalette SearchIcon { display: none; }
     Input { background: $surface; }
     .bottom { dock: bottom; height: 1; margin-bottom: 1; }
     """
@@ -146,7 +148,11 @@ class Console(App[None]):
             self._hurrying = True
             self.set_timer(_BUSY_BREATH if busy else _BREATH, self._hurry)
         if room is not None:
-            room.notice(self.fleet.take_changes())
+            changes = self.fleet.take_changes()
+            if "rollouts" in changes.kinds:
+                # Perhaps one waits for a person now, or no more.
+                self._asked = min(self._asked, time.monotonic() - _ASK_STATUS + _ASK_AGAIN)
+            room.notice(changes)
 
     async def on_event(self, event: events.Event) -> None:
         """Keys and clicks come before messages, for a moment."""
@@ -380,6 +386,7 @@ class Console(App[None]):
         for active in screen.active_bindings.values():
             if active.binding.description in own - {""}:
                 keys.setdefault(active.binding.description, self.get_key_display(active.binding))
+        keys["Palette"] = self.get_key_display(Binding(self.COMMAND_PALETTE_BINDING, "", ""))
         text = Text(f"{screen.ABOUT}\n" if screen.ABOUT else "")
         for place, (what, key) in enumerate(keys.items()):
             text.append("" if place % 2 else "\n").append(f"{key:>7}  ", "bold").append(f"{what:22}")

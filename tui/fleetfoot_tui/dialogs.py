@@ -30,7 +30,7 @@ _CSS = """
 {name} Button {{ margin-right: 2; min-width: 12; }}
 {name} Input {{ background: $boost; }}
 {name} Input:focus {{ background: $primary 40%; }}
-{name} VerticalScroll {{ height: auto; max-height: 88%; }}
+{name} VerticalScroll {{ height: auto; max-height: 78vh; }}
 """
 
 

@@ -23,9 +23,9 @@ COLUMNS = (
     Column("TIME", 8, 20),
     Column("SEVERITY", 8, 8, rank=2),
     Column("EVENT", 20, 28),
-    Column("WHO", 14, 30),
+    Column("WHO", 20, 30),
     Column("CODE", 12, 28, rank=1),
-    Column("DETAILS", 8, 200, rank=3),
+    Column("DETAILS", 12, 200, rank=3),
 )
 
 

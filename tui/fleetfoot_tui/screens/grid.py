@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from rich.cells import cell_len
 from rich.segment import Segment
 from rich.style import Style
 from textual import events
@@ -275,7 +276,9 @@ class GridRoom(Room):
             one = device.main
             cells = [Cell(f"{device.id}  ", "bold"), Cell(f"{device.group}  ", "grey")]
             cells += [link(device, self.console.connected), Cell(f"  {one.version or '-'}  "), state(device)]
-            cells.append(Cell(f"  {' '.join(device.said.alarms) or one.error or one.code}", "orange"))
+            room = max(4, self.size.width - sum(cell_len(cell.text) for cell in cells))
+            trouble = " ".join(device.said.alarms) or one.error or one.code
+            cells.append(Cell(fitted(f"  {trouble}", room).rstrip(), "orange"))
         legend = [
             badge(name) for name in ("completed", "waiting", "probation", "staged", "rolled_back", "failed")
         ]
