@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from fleetfoot_client.profiles import Profile
 from fleetfoot_client.session import Session
@@ -17,8 +17,6 @@ from fleetfoot_sim.cast import GROUPS
 from fleetfoot_sim.guided import Story
 
 if TYPE_CHECKING:
-    from textual.pilot import Pilot
-
     from fleetfoot_tui.app import Console
 
 SIZE = (120, 36)
@@ -31,6 +29,18 @@ class Portrait(NamedTuple):
     name: str
     keys: tuple[str, ...]
     words: tuple[str, ...]
+
+
+class Hands(Protocol):
+    """Who presses keys."""
+
+    async def press(self, *keys: str) -> None:
+        """One after the other."""
+        ...
+
+    async def pause(self) -> None:
+        """Until what they brought is drawn."""
+        ...
 
 
 WHILE_TRIPPED = (
@@ -62,13 +72,13 @@ async def _take(folder: Path, profile: Profile, story: Story) -> None:
             await _until(lambda: story.result is not None, "the end of the story")
 
 
-async def _press(pilot: "Pilot[None]", keys: tuple[str, ...]) -> None:
+async def _press(pilot: Hands, keys: tuple[str, ...]) -> None:
     for key in keys:
         await pilot.press("space" if key == "_" else key)
         await pilot.pause()
 
 
-async def _draw(console: "Console", pilot: "Pilot[None]", portrait: Portrait, folder: Path) -> None:
+async def _draw(console: "Console", pilot: Hands, portrait: Portrait, folder: Path) -> None:
     from fleetfoot_tui.pictures import self_contained
 
     title = f"fleetfoot {console.fleet.root.fleet}"
