@@ -175,6 +175,23 @@ def packed(request: Request) -> None:
     request.send(body)
 
 
+def packed_in_chunks(request: Request) -> None:
+    body = gzip.compress(CONTENT)
+    request.head(206, Content_Encoding="GZip", Transfer_Encoding="chunked",
+                 Content_Range=f"bytes {request.offset}-{len(CONTENT) - 1}/{len(CONTENT)}")  # fmt: skip
+    request.send(b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body))
+
+
+def no_range_said(request: Request) -> None:
+    request.head(206, Content_Length=10)
+    request.send(CONTENT[:10])
+
+
+def ranges_in_parts(request: Request) -> None:
+    request.head(206, Content_Type="multipart/byteranges; boundary=x", Content_Length=3)
+    request.send(b"--x")
+
+
 def many_headers(request: Request) -> None:
     request.send(b"HTTP/1.1 200 OK\r\n" + b"X-Y: z\r\n" * 1000 + b"\r\n" + CONTENT)
 
@@ -203,7 +220,10 @@ def not_http(request: Request) -> None:
         (other_range, Code.UPGRADE_DOWNLOAD_FAILED, 1),
         (other_total, Code.UPGRADE_LENGTH_MISMATCH, 1),
         (not_http, Code.UPGRADE_DOWNLOAD_FAILED, QUICK.fetch_rounds),
-        (packed, Code.UPGRADE_LENGTH_MISMATCH, 1),
+        (packed, Code.UPGRADE_DOWNLOAD_FAILED, 1),
+        (packed_in_chunks, Code.UPGRADE_DOWNLOAD_FAILED, 1),
+        (no_range_said, Code.UPGRADE_DOWNLOAD_FAILED, 1),
+        (ranges_in_parts, Code.UPGRADE_DOWNLOAD_FAILED, 1),
         (many_headers, Code.UPGRADE_DOWNLOAD_FAILED, QUICK.fetch_rounds),
         (long_header, Code.UPGRADE_DOWNLOAD_FAILED, QUICK.fetch_rounds),
         (early_hints, Code.UPGRADE_DOWNLOAD_FAILED, QUICK.fetch_rounds),
@@ -623,6 +643,54 @@ def test_an_attempt_that_brings_nothing_is_broken_off(spool: CourierSide, serve:
     gate.set()
     assert desk.ended[0][1].error is None
     assert [r.offset for r in calls] == [None, 1000]
+
+
+def again_and_again(head: bytes, piece: bytes, pause: float = 0.0) -> Callable[[Request, HttpServer], None]:
+    def answer(request: Request, server: HttpServer) -> None:
+        request.send(head)
+        while not server.closing.wait(pause):
+            request.send(piece)
+
+    return answer
+
+
+#: What never comes to a body, although something always comes: no wait for the peer ever times out.
+ENDLESS = {
+    "interim answers": again_and_again(b"", b"HTTP/1.1 100 Continue\r\n\r\n" * 500),
+    "interim answers with headers": again_and_again(
+        b"", b"HTTP/1.1 100 x\r\nX-Y: " + b"z" * 9000 + b"\r\n\r\n"
+    ),
+    "a status line": again_and_again(b"HTTP/1.1 200 ", b"x", 0.01),
+    "a header": again_and_again(b"HTTP/1.1 200 OK\r\nX-Y: ", b"z", 0.01),
+    "headers": again_and_again(b"HTTP/1.1 200 OK\r\n", b"X-Y: z\r\n", 0.01),
+    "the size of a chunk": again_and_again(
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1;", b"x", 0.01
+    ),
+}
+
+
+@pytest.mark.parametrize("what", ENDLESS)
+def test_what_never_comes_to_a_body_is_broken_off(spool: CourierSide, serve: Serve, what: str) -> None:
+    server = serve(lambda request: ENDLESS[what](request, server))
+    good = serve(lambda request: request.serve(CONTENT))
+    desk = Desk(spool, replace(QUICK, fetch_stall=0.2))
+    begun = time.monotonic()
+    desk.fetcher.want([want(server.url, good.url)])
+    desk.until(lambda: bool(desk.ended), "the end")
+    assert desk.ended[0][1] == BlobState(len(CONTENT), None, good.url)
+    assert time.monotonic() - begun < 10
+    assert (len(server.requests), len(good.requests)) == (1, 1)
+
+
+def test_endless_trailers_do_not_hold_up_what_is_whole(spool: CourierSide, serve: Serve) -> None:
+    head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+    body = b"%x\r\n%s\r\n0\r\n" % (len(CONTENT), CONTENT)
+    server = serve(lambda request: again_and_again(head + body, b"X-Y: z\r\n", 0.01)(request, server))
+    desk = Desk(spool, replace(QUICK, fetch_stall=0.2))
+    desk.fetcher.want([want(server.url)])
+    desk.until(lambda: bool(desk.ended), "the end")
+    assert desk.ended[0][1].error is None
+    assert bytes_of(spool) == CONTENT
 
 
 def test_progress_is_told_when_it_moves(desk: Desk, spool: CourierSide, serve: Serve) -> None:

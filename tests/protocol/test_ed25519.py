@@ -173,6 +173,17 @@ def test_libsodium_and_plain_python_are_of_one_mind_about_what_is_malformed() ->
         assert not keys.verify(*case), case
 
 
+def test_no_point_has_a_second_form() -> None:
+    """RFC 8032, 5.1.3: a y that is not below P is no point, also where the same y reduced is one."""
+    twins = 0
+    for number in range(P, 2**255):
+        for sign in (0, 1):
+            twins += ed25519._decoded((number - P | sign << 255).to_bytes(32, "little")) is not None
+            assert ed25519._decoded((number | sign << 255).to_bytes(32, "little")) is None, number - P
+    assert twins > 10
+    assert ed25519._decoded(PUBLIC) is not None
+
+
 def test_they_are_of_one_mind_about_keys_with_a_part_of_small_order() -> None:
     minds = []
     for case in mixed(6):

@@ -264,6 +264,10 @@ def _redirected(parts: SplitResult, response: "HTTPResponse", place: Place) -> S
 def _start(response: "HTTPResponse", offset: int, length: int) -> int:
     """The byte of the file that the body begins with; refuses what is not the file or of another length."""
     status = response.status
+    if (coding := response.getheader("Content-Encoding", "identity").strip().lower()) not in ("", "identity"):
+        # Nobody asked for it, and its bytes are not those that were signed.
+        text = f"the server encodes the file as {coding[:40]!a}"
+        raise SourceError(Code.UPGRADE_DOWNLOAD_FAILED, text, final=True)
     if status == 200:
         _expect(response.length, length)
         return 0
