@@ -1,6 +1,7 @@
 """The Debian package on a real host: installed, upgraded, removed, purged; its root cannot be replaced."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -98,6 +99,41 @@ def test_it_is_installed_upgraded_and_purged(lab: Lab, bare: Host, package: Path
     until(lambda: device.unit("ActiveState")["ActiveState"] == "active", "it runs without the agent")
     left = host.run("sh", "-c", "find /etc /usr/lib /usr/bin /var/lib /run -name '*fleetfoot*' | sort")
     assert left.splitlines() == []
+
+
+def test_the_page_about_installing_can_be_pasted_on_a_device_without_a_network(
+    lab: Lab, bare: Host, package: Path
+) -> None:
+    """The `sh` blocks of docs/systemd.md, in their order, by root in a home that nobody else may enter."""
+    blocks = re.findall(
+        r"^```sh\n(.*?)^```$", (ROOT / "docs/systemd.md").read_text(), re.DOTALL | re.MULTILINE
+    )
+    script = "".join(blocks)
+    # What differs here: the machine's own package, a program that is a shell script, and less patience.
+    for named, here in (
+        ("./fleetfoot-agent_0.1.0_amd64.deb", f"./{package.name}"),
+        ("Type=notify\n", "Type=notify\nNotifyAccess=all\n"),
+        ("""'unit = "kiosk.service"'""", """'unit = "kiosk.service"\nwindow = 1'"""),
+        ("fleetfoot-agent doctor\n", "fleetfoot-agent doctor || echo doctor $?\n"),
+    ):
+        assert named in script, named
+        script = script.replace(named, here)
+    home = bare.path("/root")
+    home.chmod(0o700)
+    shutil.copyfile(package, home / package.name)
+    bundle = lab.shop.release("1.0.0")
+    shutil.copytree(bundle.path, home / "kiosk-1.0.0")
+    (home / "page").write_text(f"set -ex\ncd\n{script}")
+    said = bare.run("bash", "/root/page")
+    assert "fleetfoot-agent adopt UNIT --component kiosk" in said  # what `init` says comes next
+    assert "kiosk 1.0.0 is installed and healthy" in said
+    assert "kiosk: runs 1.0.0" in said
+    # All is well but for the broker, which is nobody's.
+    assert re.findall(r"^problem +(\S+)", said, re.MULTILINE) == ["broker"]
+    assert said.rstrip().endswith("doctor 1")
+    device = Device(bare, lab.shop)
+    assert device.runs(bundle)
+    assert device.unit("Wants")["Wants"].count("fleetfoot-guard@kiosk.service") == 1
 
 
 def test_nothing_on_the_device_replaces_the_embedded_root(
