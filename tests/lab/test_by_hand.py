@@ -12,6 +12,8 @@ pytestmark = pytest.mark.needs("lab")
 
 Start = Callable[..., Device]
 
+#: Of root, where nobody else may walk.
+HOME = "/root"
 METRICS = "/run/fleetfoot/metrics/fleetfoot.prom"
 
 
@@ -22,8 +24,8 @@ def agent(device: Device, *words: str) -> str:
 
 def at_home(device: Device, bundle: Bundle) -> str:
     """The bundle where root would put it: nobody else may walk there."""
-    folder = f"/root/{bundle.path.name}"
-    device.host.path("/root").chmod(0o700)
+    folder = f"{HOME}/{bundle.path.name}"
+    device.host.path(HOME).chmod(0o700)
     shutil.copytree(bundle.path, device.host.path(folder))
     return folder
 

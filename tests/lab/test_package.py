@@ -123,8 +123,8 @@ def test_the_page_about_installing_can_be_pasted_on_a_device_without_a_network(
     shutil.copyfile(package, home / package.name)
     bundle = lab.shop.release("1.0.0")
     shutil.copytree(bundle.path, home / "kiosk-1.0.0")
-    (home / "page").write_text(f"set -ex\ncd\n{script}")
-    said = bare.run("bash", "/root/page")
+    (home / "page").write_text(f"set -ex\n{script}")
+    said = bare.run("bash", "-c", "cd; . ./page")
     assert "fleetfoot-agent adopt UNIT --component kiosk" in said  # what `init` says comes next
     assert "kiosk 1.0.0 is installed and healthy" in said
     assert "kiosk: runs 1.0.0" in said
