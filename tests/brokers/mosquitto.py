@@ -46,7 +46,7 @@ def issue(pki: Pki, role: Role, name: str, port: int) -> Identity:
     else:  # what our tools refuse, somebody else's may sign
         by, now = pki.signer(ROLES[role]), datetime.datetime.now(datetime.UTC)
         certificate = authority.issue(by, name, key.public_key(), now, 1, role=str(role))
-    stem = f"{role}-{name}-{time.monotonic_ns()}"
+    stem = f"{role}-{name.replace('/', '-')}-{time.monotonic_ns()}"
     cert, key_file = pki.folder / f"{stem}.crt", pki.folder / f"{stem}.key"
     cert.write_bytes(authority.pem(certificate))
     key_file.write_bytes(authority.key_pem(key))

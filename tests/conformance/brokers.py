@@ -46,7 +46,13 @@ MAKERS: dict[str, Callable[[Path, int], Server]] = {
     "mosquitto": mosquitto,
     "nats": Cluster,
 }
-_NEEDS = {name: [pytest.mark.needs(name)] for name in ("mosquitto", "nats")}
+#: Where the manager of a story keeps its store in PostgreSQL; elsewhere it is a file. Who has a cluster of
+#: brokers has no single machine for the store either.
+WITH_POSTGRESQL = frozenset({"nats"})
+_NEEDS = {
+    "mosquitto": [pytest.mark.needs("mosquitto")],
+    "nats": [pytest.mark.needs("nats", "postgresql")],
+}
 #: Parameters of a test that runs on each.
 ON = [pytest.param(name, marks=_NEEDS.get(name, []), id=name) for name in MAKERS]
 

@@ -56,6 +56,16 @@ STOPPED: dict[int, dict[str, Expectation]] = {
         "mosquitto": Expectation(True, "the certificate's name is the only one whose topics it may write"),
         "nats": Expectation(True, "the entry of the certificate's subject names the topics it may write"),
     },
+    74: {
+        "amqtt": Expectation(False, "it knows no names: whoever connects may write anywhere"),
+        "mosquitto": Expectation(True, "it puts no wildcard into its lists, and `a/b` is nobody else"),
+        "nats": Expectation(True, "no such subject has an entry, so they are not connected"),
+    },
+    75: {
+        "amqtt": Expectation(False, "it knows no certificates, so no tokens: whoever comes is let in"),
+        "mosquitto": Expectation(True, "it demands a certificate, and the used token gave none"),
+        "nats": Expectation(True, "it demands a certificate, and the used token gave none"),
+    },
     76: {
         "amqtt": Expectation(False, "it knows no certificates: whoever was revoked connects again"),
         "mosquitto": Expectation(True, "after SIGHUP it refuses what is on the list of revoked certificates"),

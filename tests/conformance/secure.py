@@ -13,13 +13,16 @@ from tests.brokers.mosquitto import Identity
 from tests.end_to_end.town import FLEETFOOT, Town, Witness
 
 from fleetfoot_client.broker.rights import Role
+from fleetfoot_manager.pki.folder import Pki
 from fleetfoot_sim.devices import HostedDevice, ProcessDevice
 from fleetfoot_sim.scene import OPERATOR
 from fleetfoot_sim.tally import Tally
 
 
 class Secure(Protocol):
-    """A broker that knows everybody by a certificate."""
+    """A broker that knows everybody by a certificate of `pki`."""
+
+    pki: Pki
 
     def issue(self, role: Role, name: str) -> Identity: ...
 
@@ -47,6 +50,8 @@ class SecureTown(Town):
         at = self.manager.command.index("--listen")
         self.manager.command[at : at + 2] = ["--broker", manager.url, "--broker-ca", str(manager.ca)]
         self.manager.command += ["--broker-cert", str(manager.cert), "--broker-key", str(manager.key)]
+        self.manager.command += ["--pki", str(broker.pki.folder)]
+        self.manager.command += ["--device-broker", broker.issue(Role.DEVICE, "anybody").url]
         self.operator = broker.issue(Role.OPERATOR, OPERATOR)
 
     def open(self, *options: str) -> None:

@@ -6,6 +6,7 @@ all of them. The table of docs/brokers.md is made from a run by docs/security_ta
 
 import contextlib
 import signal
+import ssl
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,9 +25,11 @@ from tests.conformance.secure import SecureTown, context_of
 from tests.end_to_end.town import Town
 from tests.support.waiting import until
 
+from fleetfoot_agent.enrol import asking
 from fleetfoot_client.broker.rights import Role
 from fleetfoot_client.broker.wire import ClosedError, Peer
-from fleetfoot_protocol import topics
+from fleetfoot_protocol import enrolment, keys, topics
+from fleetfoot_protocol.errors import FleetfootError
 from fleetfoot_protocol.topics import Kind
 from fleetfoot_sim import kiosk
 from fleetfoot_sim.scene import FIRST, GOOD, tool
@@ -57,6 +60,15 @@ class Side:
 
     def peer_of(self, who: Identity, client_id: str) -> Peer:
         return Peer(("127.0.0.1", who.port), client_id, timeout=20, tls=context_of(who))
+
+    def without_certificate(self, name: str) -> Peer:
+        """A bare connection of who has none; where one is demanded it ends at the latest when it is used."""
+        if not isinstance(self.town, SecureTown):
+            return self.peer(Role.DEVICE, name)
+        who = self.town.operator
+        context = ssl.create_default_context(cafile=str(who.ca))
+        port = self.town.secure.issue(Role.DEVICE, name).port
+        return Peer(("127.0.0.1", port), name, timeout=20, tls=context)
 
     def manager(self) -> Peer:
         """Who may everything, beside the manager itself."""
@@ -274,6 +286,55 @@ def test_row_79_of_repeated_and_reordered_orders_the_newest_is_carried_out_once(
         told = [partial(side.town.witness.count, event, device, digest=digest) for event in events]
         until(told[-1], f"{device} has told everything", seconds=SECONDS)
         assert [count() for count in told] == [1, 1, 1]
+
+
+@row(
+    74,
+    "devices whose certificates say `+`, `#` and `a/b` write another's status",
+    "nobody of such a name is known; what the manager knows and what runs is unchanged",
+)
+def test_row_74_a_name_that_is_a_wildcard_gives_no_rights(side: Side, split: Split) -> None:
+    theirs, own = (topics.build(Kind.STATUS, group=GROUP, device=device) for device in DEVICES)
+    lie, before = until(lambda: side.retained(own).get(own, b""), "a status is retained"), side.shown()
+    with side.manager() as watcher:
+        watcher.subscribe(theirs)
+        watcher.ping()
+        watcher.collect(2, 0.5)
+        for number, name in enumerate(("+", "#", "a/b")):
+            refused = contextlib.suppress(ClosedError, OSError)
+            with refused, side.peer(Role.DEVICE, name, f"odd-{number}") as odd:
+                sent(odd, theirs, lie, retained=True)
+        came = lie in {m.payload for m in watcher.collect(4, 1.0)}
+    split(74, side.name, not came)
+    assert side.shown() == before
+    assert {one["id"] for one in side.town.fleetfoot("device", "list")["devices"]} == set(DEVICES)
+
+
+@row(
+    75,
+    "a token used for a second device, which then connects without a certificate and speaks",
+    "one device at most is enrolled by it; what the other says counts nowhere",
+)
+def test_row_75_whom_a_used_token_did_not_enrol_is_nobody(side: Side, split: Split) -> None:
+    first, second = "dev-751", "dev-752"
+    if isinstance(side.town, SecureTown):
+        token = enrolment.decode(side.town.fleetfoot("device", "token", "--group", GROUP)["token"])
+        asking.ask(token, enrolment.apply(token, first, keys.generate(), keys.generate(), {}))
+        with pytest.raises(FleetfootError, match="used before"):
+            asking.ask(token, enrolment.apply(token, second, keys.generate(), keys.generate(), {}))
+    presence = topics.build(Kind.PRESENCE, group=GROUP, device=second)
+    with side.manager() as watcher:
+        watcher.subscribe(presence)
+        watcher.ping()
+        with contextlib.suppress(ClosedError, OSError), side.without_certificate(second) as nobody:
+            sent(nobody, presence, b"online", retained=True)
+        came = b"online" in {m.payload for m in watcher.collect(1, 1.0)}
+        watcher.publish(presence, b"", retained=True)
+    split(75, side.name, not came)
+    known = {one["id"] for one in side.town.fleetfoot("device", "list")["devices"]}
+    assert known - set(DEVICES) == ({first} if isinstance(side.town, SecureTown) else set())
+    if isinstance(side.town, SecureTown):
+        side.town.fleetfoot("device", "forget", first)
 
 
 @row(

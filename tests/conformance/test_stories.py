@@ -9,7 +9,7 @@ from typing import Any, cast
 import pytest
 from tests.brokers.faulty import Disorder, Fault
 from tests.brokers.nats import Cluster
-from tests.conformance.brokers import MAKERS, ON, OnServer, town_on
+from tests.conformance.brokers import MAKERS, ON, WITH_POSTGRESQL, OnServer, town_on
 from tests.conformance.expectations import BROKERS
 from tests.end_to_end.town import Town
 from tests.support import stores
@@ -31,15 +31,30 @@ def test_every_broker_has_its_expectations_with_reasons() -> None:
         assert all(one.reason for one in vars(expectations).values())
 
 
+@pytest.fixture(scope="module")
+def postgres() -> Iterator[stores.PostgresServer]:
+    """A PostgreSQL server for the stores of this file."""
+    server = stores.PostgresServer()
+    try:
+        yield server
+    finally:
+        server.close()
+
+
 @pytest.fixture
-def opened(tmp_path: Path) -> Iterator[Open]:
+def opened(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Open]:
     """Opens towns of two devices that run 1.0.0; everything is closed at the end."""
     towns: list[tuple[Town, OnServer]] = []
 
-    def make(name: str, fault: Fault | None = None, database: str = "") -> tuple[Town, OnServer]:
+    def make(name: str, fault: Fault | None = None) -> tuple[Town, OnServer]:
+        database = ""
+        if name in WITH_POSTGRESQL:
+            schema = request.getfixturevalue("postgres").fresh()
+            database = schema.render_as_string(hide_password=False)
         town, server = town_on(name, tmp_path, fault, database)
         towns.append((town, server))
         town.open()
+        assert bool(database) is not bool(list(town.scene.manager.glob("*.sqlite3")))
         town.add("dev-001", "dev-002")
         town.await_versions(dict.fromkeys(town.devices, "1.0.0"), seconds=SECONDS)
         return town, server
@@ -73,32 +88,9 @@ def test_a_release_that_dies_trips_the_rollout_and_goes_back(opened: Open, name:
     town.await_versions(dict.fromkeys(town.devices, "1.0.0"), seconds=SECONDS)
 
 
-@pytest.fixture
-def postgres() -> Iterator[str]:
-    """An empty store in a PostgreSQL server of this test."""
-    server = stores.PostgresServer()
-    try:
-        yield server.fresh().render_as_string(hide_password=False)
-    finally:
-        server.close()
-
-
 @pytest.mark.parametrize("name", ON)
 def test_a_device_is_away_and_the_manager_is_killed_in_the_middle(opened: Open, name: str) -> None:
     town, _ = opened(name)
-    _away_and_killed(town)
-
-
-@pytest.mark.needs("nats", "postgresql")
-def test_the_same_with_the_store_in_postgresql_and_a_cluster_for_a_broker(
-    postgres: str, opened: Open
-) -> None:
-    town, _ = opened("nats", database=postgres)
-    _away_and_killed(town)
-    assert not list(town.scene.manager.glob("*.sqlite3"))
-
-
-def _away_and_killed(town: Town) -> None:
     town.hosted["dev-002"].disconnect()
     town.await_presence("dev-002", "offline")
     digest = town.publish(GOOD)
