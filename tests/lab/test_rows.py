@@ -1,11 +1,12 @@
 """Attacks and faults of the catalogue that only a real host with a real disk can show."""
 
+import json
 from collections.abc import Callable
 
 import pytest
 from tests.attack.rows import row
 from tests.lab.conftest import Lab
-from tests.lab.device import DIES, UNIT, Device, problem_of
+from tests.lab.device import DIES, GOOD, SPOOL, UNIT, Device, problem_of
 from tests.lab.layers import HOLD
 from tests.support.fleet import Bundle
 from tests.support.waiting import until
@@ -68,21 +69,21 @@ def test_row_52_a_real_disk_that_fills_up_leaves_what_runs(start: Start) -> None
         "the disk is told to be full",
         seconds=30,
     )
-    told_full(device)
+    tells(device, FULL)
     assert device.unit("MainPID") == before
     assert problem_of(device.layout, device.current, device.shop.root) == ""
     device.host.run("rm", "/opt/fleetfoot/filler")
     obeys_the_next_order(device, bundle)
 
 
-def told_full(device: Device) -> None:
-    """The status says it, although there is no room for anything new."""
+def tells(device: Device, code: Code) -> None:
+    """The status says it, although nothing new can be written where versions and the journal lie."""
 
-    def code() -> bool:
-        told = device.told()
-        return told is not None and told.last_error is not None and told.last_error.code == FULL
+    def told() -> bool:
+        found = device.told()
+        return found is not None and found.last_error is not None and found.last_error.code == code
 
-    until(code, "the status tells of the full disk", seconds=30)
+    until(told, f"the status tells {code}", seconds=30)
 
 
 @row(
@@ -100,7 +101,7 @@ def test_row_52_a_real_disk_without_inodes_leaves_what_runs_and_is_told(start: S
     device.host.run("sh", "-ec", many)
     rest = "cd /opt/fleetfoot/many; seq -f x%g 2000 | xargs touch 2>/dev/null; true"
     spoil_while(device, Lifecycle.STAGING, bundle, rest)
-    told_full(device)
+    tells(device, FULL)
     free = device.host.run("df", "--output=avail,iavail", "/opt/fleetfoot").split()
     assert int(free[-2]) > 10_000  # KiB: it is inodes that are missing
     assert int(free[-1]) < 10
@@ -127,9 +128,41 @@ def test_row_53_a_read_only_disk_before_the_swap_restarts_nothing(start: Start) 
         lambda: "Read-only file system" in device.host.journal("-u", "fleetfoot-worker.service"),
         "the disk is told to be read-only",
     )
+    tells(device, Code.UPGRADE_READ_ONLY)
+    at_rest(device)  # no loop of the worker's either: it comes again when it is time
     assert device.unit("InvocationID", "NRestarts") == before
     assert "1.0.0-" in device.current
+    assert problem_of(device.layout, device.current, device.shop.root) == ""
     obeys_the_next_order(device, bundle)
+
+
+@row(
+    65,
+    "on systemd: a new version that dies and breaks what the previous one needs",
+    "bounded tries, an alarm that both are bad, the link leads back, the worker rests; mended, it runs",
+)
+def test_row_65_on_systemd_two_bad_versions_end_in_an_alarm_and_at_rest(start: Start, lab: Lab) -> None:
+    device = start(window=1.0)
+    spoilt = "/var/tmp/spoilt"
+    old = lab.shop.release("1.3.5", f"test -e {spoilt} && exit 5\n{GOOD}")
+    bad = lab.shop.release("1.4.5", f"touch {spoilt}\nexit 6\n")
+    device.install(old)
+    device.order(device.shop.order(bad), bad)
+    alarm = "upgrade_both_bad"
+    until(lambda: alarm in device.host.run("fleetfoot-agent", "status"), "the alarm stands", seconds=60)
+    at_rest(device)
+    record = device.record()
+    assert record is not None
+    assert record.refused == {bad.digest: 1}
+    assert "1.3.5-" in device.current
+    # Woken again with the order still there, nothing is restarted by the worker.
+    device.host.run("systemctl", "stop", UNIT)
+    device.host.run("systemctl", "start", "--wait", "fleetfoot-worker.service")
+    assert device.unit("ActiveState")["ActiveState"] in ("inactive", "failed")
+    assert "1.3.5-" in device.current
+    device.host.run("rm", spoilt)
+    device.host.run("systemctl", "start", UNIT)
+    device.await_runs(old)
 
 
 @row(
@@ -181,9 +214,14 @@ def test_row_67_an_order_that_failed_is_not_tried_again(start: Start, lab: Lab) 
         )
         at_rest(device)
         assert device.unit("InvocationID") == before
+        want = json.loads(device.host.path(f"{SPOOL}/out/want.json").read_bytes())
+        assert (want["manifests"], want["blobs"]) == ([], [])
     record = device.record()
     assert record is not None
     assert [o.outcome for o in record.outcomes if o.digest == bad.digest] == [Outcome.ROLLED_BACK]
+    better = lab.shop.release("1.1.0")
+    device.order(device.shop.order(better), better)
+    device.await_runs(better)
 
 
 @row(
