@@ -90,6 +90,9 @@ class Link:
         self._closing = True
         self._client.disconnect()
         self._client.loop_stop()
+        # paho closes its own two sockets when it is freed, which must not be left to whoever breaks circles.
+        self._client.on_connect = self._client.on_disconnect = None
+        self._client.on_subscribe = self._client.on_message = None
 
     def subscribe(self, filters: list[str], timeout: float) -> None:
         """Subscribe and wait until the broker has agreed.

@@ -347,6 +347,7 @@ class MqttTransport:
         client.on_connect = link.on_connect
         client.on_disconnect = link.on_disconnect
         client.on_message = link.on_message
+        client.taker = link.take
         client.on_publish = link.on_publish
         client.on_subscribe = link.on_subscribe
         return client
@@ -407,15 +408,21 @@ class _Link:
         self.answered = self.ended = True
 
     def on_message(self, _client: mqtt.Client, _data: Any, message: mqtt.MQTTMessage) -> None:
-        payload = message.payload
+        try:
+            topic = message.topic.encode()
+        except UnicodeDecodeError:  # paho decodes it on demand
+            return
+        self.take(topic, bytes(message.payload), message.retain)
+
+    def take(self, topic: bytes, payload: bytes, retained: bool) -> None:
+        """A message came."""
         if len(payload) > MAX_ENVELOPE:
             log.warning("dropped: a message of %d bytes", len(payload))
             return
         try:
-            topic = message.topic
-        except UnicodeDecodeError:  # paho decodes it on demand
+            self._came.append(Arrived(topic.decode(), payload, retained))
+        except UnicodeDecodeError:
             return
-        self._came.append(Arrived(topic, bytes(payload), message.retain))
 
     def on_publish(self, _client: mqtt.Client, _data: Any, mid: int, _reason: Any, _properties: Any) -> None:
         with self._lock:

@@ -4,7 +4,8 @@ paho's own loop looks at the socket anew for every packet and reads each byte by
 the kernel for one message, each of which lets the engine's thread take the interpreter away for milliseconds.
 Here, paho's functions for a loop of one's own (`loop_read`, `loop_write`, `loop_misc`) are called as long as
 there is something to read, the acknowledgements of a burst go out together, and its messages are handed on
-as one.
+as one. What has been read already and is a whole message of QoS 0 or 1 does not take the way through paho's
+state of a packet at all: that is most of what a message costs. Everything else, and what is odd, is paho's.
 """
 
 import os
@@ -23,15 +24,54 @@ _READ_BYTES = 256 * 1024
 _LOOK_SECONDS = 1.0
 
 
+#: The first byte of a PUBLISH, its bits for "again" and "retained" left out, with QoS 0 and 1; of a PUBACK.
+_PLAIN = (0x30, 0x32)
+_PUBACK = 0x40
+_OURS = hasattr(mqtt.Client, "_packet_queue") and hasattr(mqtt.Client, "_sock_recv")
+
+
+def next_message(data: bytes, at: int) -> tuple[bytes, bytes, int, bytes, int] | None:
+    """The whole PUBLISH that begins there: topic, payload, first byte, number (empty for QoS 0), and its end.
+
+    None for anything else, for what is not whole, and for what a broker may not send.
+    """
+    size = len(data)
+    if at + 2 > size or data[at] & 0xF6 not in _PLAIN:
+        return None
+    first, length, shift, begin = data[at], 0, 0, at + 1
+    while True:
+        if begin >= size or shift > 21:
+            return None
+        byte = data[begin]
+        begin += 1
+        length |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            break
+        shift += 7
+    end = begin + length
+    if end > size or length < 2:
+        return None
+    body = begin + 2 + (data[begin] << 8 | data[begin + 1])
+    number = 2 if first & 0x02 else 0
+    if body == begin + 2 or body + number > end:
+        return None
+    mid = data[body : body + number]
+    if mid == b"\0\0":
+        return None
+    return data[begin + 2 : body], data[body + number : end], first, mid, end
+
+
 class BufferedClient(mqtt.Client):
     """Reads what is there at once. paho asks for one byte, one byte, and the rest of each packet.
 
-    `_sock_recv` is not public: without it, in a paho to come, everything works as before, only slower.
+    `taker(topic, payload, retained)` gets what `take_ahead` finds. `_sock_recv`, `_in_packet` and
+    `_packet_queue` are not public: without them, in a paho to come, everything works as before, only slower.
     """
 
     _ahead = memoryview(b"")
     #: Bytes that came from the socket.
     received = 0
+    taker: Callable[[bytes, bytes, bool], None] | None = None
 
     def _sock_recv(self, bufsize: int) -> bytes:
         if not self._ahead:
@@ -40,6 +80,24 @@ class BufferedClient(mqtt.Client):
             self._ahead = memoryview(data)
         taken, self._ahead = self._ahead[:bufsize], self._ahead[bufsize:]
         return bytes(taken)
+
+    def take_ahead(self) -> None:
+        """Hand on the whole messages that come next in what has been read, and acknowledge them together."""
+        if self.taker is None or not self._ahead or not _OURS:
+            return
+        if self._in_packet["command"] or not self.is_connected():
+            return
+        data = bytes(self._ahead)
+        at, acknowledgements = 0, bytearray()
+        while (found := next_message(data, at)) is not None:
+            topic, payload, first, mid, at = found
+            self.taker(topic, payload, bool(first & 1))
+            if mid:
+                acknowledgements += mid
+        self._ahead = self._ahead[at:]
+        if acknowledgements:
+            pieces = (acknowledgements[i : i + 2] for i in range(0, len(acknowledgements), 2))
+            self._packet_queue(_PUBACK, b"".join(b"\x40\x02" + mid for mid in pieces), 0, 0)
 
     @property
     def has_more(self) -> bool:
@@ -107,6 +165,9 @@ class NetworkLoop:
             for _ in range(BURST):
                 before = self._packets()
                 if self._client.loop_read() or (self._packets() == before and not self._client.has_more):
+                    break
+                self._client.take_ahead()
+                if self._packets() >= BURST:
                     break
         finally:
             self._burst_over()

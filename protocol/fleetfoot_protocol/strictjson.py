@@ -59,6 +59,15 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return result
 
 
+# Made once: `json.loads` makes one for each document that has hooks.
+_DECODER = json.JSONDecoder(
+    object_pairs_hook=_object,
+    parse_int=_integer,
+    parse_float=_no_float,
+    parse_constant=_no_float,
+)
+
+
 def loads(data: bytes, *, limit: int = MAX_BYTES) -> Any:
     """Parse `data` (at most `limit` bytes). Raises `FormError`, and nothing else, for any bytes at all."""
     if len(data) > limit:
@@ -71,13 +80,7 @@ def loads(data: bytes, *, limit: int = MAX_BYTES) -> Any:
         raise FormError(Code.UPGRADE_MALFORMED, "not UTF-8") from error
     _check_depth(data)
     try:
-        value = json.loads(
-            text,
-            object_pairs_hook=_object,
-            parse_int=_integer,
-            parse_float=_no_float,
-            parse_constant=_no_float,
-        )
+        value = _DECODER.decode(text)
     except (ValueError, RecursionError) as error:
         raise FormError(Code.UPGRADE_MALFORMED, f"not JSON: {str(error)[:100]}") from error
     # An escaped lone surrogate survives parsing but is no character: it could be neither shown nor stored.

@@ -487,6 +487,41 @@ def test_a_manifest_that_did_not_come_is_asked_for_again_over_the_next_connectio
         director.close()
 
 
+def test_who_has_nothing_to_say_pings_so_that_the_broker_does_not_give_it_up(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fleets, "_PING_SECONDS", 0.02)
+    pings: list[bytes] = []
+    made: list[asyncio.Protocol] = []
+    gone: list[asyncio.Protocol] = []
+
+    class Listening(asyncio.Protocol):
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            assert isinstance(transport, asyncio.Transport)
+            made.append(self)
+            transport.write(b"\x20\x02\x00\x00")
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            gone.append(self)
+
+        def data_received(self, data: bytes) -> None:
+            pings.extend([data] if data == b"\xc0\x00" else [])
+
+    async def whole() -> None:
+        server = await asyncio.get_running_loop().create_server(Listening, "127.0.0.1", 0)
+        host, port = server.sockets[0].getsockname()
+        fleet = Fleet(Plan(host, port, PLACE, 1), Verifier(house.root))
+        fleet.start()
+        await until(lambda: len(pings) > 2, "it pings")
+        assert (len(made), gone) == (1, [])
+        await fleet.stop()
+        await until(lambda: gone, "it has left")
+        server.close()
+        await server.wait_closed()
+
+    asyncio.run(whole())
+
+
 @pytest.mark.needs("mosquitto")
 def test_a_flapping_device_loses_its_connection_again_and_again(
     broker: Mosquitto, house: House, monkeypatch: pytest.MonkeyPatch

@@ -11,7 +11,7 @@ from fleetfoot_protocol import topics
 from fleetfoot_protocol.reports import Installed
 from fleetfoot_protocol.topics import Kind
 from fleetfoot_sim.load.device import Counts, Place, SimulatedDevice
-from fleetfoot_sim.load.mqtt import Connection
+from fleetfoot_sim.load.mqtt import KEEPALIVE_SECONDS, Connection
 from fleetfoot_sim.load.shapes import Shapes, nature_of
 from fleetfoot_sim.load.verifier import Verifier
 
@@ -24,6 +24,10 @@ _FLAP_SECONDS = (3.0, 10.0)
 #: What a courier does with a broker that loses things, devices here do too: without any acknowledgement for
 #: so long a connection is held for lost, and manifests that do not come are asked for again.
 _COURIER = Tuning()
+#: Twice within what the broker was told.
+_PING_SECONDS = KEEPALIVE_SECONDS / 2
+#: How often a connection is looked at, thousands of them.
+_LOOK_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -97,15 +101,28 @@ class Link:
             device.say()
             for digest in device.lacks:
                 self.want(device, digest)
+        await self._stay(connection, flaps)
+
+    async def _stay(self, connection: Connection, flaps: random.Random | None) -> None:
+        """Keep the connection alive until it ends, or, if the device flaps, for some seconds."""
         loop = asyncio.get_running_loop()
-        over = loop.time() + flaps.uniform(*_FLAP_SECONDS) if flaps is not None else float("inf")
-        again = loop.time() + _COURIER.ask_again
-        while not connection.ended:
-            await asyncio.sleep(min(1.0, max(0.0, over - loop.time())) if flaps else 1.0)
-            if loop.time() >= over or connection.overdue(_COURIER.ack_timeout):
+        lost = loop.time() + flaps.uniform(*_FLAP_SECONDS) if flaps is not None else float("inf")
+        ping, again = loop.time() + _PING_SECONDS, loop.time() + _COURIER.ask_again
+        while connection.over is not None and not connection.ended:
+            wait = min(_LOOK_SECONDS, min(lost, ping, again) - loop.time())
+            done, _ = await asyncio.wait((connection.over,), timeout=max(0.0, wait))
+            now = loop.time()
+            if done:
+                return
+            if now >= lost or connection.overdue(_COURIER.ack_timeout):
                 connection.abort()
-            elif loop.time() >= again:
-                again = loop.time() + _COURIER.ask_again
+                lost = float("inf")
+                continue
+            if now >= ping:
+                ping = now + _PING_SECONDS
+                connection.ping()
+            if now >= again:
+                again = now + _COURIER.ask_again
                 connection.subscribe(topic for topic, came in self._manifests.items() if not came)
 
     def topic(self, kind: Kind, device: SimulatedDevice) -> str:

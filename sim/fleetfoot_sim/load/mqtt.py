@@ -17,6 +17,8 @@ Receive = Callable[[str, bytes, bool], None]
 
 _CONNACK, _PUBLISH, _PUBACK, _SUBACK = 0x20, 0x30, 0x40, 0x90
 _FAILURE = 0x80
+#: A broker gives up who is silent for one and a half times as long.
+KEEPALIVE_SECONDS = 600
 #: Seconds until what was refused is asked for again: at random, below the first at first, then the second.
 _AGAIN = (1.0, 60.0)
 _PINGREQ, _DISCONNECT = b"\xc0\x00", b"\xe0\x00"
@@ -45,7 +47,8 @@ def publish_packet(topic: str, payload: bytes, mid: int, *, retain: bool) -> byt
 class Connection(asyncio.Protocol):
     """One client. `up` is set by CONNACK, `ended` when the connection is over; `unacknowledged` counts.
 
-    granted: subscriptions that the broker has granted; refusals: answers in a row that refused one.
+    granted: subscriptions that the broker has granted; refusals: answers in a row that refused one. over:
+    done when the connection has ended. It is for the owner to `ping` within KEEPALIVE_SECONDS.
     """
 
     __slots__ = (
@@ -61,6 +64,7 @@ class Connection(asyncio.Protocol):
         "bytes_in",
         "ended",
         "granted",
+        "over",
         "received",
         "refusals",
         "transport",
@@ -69,7 +73,12 @@ class Connection(asyncio.Protocol):
     )
 
     def __init__(
-        self, client_id: str, receive: Receive, *, will: tuple[str, bytes] | None = None, keepalive: int = 600
+        self,
+        client_id: str,
+        receive: Receive,
+        *,
+        will: tuple[str, bytes] | None = None,
+        keepalive: int = KEEPALIVE_SECONDS,
     ) -> None:
         flags = 2 | (0x2C if will else 0)
         body = _text("MQTT") + bytes([4, flags]) + struct.pack("!H", keepalive) + _text(client_id)
@@ -84,6 +93,7 @@ class Connection(asyncio.Protocol):
         self._again: asyncio.TimerHandle | None = None
         self._heard = 0.0
         self._waiting: asyncio.Future[None] | None = None
+        self.over: asyncio.Future[None] | None = None
         self.transport: asyncio.Transport | None = None
         self.up = False
         self.refusals = 0
@@ -98,6 +108,7 @@ class Connection(asyncio.Protocol):
     async def open(self, host: str, port: int, local: str | None, timeout: float = 30.0) -> None:
         """Connect. Raises OSError, also if the broker refuses or does not answer."""
         loop = asyncio.get_running_loop()
+        self.over = loop.create_future()
         self._waiting = loop.create_future()
         await loop.create_connection(
             lambda: self, host, port, local_addr=None if local is None else (local, 0)
@@ -187,6 +198,8 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.ended, self.up = True, False
+        if self.over is not None and not self.over.done():
+            self.over.set_result(None)
         if self._again is not None:
             self._again.cancel()
         if self._waiting is not None and not self._waiting.done():
