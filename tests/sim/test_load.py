@@ -460,33 +460,6 @@ def test_a_device_that_vanishes_is_offline_and_comes_back(broker: Mosquitto, hou
         director.close()
 
 
-@pytest.mark.needs("mosquitto")
-def test_a_manifest_that_did_not_come_is_asked_for_again_over_the_next_connection(
-    broker: Mosquitto, house: House, bundles: list[Bundle], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(fleets, "_RETRY_SECONDS", (0.05, 0.1))
-    director = Director(house, "127.0.0.1", broker.ports[0], "http://127.0.0.1:1/blobs")
-
-    async def act(fleet: Fleet) -> None:
-        link = fleet.links[0]
-        await asyncio.to_thread(director.order, GROUP, everybody("r-1", bundles[1].goal()))
-        await until(lambda: fleet.counts.begun == 1, "it has begun, and waits for the manifest")
-        assert link.connection is not None
-        link.connection.abort()
-        await until(lambda: not link.up, "the connection is lost")
-        await asyncio.to_thread(director.release, bundles[1])
-        await until(lambda: fleet.counts.completed == 1, "it has gone on")
-
-    topic = topics.build(Kind.RELEASE, component=kiosk.COMPONENT, digest=bundles[1].digest)
-    director.publish(topic, b"")
-    plan = {"devices": 1, "running": installed(bundles[0]), "shapes": Shapes(work=0.05)}
-    try:
-        run(broker, house, plan, act)
-    finally:
-        director.publish(topics.build(Kind.GROUP_DESIRED, group=GROUP, component=kiosk.COMPONENT), b"")
-        director.close()
-
-
 def test_who_has_nothing_to_say_pings_so_that_the_broker_does_not_give_it_up(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
