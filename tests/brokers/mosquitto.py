@@ -111,6 +111,15 @@ class Mosquitto:
             path.unlink()
 
 
+def placed(text: str, files: Path, disk: Path, port_of: dict[Role, int]) -> str:
+    """The configuration that we ship, with its files, its disk and its ports elsewhere."""
+    text = text.replace("/etc/mosquitto/fleetfoot/", f"{files}/").replace("/var/lib/mosquitto/", f"{disk}/")
+    for role, port in LISTENERS.items():
+        text, count = re.subn(rf"^listener {port}$", f"listener {port_of[role]} 127.0.0.1", text, flags=re.M)
+        assert count == 1
+    return text
+
+
 class Production(Mosquitto):
     """The configuration we ship: paths and ports replaced, nothing else but `more` before it.
 
@@ -131,15 +140,7 @@ class Production(Mosquitto):
         self._process.send_signal(signal.SIGHUP)
 
     def _configuration(self) -> str:
-        text = (SHIPPED / "mosquitto.conf").read_text()
-        text = text.replace("/etc/mosquitto/fleetfoot/", f"{self._tls}/")
-        text = text.replace("/var/lib/mosquitto/", f"{self.folder}/disk/")
-        for role, port in LISTENERS.items():
-            text, count = re.subn(
-                rf"^listener {port}$", f"listener {self.port_of[role]} 127.0.0.1", text, flags=re.M
-            )
-            assert count == 1
-        return text
+        return placed((SHIPPED / "mosquitto.conf").read_text(), self._tls, self.folder / "disk", self.port_of)
 
     def issue(self, role: Role, name: str, *, at: Role | None = None) -> Identity:
         """A certificate for `name`, signed for `role`; `at`: for the listener of another role."""
