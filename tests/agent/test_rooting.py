@@ -5,9 +5,13 @@ from pathlib import Path
 import pytest
 from tests.support.fleet import House
 
+from fleetfoot_agent.cli import main as agent
+from fleetfoot_agent.enrol import asking
 from fleetfoot_agent.worker import memory, rooting
 from fleetfoot_agent.worker.memory import Memory
 from fleetfoot_client.cli import main as fleetfoot
+from fleetfoot_protocol import dsse, enrolment
+from fleetfoot_protocol.enrolment import Admission, Token
 from fleetfoot_protocol.errors import FleetfootError
 
 
@@ -79,6 +83,37 @@ def test_a_newer_package_brings_its_root_to_a_device_of_an_older_one(
     rooting.EMBEDDED.write_bytes(second)
     found = rooting.find(folder)
     assert (found.root.version, found.ignored) == (2, "")
+
+
+def test_enrolling_does_not_begin_with_another_root_than_the_embedded_one(
+    folder: Path,
+    house: House,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "thief").mkdir()
+    thief = House(tmp_path / "thief")
+    token = Token(
+        url="https://h", secret="a" * 64, group="ovens", root=dsse.decode(thief.root_envelope).digest
+    )
+    answer = Admission(
+        device="oven-1", group="ovens", certificate="x", ca="x", root=thief.root_envelope.decode(),
+        broker="mqtts://broker.example.org", renew_at=1,
+    )  # fmt: skip
+    monkeypatch.setattr(asking, "ask", lambda *_: answer)
+    place = tmp_path / "oven"
+    words = ["enroll", enrolment.encode(token), "--dir", str(place), "--device", "oven-1"]
+    assert agent([*words, "--component", "kiosk", "--enable"]) == 0
+    assert "kept the trust root that was here" in capsys.readouterr().out
+    worker = place / "state/worker"
+    assert not (worker / "root.json").exists()
+    assert rooting.find(worker).root == house.root
+    # Nothing embedded: then it is the token that says whom to trust from the beginning.
+    rooting.EMBEDDED.unlink()
+    words[3] = str(tmp_path / "other")
+    assert agent([*words, "--component", "kiosk", "--enable"]) == 0
+    assert rooting.find(tmp_path / "other/state/worker").root == thief.root
 
 
 def test_without_an_embedded_root_the_folder_counts_and_must_have_one(folder: Path, house: House) -> None:

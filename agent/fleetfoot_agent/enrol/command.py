@@ -16,7 +16,7 @@ from fleetfoot_agent import config as configuration
 from fleetfoot_agent import durable, setup
 from fleetfoot_agent.config import AgentConfig
 from fleetfoot_agent.enrol import asking, settings
-from fleetfoot_agent.worker import memory
+from fleetfoot_agent.worker import memory, rooting
 from fleetfoot_protocol import dsse, enrolment, keys, trust
 from fleetfoot_protocol.enrolment import Admission, Token
 from fleetfoot_protocol.errors import FleetfootError
@@ -145,7 +145,8 @@ def _keep_root(folder: Path, token: Token, admission: Admission) -> bool:
     offered = trust.first_root(envelope)
     if dsse.decode(envelope).digest != token.root:
         raise FleetfootError("upgrade_root_refused", "the manager's trust root is not the token's")
-    if (folder / "root.json").exists():
+    # Where the package embeds one, there is one.
+    if (folder / "root.json").exists() or rooting.embedded() is not None:
         mine = memory.load_root(folder)
         if mine.fleet != offered.fleet:
             raise FleetfootError(
