@@ -20,6 +20,7 @@ LIB = "/usr/lib/fleetfoot"
 STATE = "/var/lib/fleetfoot"
 ETC, RUN = "/etc/systemd/system", "/run/systemd/system"
 RELOAD = "systemctl daemon-reload"
+TOLD = f"{STATE}/spool/out/status.json"
 GUARD = f"{LIB}/fleetfoot-guard"
 OWNED = "mode=755,uid=fleetfoot,gid=fleetfoot"
 
@@ -56,6 +57,10 @@ def chmod(path: str, bad: str, good: str) -> tuple[str, str]:
     return f"chmod {bad} {path}", f"chmod {good} {path}"
 
 
+def edited(path: str, old: str, new: str) -> tuple[str, str]:
+    return f"cp -a {path} /kept; sed -i 's/{old}/{new}/' {path}", f"mv /kept {path}"
+
+
 def mounted(options: str) -> tuple[str, str]:
     return f"mount {options} /opt/fleetfoot", "umount /opt/fleetfoot"
 
@@ -76,6 +81,12 @@ FAULTS = (
     fault("permissions", "belongs to root", ("chown root /opt/fleetfoot", "chown fleetfoot /opt/fleetfoot")),
     fault("trust", "there is no trust root", moved(f"{STATE}/worker/root.json")),
     fault("broker", "but the courier has no session", systemctl("stop", "start", _COURIER)),
+    fault(
+        "trust",
+        "alarm upgrade_tree_mismatch",
+        edited(TOLD, r'"alarms":\[\]', '"alarms":["upgrade_tree_mismatch"]'),
+    ),
+    fault("clock", "document is from 2099-", edited(TOLD, '"floor":"[0-9]*-', '"floor":"2099-')),
     fault("unit", "fleetfoot-worker.path is inactive", systemctl("stop", "start", "fleetfoot-worker.path")),
     fault("unit", "will not come back", systemctl("disable", "enable", "fleetfoot-worker.timer")),
     fault("unit", f"have {UNIT} restarted", systemctl("stop", "start", f"fleetfoot-restart@{UNIT}.path")),
@@ -140,6 +151,10 @@ def test_a_healthy_device_has_no_problem_and_each_fault_is_told(start: Start) ->
                 assert found["healthy"] is False
                 assert all(f["remedy"] for f in found["findings"] if f["level"] != "ok")
             until(connected, "the courier is connected again")
+            shell(device, f"mount -t tmpfs -o size=64m,mode=755,uid=fleetfoot-courier tmpfs {STATE}/spool/in")
+            bounded = findings(device)
+            shell(device, f"umount {STATE}/spool/in")
+            assert f"{STATE}/spool/in is on a file system of its own" in str(bounded["findings"])
             assert problems(findings(device)) == []
         finally:
             broker.stop()

@@ -101,7 +101,7 @@ def broker(config: AgentConfig) -> list[Finding]:
         return [
             problem(
                 Area.BROKER,
-                f"{where} cannot be reached: {error.strerror or error}",
+                f"{where} cannot be reached: {_why(error)}",
                 "see that the broker runs, its name is known here and no firewall stands between",
             )
         ]
@@ -112,6 +112,10 @@ def broker(config: AgentConfig) -> list[Finding]:
             "see why: journalctl -u fleetfoot-courier.service; is it started, are name and password right?",
         )
     ]
+
+
+def _why(error: OSError) -> str:
+    return "no answer in time" if isinstance(error, TimeoutError) else error.strerror or str(error)
 
 
 def _reach(broker_: BrokerConfig) -> None:
