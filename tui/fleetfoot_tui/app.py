@@ -36,6 +36,8 @@ _TICK = 0.1
 _BUDGET, _BREATH = 0.025, 0.01
 _BUSY_BUDGET, _BUSY_BREATH = 0.004, 0.03
 _MOMENT = 0.12
+#: So many messages are read in one go; only of more it matters which come first.
+_FEW = 100
 #: Seconds between two questions how the manager is: usually, and after news of a rollout.
 _ASK_STATUS, _ASK_AGAIN = 10.0, 2.0
 _STATUS_TIMEOUT = 5.0
@@ -140,7 +142,7 @@ class Console(App[None]):
         busy = time.monotonic() - self._typed < _MOMENT
         screen = self.screen
         room = screen if self.is_running and isinstance(screen, Room) and screen.prepared else None
-        watched = room.watched() if room is not None else ()
+        watched = room.watched() if room is not None and len(self._inbox) > _FEW else ()
         first = [text for device in watched for text in self.fleet.topics_of(device, self._inbox.root)]
         for topic, payload, retained in self._inbox.drain(_BUSY_BUDGET if busy else _BUDGET, first):
             self.fleet.take(topic, payload, retained=retained)

@@ -13,8 +13,9 @@ import re
 import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
+from operator import attrgetter
+from typing import Any
 
-from fleetfoot_tui.facts import BADNESS
 from fleetfoot_tui.model import Device, Fleet, search_text
 
 Holds = Callable[[Device], bool]
@@ -90,24 +91,19 @@ def _target(version: str, fleet: Fleet) -> Holds:
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """A way to sort: its name, what it sorts by, and whether that changes while one looks."""
+    """A way to sort: its name, what it sorts by before the id, and whether that changes while one looks."""
 
     name: str
-    key: Callable[[Device], object]
+    key: Callable[[Device], Any] | None
     moves: bool
 
 
-def _worst_first(device: Device) -> tuple[int, str]:
-    place = -1 if device.said.alarms else BADNESS.get(device.state, 99)
-    return place, device.id
-
-
 ORDERS: tuple[Order, ...] = (
-    Order("device", lambda device: device.id, False),
-    Order("group", lambda device: (device.group, device.id), False),
-    Order("state", _worst_first, True),
-    Order("version", lambda device: (device.main.version, device.id), True),
-    Order("seen", lambda device: (device.seen, device.id), True),
+    Order("device", None, False),
+    Order("group", attrgetter("group"), False),
+    Order("state", attrgetter("badness"), True),
+    Order("version", attrgetter("version"), True),
+    Order("seen", attrgetter("seen"), True),
 )
 
 
@@ -130,15 +126,21 @@ class Sight:
 def chosen(fleet: Fleet, sight: Sight) -> list[str]:
     """Ids of the devices to show, in their order. FilterError."""
     holds = parse(sight.filter, fleet)
-    found = [
-        device
-        for device in fleet.devices.values()
-        if (not sight.group or device.group == sight.group)
-        and (not sight.faults or device.faulty)
-        and (holds is None or holds(device))
-    ]
-    found.sort(key=ORDERS[sight.order].key, reverse=sight.reverse)  # type: ignore[arg-type]
-    return [device.id for device in found]
+    found = fleet.by_id()
+    if sight.faults:
+        found = [fleet.devices[name] for name in sorted(fleet.faulty)]
+    if sight.group:
+        found = [device for device in found if device.group == sight.group]
+    if holds is not None:
+        found = [device for device in found if holds(device)]
+    key = ORDERS[sight.order].key
+    if key is not None:
+        # They stand by id, and what is equal stays so.
+        found = sorted(found, key=key)
+    ids = [device.id for device in found]
+    if sight.reverse:
+        ids.reverse()
+    return ids
 
 
 def ranged(keys: list[str], first: str, last: str) -> list[str]:

@@ -48,14 +48,26 @@ class Device:
     key: bytes = b""
     verdict: str = ""
     counted: tuple[str, ...] = ()
-    #: Whether a person should look at it.
+    #: Whether a person should look at it; and how badly, 0 for an alarm: the least is the worst.
     faulty: bool = False
+    badness: int = 99
     searched: str = ""
+    dated: float | None = None
+    topics: tuple[str, ...] = ()
 
     @property
     def seen(self) -> float:
         """When it was last heard of: else by its own clock, in its status. 0 if never."""
-        return self.heard or _moment(self.said.at)
+        if self.heard:
+            return self.heard
+        if self.dated is None:
+            self.dated = _moment(self.said.at)
+        return self.dated
+
+    @property
+    def version(self) -> str:
+        """What its main component runs."""
+        return self.main.version
 
     @property
     def main(self) -> ComponentFacts:
@@ -92,6 +104,9 @@ class Fleet:
         self.root = root
         self._now = now
         self.devices: dict[str, Device] = {}
+        #: Those that a person should look at, so that finding them costs no walk over the fleet.
+        self.faulty: set[str] = set()
+        self._by_id: list[Device] | None = None
         self.groups: dict[str, Counter[str]] = {}
         self.versions: Counter[str] = Counter()
         self.rollouts: dict[str, RolloutProgress] = {}
@@ -111,6 +126,12 @@ class Fleet:
         """What changed since the last time, once."""
         found, self.changes = self.changes, Changes()
         return found
+
+    def by_id(self) -> list[Device]:
+        """All devices in the order of their ids; sorted only when some came or went. Not to be changed."""
+        if self._by_id is None:
+            self._by_id = [self.devices[name] for name in sorted(self.devices)]
+        return self._by_id
 
     # -- messages
 
@@ -136,7 +157,7 @@ class Fleet:
         known = device.said
         if said.incarnation == known.incarnation and said.counter < known.counter:
             return
-        device.said, device.status, device.verdict = said, payload, ""
+        device.said, device.status, device.verdict, device.dated = said, payload, "", None
         if said.components and said.components[0].lifecycle != "downloading":
             device.percent = None
         device.heard = 0.0 if retained else self._now()
@@ -227,15 +248,17 @@ class Fleet:
                 self.audit_head = head
                 self.changes.kinds.add("audit")
 
-    def topics_of(self, identity: str, root: str) -> list[str]:
+    def topics_of(self, identity: str, root: str) -> tuple[str, ...]:
         """Where a device tells what a line of a table shows."""
         device = self.devices.get(identity)
         if device is None:
-            return []
-        return [
-            topics.build(kind, root=root, group=device.group, device=identity)
-            for kind in (Kind.STATUS, Kind.STATUS_ATTESTATION, Kind.PRESENCE)
-        ]
+            return ()
+        if not device.topics:
+            kinds = (Kind.STATUS, Kind.STATUS_ATTESTATION, Kind.PRESENCE)
+            device.topics = tuple(
+                topics.build(kind, root=root, group=device.group, device=identity) for kind in kinds
+            )
+        return device.topics
 
     # -- the inventory, which the manager tells
 
@@ -250,6 +273,8 @@ class Fleet:
         device = self.devices.pop(identity, None)
         if device is not None:
             self._uncount(device)
+            self.faulty.discard(identity)
+            self._by_id = None
             self.changes.members = True
 
     # -- what follows from it
@@ -308,10 +333,11 @@ class Fleet:
         device = self.devices.get(topic.device)
         if device is None:
             device = self.devices[topic.device] = Device(topic.device, topic.group)
+            self._by_id = None
             self.changes.members = True
         elif device.group != topic.group:
             self._uncount(device)
-            device.group = topic.group
+            device.group, device.topics = topic.group, ()
             self.changes.members = True
         return device
 
@@ -319,6 +345,11 @@ class Fleet:
         device.searched = ""
         said = device.said
         device.faulty = bool(said.alarms) or said.hurts or device.verdict == "forged"
+        device.badness = 0 if said.alarms else 1 + facts.BADNESS.get(device.state, 98)
+        if device.faulty:
+            self.faulty.add(device.id)
+        else:
+            self.faulty.discard(device.id)
         self.changes.devices.add(device.id)
         link = "" if device.online is None else "online" if device.online else "offline"
         version = device.main.version

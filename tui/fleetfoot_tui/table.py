@@ -51,7 +51,6 @@ class LineTable(ScrollView, can_focus=True):
         self.drawn = 0
         self._row = row
         self._cursor = 0
-        self._places: dict[str, int] | None = None
         self._strips: dict[str, Strip] = {}
         self._heading: Strip | None = None
         self._widths: list[int] = []
@@ -74,7 +73,7 @@ class LineTable(ScrollView, can_focus=True):
         lead: a cursor on the first row stays there, whichever that is: the newest is what matters.
         """
         before = None if lead and self._cursor == 0 else self.cursor
-        self.keys, self._places = keys, None
+        self.keys = keys
         self.virtual_size = Size(self.size.width, len(keys) + 1)
         place = self._place_of(before) if before is not None else None
         self._point(place if place is not None else min(self._cursor, max(0, len(keys) - 1)))
@@ -107,9 +106,10 @@ class LineTable(ScrollView, can_focus=True):
             self._point(place)
 
     def _place_of(self, key: str) -> int | None:
-        if self._places is None:
-            self._places = {name: place for place, name in enumerate(self.keys)}
-        return self._places.get(key)
+        try:
+            return self.keys.index(key)
+        except ValueError:
+            return None
 
     # -- drawing
 

@@ -1,5 +1,6 @@
 """The fleet as a grid: one cell for each device, by group, so that one sees at a glance where it hurts."""
 
+import time
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -8,7 +9,7 @@ from rich.segment import Segment
 from rich.style import Style
 from textual import events
 from textual.binding import Binding
-from textual.geometry import Size
+from textual.geometry import Region, Size
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
 from textual.widget import Widget
@@ -22,6 +23,10 @@ from fleetfoot_tui.standing import link, state
 
 #: Characters of a cell: the glyph and a blank, so that glyphs of any width stand apart.
 _CELL = 2
+#: Drawn lines that are kept.
+_KEPT = 1000
+#: Laying out the fleet anew may take this share of the time, however large it is.
+_SHARE = 0.05
 
 #: The states of which the glyphs are said in words.
 _LEGEND = ("completed", "waiting", "probation", "staged", "rolled_back", "failed")
@@ -77,14 +82,33 @@ class Grid(ScrollView, can_focus=True):
         self._heading: dict[str, str] = {}
         # Where each device is, by line and column; a key must not search the fleet.
         self._place: dict[str, tuple[int, int]] = {}
+        # Lines that were drawn, until something in them changes.
+        self._strips: dict[int, Strip] = {}
+        #: Lines drawn since the start, for whoever measures.
+        self.drawn = 0
 
     def head(self, headings: dict[str, str]) -> None:
         """Other headings over the same devices."""
+        other = {name for name in headings if headings[name] != self._heading.get(name)}
         self._heading = headings
-        self.refresh()
+        self._again(n for n, line in enumerate(self.lines) if not line.devices and line.group in other)
+
+    def dirty(self, devices: Iterable[str]) -> None:
+        """These devices have changed: draw again the lines in which they stand."""
+        self._again({self._place[name][0] for name in devices if name in self._place})
+
+    def _again(self, lines: Iterable[int]) -> None:
+        top = round(self.scroll_y)
+        for place in lines:
+            self._strips.pop(place, None)
+            if top <= place < top + self.size.height:
+                self.refresh(Region(0, place - top, self.size.width, 1))
 
     def show(self, groups: dict[str, list[str]], headings: dict[str, str]) -> None:
         """These devices by group; the cursor stays on its device."""
+        if groups == self.groups:
+            self.head(headings)
+            return
         self.groups, self._heading = groups, headings
         self._lay_out()
         if self.at not in self._place:
@@ -103,7 +127,17 @@ class Grid(ScrollView, can_focus=True):
             for column, device in enumerate(line.devices)
         }
         self.virtual_size = Size(self.size.width, len(self.lines))
+        self.redraw()
+
+    def redraw(self) -> None:
+        """Nothing that was drawn is right."""
+        self._strips.clear()
         self.refresh()
+
+    def notify_style_update(self) -> None:
+        """Another theme."""
+        super().notify_style_update()
+        self._strips.clear()
 
     def on_resize(self, event: events.Resize) -> None:
         """Other lines."""
@@ -116,11 +150,19 @@ class Grid(ScrollView, can_focus=True):
 
     def render_line(self, y: int) -> Strip:
         """A heading or a line of cells."""
-        width, place = self.size.width, round(self.scroll_y) + y
-        base = self.rich_style
+        place = round(self.scroll_y) + y
         if place >= len(self.lines):
-            return Strip.blank(width, base)
-        line = self.lines[place]
+            return Strip.blank(self.size.width, self.rich_style)
+        strip = self._strips.get(place)
+        if strip is None or strip.cell_length != self.size.width:
+            if len(self._strips) > _KEPT:
+                self._strips.clear()
+            strip = self._strips[place] = self._strip(self.lines[place])
+            self.drawn += 1
+        return strip
+
+    def _strip(self, line: Line) -> Strip:
+        width, base = self.size.width, self.rich_style
         dark = self.app.current_theme.dark
         if not line.devices:
             text = fitted(f"{line.group}  {self._heading.get(line.group, '')}", width)
@@ -182,12 +224,12 @@ class Grid(ScrollView, can_focus=True):
             self._point(name)
 
     def _point(self, name: str) -> None:
-        self.at = name
+        before, self.at = self.at, name
         place, _ = self._place.get(name, (0, 0))
         top = round(self.scroll_y)
         if place < top or place >= top + self.size.height:
             self.scroll_to(y=max(0, place - 1), animate=False)
-        self.refresh()
+        self.dirty((before, name))
         self.post_message(Pointed(name))
 
 
@@ -209,6 +251,8 @@ class GridRoom(Room):
     def __init__(self) -> None:
         super().__init__()
         self._faults = False
+        self._stale = False
+        self._again_at = 0.0
 
     @property
     def crumb(self) -> str:
@@ -226,18 +270,31 @@ class GridRoom(Room):
         yield Page(id="about")
 
     def watched(self) -> Iterable[str]:
-        """Those on the screen."""
-        return self.grid.on_screen()
+        """The one under the cursor: of thousands on the screen none comes first."""
+        return (self.grid.at,)
 
     def renew(self) -> None:
-        """Who is there."""
+        """Everything, at once."""
+        self._again_at = 0.0
+        self.grid.redraw()
+        self._lay_out()
+
+    def _lay_out(self) -> None:
+        """Who is there. What is O(fleet) is done only so often that it takes its share."""
+        start = time.monotonic()
+        self._stale = True
+        if start < self._again_at:
+            return
+        self._stale = False
+        devices = self.fleet.devices
+        every = [devices[n] for n in sorted(self.fleet.faulty)] if self._faults else self.fleet.by_id()
         groups: dict[str, list[str]] = {name: [] for name in sorted(self.fleet.groups)}
-        for device in self.fleet.devices.values():
-            if not self._faults or device.faulty:
-                groups.setdefault(device.group, []).append(device.id)
-        shown = {name: sorted(devices) for name, devices in groups.items() if devices}
+        for device in every:
+            groups.setdefault(device.group, []).append(device.id)
+        shown = {name: found for name, found in groups.items() if found}
         self.grid.show(shown, {name: self._heading(name) for name in shown})
         self._tell()
+        self._again_at = time.monotonic() + (time.monotonic() - start) / _SHARE
 
     def _heading(self, name: str) -> str:
         counts = self.fleet.groups.get(name)
@@ -248,10 +305,10 @@ class GridRoom(Room):
 
     def notice(self, changes: Changes) -> None:
         """Cells are drawn from the model; the lines change only with who is there."""
-        if changes.members:
-            self.renew()
-        elif changes.devices:
-            self.grid.refresh()
+        self.grid.dirty(changes.devices)
+        if changes.members or self._stale:
+            self._lay_out()
+        if changes.devices:
             self._tell()
 
     def second(self) -> None:
@@ -260,7 +317,7 @@ class GridRoom(Room):
             if name in self.fleet.devices:
                 self.fleet.attested(self.fleet.devices[name])
         if self._faults:
-            self.renew()
+            self._lay_out()
         else:
             self.grid.head({name: self._heading(name) for name in self.grid.groups})
             self._tell()
