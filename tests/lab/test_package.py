@@ -15,7 +15,17 @@ from tests.lab.host import Host
 from tests.support.fleet import House
 from tests.support.waiting import until
 
+from fleetfoot_protocol.states import Lifecycle
+
 ROOT = Path(__file__).parents[2]
+
+DRAIN = "[Service]\nType=oneshot\nExecStart=/bin/touch /var/tmp/drained\n"
+#: What the owner has installed besides, which goes with the package, too.
+OWNERS = """\
+preserve = ["/etc/kiosk.conf"]
+[components.kiosk.hooks]
+pre-activate = "kiosk-drain.service"
+"""
 
 pytestmark = [
     pytest.mark.needs("lab", "deb"),
@@ -77,13 +87,16 @@ def test_it_is_installed_upgraded_and_purged(lab: Lab, bare: Host, package: Path
     said = host.run("fleetfoot-agent", *init, "--broker", "mqtt://127.0.0.1")
     assert "in fleet testfleet, root version 1" in said
     device = Device(host, lab.shop)
-    device.configure(window=0.5, settle=0.1)
+    host.path("/etc/kiosk.conf").write_text("kept")
+    host.path("/etc/systemd/system/kiosk-drain.service").write_text(DRAIN)
+    device.configure(window=3.0, settle=0.1, component=OWNERS)
     host.run("systemctl", "enable", UNIT)
-    bundle = lab.shop.release("1.0.0")
-    device.install(bundle)
-    device.await_runs(bundle)
+    device.install(lab.shop.release("1.0.0"))
     assert "fleetfoot-worker.path is active" in "".join(findings(host))
-    # Upgraded: the component runs on, the courier is the new one, nothing of the device is lost.
+    # Upgraded while a version is on trial: it is judged all the same, the courier is new, nothing is lost.
+    bundle = lab.shop.release("1.1.0")
+    device.order(lab.shop.order(bundle), bundle)
+    until(lambda: (r := device.record()) is not None and r.state is Lifecycle.PROBATION, "it is on trial")
     host.run("systemctl", "start", "fleetfoot-courier.service")
     pids = [device.unit("MainPID"), host.show("fleetfoot-courier.service", "MainPID")]
     key = host.path("/var/lib/fleetfoot/worker/device.key").read_bytes()
@@ -91,7 +104,9 @@ def test_it_is_installed_upgraded_and_purged(lab: Lab, bare: Host, package: Path
     assert device.unit("MainPID") == pids[0]
     assert host.show("fleetfoot-courier.service", "MainPID") != pids[1]
     assert host.path("/var/lib/fleetfoot/worker/device.key").read_bytes() == key
-    assert device.runs(bundle)
+    device.await_runs(bundle)
+    assert host.path("/var/tmp/drained").exists()
+    assert "hook@kiosk-drain.service" in host.run("systemctl", "list-units", "--all", "fleetfoot-hook@*")
     # Purged: the component stays its owner's and can start without guard and note.
     said = host.run("dpkg", "--purge", "fleetfoot-agent")
     assert "installed components stay in /opt/fleetfoot" in said
@@ -99,6 +114,9 @@ def test_it_is_installed_upgraded_and_purged(lab: Lab, bare: Host, package: Path
     until(lambda: device.unit("ActiveState")["ActiveState"] == "active", "it runs without the agent")
     left = host.run("sh", "-c", "find /etc /usr/lib /usr/bin /var/lib /run -name '*fleetfoot*' | sort")
     assert left.splitlines() == []
+    assert "fleetfoot" not in host.run("systemctl", "cat", UNIT, "kiosk-drain.service").replace(
+        "/opt/fleetfoot", ""
+    )
 
 
 def test_the_page_about_installing_can_be_pasted_on_a_device_without_a_network(
