@@ -5,6 +5,7 @@ says what is the case: another root, another mirror.
 """
 
 import logging
+from collections.abc import Iterator
 
 import sqlalchemy as sa
 
@@ -96,12 +97,13 @@ class Agenda:
         if not work.rollouts:
             return
         awaited, known = schema.rollout_devices.c, schema.devices.c
+        before = work.now - UNHEARD_SECONDS
         open_ends = [str(one) for one in Terminal if not one.ended]
         rows = work.tx.execute(
             sa.select(known.group, known.id)
             .join(schema.rollout_devices, awaited.device == known.id)
             .where(awaited.rollout.in_(list(work.rollouts)), awaited.terminal.in_(open_ends))
-            .where(awaited.since <= work.now - UNHEARD_SECONDS)
+            .where(sa.or_(awaited.since <= before, *_opened(work, before)))
             .where(known.online, known.last_seen <= work.now - UNHEARD_SECONDS)
             .where(known.id > self._asked_up_to)
             .order_by(known.id)
@@ -122,3 +124,12 @@ class Agenda:
                 work.audit(audit.MANAGER, "node.upgrade.end", data | {"outcome": "expired"})
             if entry is not None:
                 work.drop_own(entry.group, act)
+
+
+def _opened(work: Work, before: float) -> Iterator[sa.ColumnElement[bool]]:
+    """Who is exposed with a wave that opened before then: rows say so only once they are written again."""
+    row = schema.rollout_devices.c
+    for of in work.rollouts.values():
+        waves = [wave for wave, at in of.devices.opened.items() if at <= before]
+        if waves:
+            yield sa.and_(row.since.is_(None), row.gone.is_(False), row.rollout == of.id, row.wave.in_(waves))

@@ -20,7 +20,7 @@ from fleetfoot_manager.locks import FolderLock
 from fleetfoot_protocol.errors import FleetfootError
 
 #: The version that this program reads and writes; a test compares it with the newest migration.
-CURRENT = "7"
+CURRENT = "8"
 _BEFORE_ALEMBIC = ("1", "2", "3")
 _SCRIPTS = Path(__file__).parent / "migrations"
 

@@ -12,6 +12,7 @@ from typing import Any
 from fleetfoot_manager import rollout_acts as act
 from fleetfoot_manager.effects import Effect, ordered
 from fleetfoot_manager.rollout_acts import IllegalTransition
+from fleetfoot_manager.rollout_devices import DeviceRecord, DeviceTable
 from fleetfoot_manager.rollout_events import (
     Activate,
     Approve,
@@ -36,7 +37,7 @@ from fleetfoot_manager.rollout_events import (
 )
 from fleetfoot_manager.rollout_gate import Turn, overdue_at, target
 from fleetfoot_manager.rollout_plan import planned
-from fleetfoot_manager.rollout_state import DeviceRecord, DeviceTable, Member, Rollout
+from fleetfoot_manager.rollout_state import Member, Rollout
 from fleetfoot_protocol.states import RolloutState
 
 __all__ = [

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from fleetfoot_manager.effects import Effect, Emit, Lift, PublishDesired, PublishProgress, Withdraw
+from fleetfoot_manager.rollout_devices import FAILURES
 from fleetfoot_manager.rollout_events import (
     Activate,
     Approve,
@@ -47,7 +48,7 @@ from fleetfoot_manager.rollout_gate import (
 )
 from fleetfoot_manager.rollout_plan import new_record
 from fleetfoot_manager.rollout_reports import FINAL, recorded
-from fleetfoot_manager.rollout_state import FAILURES, Member, Rollout
+from fleetfoot_manager.rollout_state import Member, Rollout
 from fleetfoot_protocol.codes import Code
 from fleetfoot_protocol.errors import FleetfootError
 from fleetfoot_protocol.events import Event

@@ -17,7 +17,8 @@ from fleetfoot_manager.effects import (
     Stand,
     Withdraw,
 )
-from fleetfoot_manager.rollout_state import FAILURES, DeviceRecord, Rollout, shared
+from fleetfoot_manager.rollout_devices import FAILURES, DeviceRecord
+from fleetfoot_manager.rollout_state import Rollout
 from fleetfoot_protocol import admission
 from fleetfoot_protocol.documents import Target
 from fleetfoot_protocol.events import MAX_LISTED_DEVICES, Event
@@ -97,10 +98,12 @@ def silenced(rollout: Rollout, now: float) -> Rollout:
     return with_devices(rollout, silent)
 
 
-def _judged(rollout: Rollout) -> list[DeviceRecord]:
-    """The records that the gate judges by: those of the newest wave, and of any it was put together with."""
-    judged = range(rollout.from_wave, rollout.wave + 1)
-    return [record for record in rollout.devices.values() if record.wave in judged]
+def _judged(rollout: Rollout, mark: str) -> int:
+    """How many are so (`DeviceTable.sum`) of those that the gate judges by.
+
+    Those are the devices of the newest wave, and of any that it was put together with.
+    """
+    return rollout.devices.sum(mark, range(rollout.from_wave, rollout.wave + 1))
 
 
 def away(rollout: Rollout, devices: Collection[str], now: float) -> Rollout:
@@ -118,15 +121,14 @@ def succeeded(rollout: Rollout) -> bool:
     """Whether enough devices that the newest wave admitted are on the goal: without one, no wave passes."""
     if rollout.staging:
         return any(r.success or r.terminal is Terminal.STAGED for r in rollout.devices.values())
-    judged = _judged(rollout)
-    needed = max(1, min(rollout.min_successes, len(judged)))
-    return sum(record.success for record in judged) >= needed
+    needed = max(1, min(rollout.min_successes, _judged(rollout, "all")))
+    return _judged(rollout, "success") >= needed
 
 
 def _proves_nothing(rollout: Rollout) -> bool:
     """Whether the newest wave had nobody to take the goal: all are ahead, or obey another order."""
-    judged = () if rollout.staging else _judged(rollout)
-    return bool(judged) and all(r.terminal is Terminal.SKIPPED and not r.gone for r in judged)
+    judged = 0 if rollout.staging else _judged(rollout, "all")
+    return bool(judged) and _judged(rollout, "passive") == judged
 
 
 def open_staging(rollout: Rollout, now: float) -> Turn:
@@ -144,21 +146,25 @@ def open_staging(rollout: Rollout, now: float) -> Turn:
 def open_wave(rollout: Rollout, now: float) -> Turn:
     """The next wave goes out: its devices are exposed from now on."""
     wave = rollout.wave + 1
-    expose = shared(lambda record: replace(record, since=now))
-    exposed = {
-        device: expose(record)
-        for device, record in rollout.devices.items()
-        if 0 < record.wave <= wave and record.since is None and not record.gone
-    }
+    devices, count = rollout.devices.open(wave, now)
     if rollout.stage:
-        exposed |= {
+        # Those are exposed already, since they were to stage.
+        again = {
             device: replace(record, terminal=Terminal.PENDING, code="", reason="", since=now, ended=None)
-            for device, record in rollout.devices.items()
+            for device, record in devices.items()
             if record.wave == wave and not record.gone and record.terminal in _STAGED
         }
-    opened = replace(rollout, state=RolloutState.RUNNING, wave=wave, reason="", settle_until=None)
-    started = Emit(Event.BATCH_STARTED, {"batch_index": wave, "device_count": len(exposed)})
-    return with_devices(opened, exposed), [PublishDesired(), PublishProgress(), started]
+        devices, count = devices.put(again), count + len(again)
+    opened = replace(
+        rollout,
+        state=RolloutState.RUNNING,
+        wave=wave,
+        reason="",
+        settle_until=None,
+        devices=devices,
+    )
+    started = Emit(Event.BATCH_STARTED, {"batch_index": wave, "device_count": count})
+    return opened, [PublishDesired(), PublishProgress(), started]
 
 
 def proceed(rollout: Rollout, now: float) -> Turn:
@@ -203,7 +209,7 @@ def _unproven(rollout: Rollout, now: float) -> Turn:
         if rollout.wave == len(rollout.waves) and rollout.passed:
             return _complete(rollout, now)
     what = f"wave {rollout.wave}" if rollout.wave else "the staging"
-    if any(record.success for record in _judged(rollout)):
+    if _judged(rollout, "success"):
         return trip(rollout, f"{what} ended with fewer than {rollout.min_successes} successes")
     return trip(rollout, f"{what} ended without a success")
 
@@ -234,11 +240,10 @@ def _pass(rollout: Rollout, now: float) -> Turn:
 
 def batch_data(rollout: Rollout) -> dict[str, Any]:
     """How the newest wave ended."""
-    wave = [record.terminal for record in _judged(rollout)]
     return {
         "batch_index": rollout.wave,
-        "healthy_count": wave.count(Terminal.HEALTHY),
-        "failed_count": sum(wave.count(terminal) for terminal in FAILURES),
+        "healthy_count": _judged(rollout, Terminal.HEALTHY),
+        "failed_count": sum(_judged(rollout, terminal) for terminal in FAILURES),
     }
 
 

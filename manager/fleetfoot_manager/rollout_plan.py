@@ -4,7 +4,8 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from fleetfoot_manager.rollout_state import ALREADY, BEYOND, DeviceRecord, DeviceTable, Member, Rollout
+from fleetfoot_manager.rollout_devices import DeviceRecord, DeviceTable
+from fleetfoot_manager.rollout_state import ALREADY, BEYOND, Member, Rollout
 from fleetfoot_protocol import admission
 from fleetfoot_protocol.documents import MAX_LISTED, Goal
 from fleetfoot_protocol.errors import FleetfootError

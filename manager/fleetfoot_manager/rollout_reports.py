@@ -8,8 +8,9 @@
 
 from dataclasses import replace
 
+from fleetfoot_manager.rollout_devices import DeviceRecord
 from fleetfoot_manager.rollout_events import Report
-from fleetfoot_manager.rollout_state import ALREADY, DeviceRecord, Rollout
+from fleetfoot_manager.rollout_state import ALREADY, Rollout
 from fleetfoot_protocol.states import RolloutState, Terminal
 
 #: What only a device can say, and says once for an attempt.

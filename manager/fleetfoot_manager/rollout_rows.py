@@ -14,7 +14,8 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from fleetfoot_manager import schema
-from fleetfoot_manager.rollout_state import DeviceRecord, DeviceTable, Rollout
+from fleetfoot_manager.rollout_devices import DeviceRecord, DeviceTable
+from fleetfoot_manager.rollout_state import Rollout
 from fleetfoot_manager.store import upsert, write_many
 from fleetfoot_protocol.states import Terminal
 
@@ -92,7 +93,7 @@ def _rollout(_name: str, text: str, cohort: str, devices: Mapping[str, Any]) -> 
 
 def keep(tx: Connection, before: Rollout | None, of: Rollout) -> None:
     """Write what has changed since `before`, which is how the store has it; None if it has not."""
-    head = replace(of, cohort=(), devices=DeviceTable({})).to_json()
+    head = replace(of, cohort=(), devices=DeviceTable({}, of.devices.opened)).to_json()
     values: dict[str, Any] = {
         "component": of.component,
         "digest": of.goal.digest,

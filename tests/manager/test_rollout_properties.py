@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import product
 
 from hypothesis import event as note
 from hypothesis import given, settings
@@ -41,6 +42,8 @@ from fleetfoot_protocol.states import RolloutState, Terminal
 
 TIMEOUT, SETTLE = 100.0, 30.0
 WALKS = settings(max_examples=150)
+#: What the gate asks of waves.
+MARKS = ("all", "success", "passive", "waiting", "due", "moving", *Terminal)
 PEOPLE = (Pause, Resume, Decide, Retry, Cancel, Expire)
 
 
@@ -137,6 +140,8 @@ class Walk:
         fresh = DeviceTable(dict(rollout.devices))
         for name in ("counts", "failures", "awaited", "first_awaited", "moved"):
             assert getattr(rollout.devices, name) == getattr(fresh, name)
+        for wave, mark in product(range(len(rollout.waves) + 1), MARKS):
+            assert rollout.devices.sum(mark, [wave]) == fresh.sum(mark, [wave])
         ids = [member.device for member in rollout.cohort]
         assert sorted(ids) == sorted(rollout.devices)
         assert ids == admission.ranked(rollout.salt, [admission.Candidate(d, {}) for d in ids])

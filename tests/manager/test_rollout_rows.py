@@ -4,10 +4,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import sqlalchemy as sa
-from tests.manager.rollouts import DEVICES, go, healthy, plan, running
+from tests.manager.rollouts import DEVICES, START, go, healthy, plan, running
 
 from fleetfoot_manager import migrate, rollout_rows, schema
-from fleetfoot_manager.rollout import Cancel, DeviceTable, Joined, Rollout, Start
+from fleetfoot_manager.rollout import Cancel, DeviceTable, Joined, Left, Rollout, Start
 from fleetfoot_manager.store import Store
 
 
@@ -48,6 +48,41 @@ def test_who_joins_is_kept_with_its_place(store: Store) -> None:
     rollout = kept(store, None, go(plan(), Start()))
     later = go(rollout, Joined("late", "hall"))
     assert kept(store, rollout, later) == later
+
+
+def test_a_wave_that_opens_writes_no_row_and_comes_back_open(store: Store) -> None:
+    rollout = kept(store, None, plan())
+    opened = go(rollout, Start())
+    assert kept(store, rollout, opened) == opened
+    assert list(opened.devices.news) == []
+    exposed = {device for device, record in opened.devices.items() if record.since == START}
+    assert exposed == {member.device for member in opened.cohort[:3]}
+    table = schema.rollout_devices
+    with store.read() as tx:
+        assert set(tx.scalars(sa.select(table.c.since))) == {None}
+
+
+def test_what_came_of_nothing_leaves_no_trace_when_a_wave_opens_again() -> None:
+    """A decision that could not be stored is made anew, later, from the same table."""
+    table = plan().devices
+    for at in (1.0, 2.0):
+        opened, count = table.open(1, at)
+        assert (count, opened.first_awaited) == (3, at)
+        assert {record.since for record in opened.values()} == {None, at}
+
+
+def test_an_open_wave_is_brought_to_an_older_store_and_back(folder: Path) -> None:
+    with Store(folder) as store:
+        store.acquire()
+        rollout = kept(store, None, plan())
+        gone = go(rollout, Left(rollout.cohort[0].device))
+        opened = kept(store, rollout, go(gone, Start()))
+    migrate.run(folder, "7")
+    migrate.run(folder, migrate.CURRENT)
+    with Store(folder) as store, store.read() as tx:
+        found = rollout_rows.load_one(tx, rollout.id)
+        assert found == opened
+        assert (found.devices.opened, found.devices.awaited) == ({}, 2)
 
 
 def test_lists_read_the_sums_of_devices_and_no_device(store: Store) -> None:

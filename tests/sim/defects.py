@@ -19,10 +19,10 @@ from fleetfoot_manager import (
     publisher,
     reassert,
     rollout_acts,
+    rollout_devices,
     rollout_gate,
     rollout_plan,
     rollout_reports,
-    rollout_state,
 )
 from fleetfoot_manager import planning as manager_planning
 from fleetfoot_manager.requests import chains
@@ -103,7 +103,7 @@ def wave_passes_without_a_success(patch: Patch) -> None:
 
 @defect
 def wave_does_not_wait_for_everybody(patch: Patch) -> None:
-    patch.setattr(rollout_state.DeviceTable, "awaited", property(lambda table: 0))
+    patch.setattr(rollout_devices.DeviceTable, "awaited", property(lambda table: 0))
 
 
 @defect
