@@ -8,10 +8,11 @@ from tests.tui.stage import Stage
 from tests.tui.trouble import managed, troubled
 
 from fleetfoot_protocol.errors import FleetfootError
+from fleetfoot_protocol.topics import Kind
 from fleetfoot_tui import settings
 from fleetfoot_tui.app import Console
 from fleetfoot_tui.screens import bindings
-from fleetfoot_tui.screens.grid import Line, laid_out
+from fleetfoot_tui.screens.grid import Grid, Line, laid_out
 
 KNOWN = bindings() | Console.binding_ids()
 
@@ -90,3 +91,49 @@ async def test_in_the_grid_one_goes_to_a_device_that_hurts_and_into_it(stage: St
         assert "oven-07" in (await settle(pilot)).splitlines()[0]
         await pilot.press("escape", "f")
         assert "oven-01" not in screen_text(app).splitlines()[0]
+
+
+async def test_of_the_grid_only_lines_in_which_something_changed_are_drawn_again(stage: Stage) -> None:
+    troubled(stage)
+    app = stage.console()
+    app.by_itself = False
+    async with app.run_test(size=(80, 24)) as pilot:
+        await second(pilot)
+        await pilot.press("7")
+        text = await second(pilot)
+        assert "✗" in text.splitlines()[3]
+        grid = app.screen.query_one(Grid)
+        before = grid.drawn
+        await second(pilot)
+        assert grid.drawn == before, "nothing has changed"
+        stage.device("grill-06", "grills", stage.works("1.2.0", "probation", "1.1.0"), counter=2)
+        text = await settle(pilot)
+        assert "▶" in text.splitlines()[3]
+        assert grid.drawn == before + 1
+        await pilot.press("right")
+        await settle(pilot)
+        assert grid.drawn == before + 2, "the line of the cursor"
+        stage.link.connected = False
+        assert "?" in (await second(pilot)).splitlines()[3]
+
+
+async def test_a_device_that_comes_or_goes_moves_the_cells(stage: Stage) -> None:
+    troubled(stage)
+    app = stage.console()
+    app.by_itself = False
+    async with app.run_test(size=(80, 24)) as pilot:
+        await second(pilot)
+        await pilot.press("7", "f")
+        await second(pilot)
+        assert app.screen.query_one(Grid).groups == {
+            "grills": ["grill-09"],
+            "ovens": ["oven-02", "oven-07", "oven-08"],
+        }
+        stage.put(Kind.STATUS, b"", group="ovens", device="oven-07")
+        failed = stage.ended("1.2.0", "failed", "1.1.0", "upgrade_disk_full")
+        stage.device("oven-11", "ovens", failed, counter=2)
+        await settle(pilot)
+        app.screen.renew()  # type: ignore[attr-defined]
+        await settle(pilot)
+        assert app.screen.query_one(Grid).groups["ovens"] == ["oven-02", "oven-08", "oven-11"]
+        assert app.fleet.faulty == {name for name, device in app.fleet.devices.items() if device.faulty}
