@@ -129,8 +129,17 @@ def _demand_artifact(release: Release, devices: Sequence[DeviceEntry], *, each: 
         )
 
 
-def refusal(status: Status, release: Release, goal: Goal) -> Permission | None:
-    """The rejection that the device is expected to answer with, or None."""
+def refusal(
+    status: Status, release: Release, goal: Goal, needs: Sequence[str] = ("upgrade",)
+) -> Permission | None:
+    """The rejection that the device is expected to answer with, or None. `needs`: capabilities.
+
+    A device that names none at all says nothing of what it can do.
+    """
+    lacks = [one for one in needs if status.capabilities and one not in status.capabilities]
+    if lacks:
+        why = f"the device has no capability {' and '.join(lacks)}"
+        return Permission("reject", Code.UPGRADE_INCOMPATIBLE, why)
     one = status.components.get(release.component)
     run = one.running if one else None
     if run is not None and run.digest == goal.digest:
@@ -181,13 +190,14 @@ def describe(plan: Planned) -> dict[str, Any]:
 
 def _refusing(plan: Planned) -> list[dict[str, str]]:
     manifest, found = plan.release.manifest, []
+    needs = ("upgrade", "stage") if plan.rollout.stage else ("upgrade",)
     for entry in plan.devices:
         if (act := plan.own.get(entry.id)) is not None:
             why = f"{act.kind} by {act.operator} ({act.act}): it obeys a document of its own"
             found.append({"device": entry.id, "code": str(Code.UPGRADE_PINNED), "reason": why})
             continue
         status = entry.status
-        answer = refusal(status, manifest, plan.rollout.goal) if status else None
+        answer = refusal(status, manifest, plan.rollout.goal, needs) if status else None
         if answer is not None:
             found.append({"device": entry.id, "code": str(answer.code), "reason": answer.reason})
     return found

@@ -2,13 +2,14 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.manager.enginerig import Rig
 from tests.manager.realm import COMPONENT, Bundle, Device, Realm
 from tests.support.waiting import until
 
-from fleetfoot_protocol.reports import ComponentStatus, OutcomeRecord, Platform
+from fleetfoot_protocol.reports import ComponentStatus, Disk, OutcomeRecord, Platform, PolicySummary
 from fleetfoot_protocol.states import Lifecycle, Outcome
 
 START = {"component": COMPONENT, "version": "1.1.0", "groups": ["hall"], "settle": 10}
@@ -78,6 +79,47 @@ def test_a_plan_warns_of_what_is_perhaps_not_meant(rig: Rig) -> None:
     of_two = rig.do("rollout.plan", {**START, "waves": [2, 3]})["plan"]
     told = any("mixes platforms (linux/amd64, linux/arm64)" in text for text in of_two["warnings"])
     assert told == ("dev-1" in of_two["batches"][0]["devices"])
+
+
+def _policy(**more: Any) -> dict[str, Any]:
+    return {"policy": PolicySummary(**{"enabled": True, "channels": ("dev",), **more})}
+
+
+#: What a device says -> with which code the plan expects it to refuse, and a part of the reason.
+REFUSALS: dict[str, tuple[dict[str, Any], str, str]] = {
+    "policy": (_policy(enabled=False), "upgrade_disabled", "disabled"),
+    "channel": (_policy(channels=("stable",)), "upgrade_channel_not_allowed", "channel beta"),
+    "pin": (_policy(pins={COMPONENT: "2.0.0"}), "upgrade_pinned", "2.0.0"),
+    "version": (_policy(min_version="9.0.0"), "upgrade_version_too_old", "9.0.0"),
+    "platform": ({"platform": Platform(os="linux", arch="arm64")}, "upgrade_no_matching_artifact", "arm64"),
+    "disk": ({"disk": Disk(free=10)}, "upgrade_disk_full", "free"),
+    "agent": ({"agent": "0.0.1"}, "upgrade_agent_too_old", "0.0.1"),
+    "capability": ({"capabilities": ("rollback",)}, "upgrade_incompatible", "capability upgrade"),
+    "staging": ({"capabilities": ("upgrade",)}, "upgrade_incompatible", "capability stage"),
+    "hop": ({}, "upgrade_hop_required", "requires 2.x first"),
+}
+
+
+def test_every_reason_for_which_a_device_will_refuse_is_told_beforehand(rig: Rig) -> None:
+    devices = {name: Device(name, "hall") for name in (*REFUSALS, "willing", "ahead", "there", "unheard")}
+    rig.enroll(*devices.values())
+    oldest, old, newer = (rig.realm.release(f"{n}.0.0", counter) for n, counter in ((1, 1), (2, 2), (4, 4)))
+    goal = rig.realm.release("3.0.0", 3, channel="beta")
+    rig.publish(goal)
+    running = {"ahead": newer, "there": goal, "hop": oldest}
+    for name, device in devices.items():
+        if name != "unheard":
+            says = REFUSALS[name][0] if name in REFUSALS else {}
+            rig.say(device, device.status(runs(running.get(name, old)), **_policy() | says))
+    wish = {**START, "version": "3.0.0", "stage": "first"}
+    plan = rig.do("rollout.plan", wish)["plan"]
+    told = {row["device"]: (row["code"], row["reason"]) for row in plan["refusing"]}
+    assert told.keys() == REFUSALS.keys()
+    for name, (_, code, part) in REFUSALS.items():
+        assert told[name][0] == code
+        assert part in told[name][1]
+    assert (plan["ahead"], plan["already"]) == (["ahead"], ["there"])
+    assert rig.do("rollout.start", wish)["plan"]["refusing"] == plan["refusing"]
 
 
 def test_a_start_that_waits_names_what_is_to_be_approved(rig: Rig) -> None:
