@@ -121,7 +121,7 @@ def _one(name: str, setting: Setting, options: str, out: Path, *, quick: bool) -
 
 def _apart(name: str, options: str, limit: float) -> tuple[str, str]:
     """Run one as a process of its own, in a folder for temporary files: its section, and what went wrong."""
-    with tempfile.TemporaryDirectory(prefix="fleetfoot-bench-") as text:
+    with tempfile.TemporaryDirectory(prefix="fleetfoot-bench-", ignore_cleanup_errors=True) as text:
         Path(text).chmod(0o711)  # servers that will not run as root have their folders in it
         out = Path(text) / "section.md"
         command = [sys.executable, "-m", "bench", name, *options.split(), "--section", str(out)]

@@ -36,7 +36,7 @@ _POSTGRESQL_BYTES = (
 def _reader(folder: Path, url: str) -> sa.Engine:
     """For looking into a store beside its manager."""
     where = database.parse(url) if url else f"sqlite:///file:{folder / STORE_NAME}?mode=ro&uri=true"
-    return sa.create_engine(where, poolclass=sa.NullPool)
+    return sa.create_engine(where, isolation_level="AUTOCOMMIT")
 
 
 class ManagerHouse:
@@ -144,6 +144,7 @@ class ManagerHouse:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
+        self._engine.dispose()
 
     def enroll(self, devices: int) -> float:
         """Enrol so many simulated devices; returns the seconds it took."""

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -124,10 +125,13 @@ def _rollout(
         "0s",
         "--reply-timeout",
         "300s",
+        # Else who waits long in the queue of a manager that is behind would count as silent.
+        "--device-timeout",
+        "1h",
     ]
     name = house.tool("rollout", "start", "--quiet", *words, "--waves", "1%,10%,100%").strip()
     # Looked up in the store: to ask the manager again and again would be among its costs.
-    until(lambda: house.rollout_state(name) == "completed", "the rollout is complete", 1800)
+    until(partial(_completed, house, name), "the rollout is complete", 1800, every=0.1)
     seconds = time.monotonic() - began
     after = _broker_counts(server.port) if counted else {}
     manager, at_end = cost_of(house.pid), server.cost
@@ -151,6 +155,13 @@ def _rollout(
         Figure("memory of the broker", at_end.rss, "MiB"),
         Figure("the store grows by", grown / devices, "B a device and rollout"),
     ]
+
+
+def _completed(house: ManagerHouse, name: str) -> bool:
+    state = house.rollout_state(name)
+    if state in ("tripped", "aborted", "canceled", "expired"):
+        raise RuntimeError(f"the rollout is {state}")
+    return state == "completed"
 
 
 def _traffic(per: dict[str, float]) -> list[Figure]:
