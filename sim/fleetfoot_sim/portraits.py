@@ -46,10 +46,9 @@ class Hands(Protocol):
 WHILE_TRIPPED = (
     Portrait("console-fleet", ("1", "o", "o"), ("rolled", "updated")),
     Portrait("console-grid", ("7",), ("kitchens", "updated")),
-    Portrait("console-device", ("1", "home", "enter"), ("upgrade_boot_failed",)),
-    Portrait("console-rollout", ("2", "home", "enter"), ("tripped", "upgrade_boot_failed", "probation")),
+    Portrait("console-device", ("1", "home", "enter"), ("upgrade_", "meaning")),
+    Portrait("console-rollout", ("2", "home", "enter"), ("tripped", "upgrade_", "probation")),
 )
-DECISION = ("b", *" ".join(GROUPS).replace(" ", "_"), "enter")
 
 
 def take(folder: Path, profile: Profile, story: Story) -> None:
@@ -68,13 +67,21 @@ async def _take(folder: Path, profile: Profile, story: Story) -> None:
             for portrait in WHILE_TRIPPED:
                 await _press(pilot, portrait.keys)
                 await _draw(console, pilot, portrait, folder)
-            await _press(pilot, DECISION)
+            await _press(pilot, _decision(len(console.fleet.devices)))
             await _until(lambda: story.result is not None, "the end of the story")
+
+
+def _decision(devices: int) -> tuple[str, ...]:
+    """Keys that roll it back: confirmed by a letter, of many devices by typing the groups."""
+    from fleetfoot_tui.dialogs import must_type
+
+    typed = must_type(devices, " ".join(GROUPS))
+    return ("b", *("space" if letter == " " else letter for letter in typed), "enter" if typed else "y")
 
 
 async def _press(pilot: Hands, keys: tuple[str, ...]) -> None:
     for key in keys:
-        await pilot.press("space" if key == "_" else key)
+        await pilot.press(key)
         await pilot.pause()
 
 
