@@ -1,6 +1,5 @@
 """Acts that have no answer yet: the person sees that they wait, and what became of them."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -96,9 +95,12 @@ async def test_whoever_leaves_waits_for_no_answer(stage: Stage) -> None:
 
 async def test_a_paused_engine_is_seen_at_once(stage: Stage) -> None:
     stage.manager()
-    stage.asker.answers["manager.status"] = json.loads('{"engine": "paused"}')
+    stage.asker.answers["manager.status"] = {
+        "engine": "paused",
+        "paused": {"by": "alice", "at": "2026-11-20T11:59:00Z", "reason": "network works"},
+    }
     app = stage.console()
     app.by_itself = False
     async with app.run_test(size=(80, 24)) as pilot:
         await second(pilot)
-        assert "= engine paused" in await second(pilot)
+        assert "= engine paused by alice: network works" in await second(pilot)

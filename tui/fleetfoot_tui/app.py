@@ -100,7 +100,8 @@ class Console(App[None]):
         self._own = (dict(keys or {}), theme)
         self.operator = operator
         self.read_only = read_only
-        self.engine = ""
+        #: How it turns, and who has paused it.
+        self.engine = self.engine_note = ""
         #: Rollouts that wait for a person, as the manager says.
         self.waiting = 0
         self._way: tuple[bool, bool | None] = (False, None)
@@ -207,22 +208,24 @@ class Console(App[None]):
     # -- what the manager knows; the two below run on threads of their own
 
     def _ask_status(self) -> None:
-        way, waiting = self._way, 0
+        way, waiting, note = self._way, 0, ""
         try:
             result = self.asker.request("manager.status", timeout=_STATUS_TIMEOUT)
             engine = str(result.get("engine", ""))[:20]
-            found = result.get("waiting")
+            held, found = result.get("paused"), result.get("waiting")
+            if isinstance(held, dict):
+                note = f"by {held.get('by', '')}: {held.get('reason', '')}"[:80].rstrip(": ")
             waiting = len(found) if isinstance(found, list) else 0
         except FleetfootError as error:
             if error.code == "no_manager":
                 return
             engine = "stuck" if error.code == "timeout" else ""
-        self.call_from_thread(self._told_engine, way, engine, waiting)
+        self.call_from_thread(self._told_engine, way, engine, note, waiting)
 
-    def _told_engine(self, way: tuple[bool, bool | None], engine: str, waiting: int) -> None:
+    def _told_engine(self, way: tuple[bool, bool | None], engine: str, note: str, waiting: int) -> None:
         if way != self._way:
             return  # it was asked of a manager that has gone since
-        self.engine, self.waiting = engine, waiting
+        self.engine, self.engine_note, self.waiting = engine, note, waiting
         self.tell_head()
 
     def _read_inventory(self) -> None:
@@ -338,6 +341,7 @@ class Console(App[None]):
             acts=tuple(self.underway.waiting()),
             manager=self.fleet.manager,
             engine=self.engine,
+            engine_note=self.engine_note,
             silence=None if last is None else time.monotonic() - last,
             dropped=self._inbox.dropped + self.fleet.refused,
             read_only=self.read_only,

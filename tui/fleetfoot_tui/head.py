@@ -23,6 +23,7 @@ class Health:
     broker: bool
     manager: bool | None = None
     engine: str = ""
+    engine_note: str = ""
     silence: float | None = None
     dropped: int = 0
     read_only: bool = False
@@ -43,7 +44,7 @@ def health_cells(health: Health) -> list[Cell]:
         cells.append(Cell(word, "blue" if health.manager else "red"))
     if health.broker and health.manager and health.engine:
         mark, colour = _ENGINE.get(health.engine, ("✗", "orange"))
-        cells.append(Cell(f"{mark} engine {health.engine}", colour))
+        cells.append(Cell(f"{mark} engine {health.engine} {health.engine_note}".rstrip(), colour))
     if health.acts:
         cells.append(_unanswered(health))
     if health.waiting and health.broker and health.manager:
