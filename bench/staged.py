@@ -136,6 +136,8 @@ def _rollout(
     after = _broker_counts(server.port) if counted else {}
     manager, at_end = cost_of(house.pid), server.cost
     grown = house.store_bytes() - stored
+    # It tells each second.
+    until(lambda: fleet.now()["completed"] >= devices, "the fleet says that all are done", 30, every=0.1)
     shown = fleet.now()
     if shown["completed"] != devices or shown["repeated"]:
         raise RuntimeError(f"not every device has installed once: {shown}")
