@@ -25,6 +25,7 @@ from typing import Any
 import hypothesis
 import pytest
 from tests.lab import host as lab
+from tests.lab import quota
 from tests.support import stores
 
 from fleetfoot_agent.worker import unzstd
@@ -63,6 +64,7 @@ CAPABILITIES: dict[str, Capability] = {
         lambda: not lab.missing(),
         "run as root where namespaces, loop devices and cgroup2 may be used, with systemd, dbus, iproute2",
     ),
+    "quota": Capability(quota.present, "apt-get install btrfs-progs, where the kernel mounts btrfs"),
     "block-log": Capability(on_path("qemu-storage-daemon"), "apt-get install qemu-system-common"),
     "deb": Capability(
         lambda: (

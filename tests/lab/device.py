@@ -33,6 +33,8 @@ COMPONENT = "kiosk"
 UNIT = "kiosk.service"
 SPOOL = "/var/lib/fleetfoot/spool"
 STATE = "/opt/fleetfoot/kiosk"
+#: What is missing is waited for: nobody serves it.
+NOBODY = "http://127.0.0.1:9/blobs"
 
 #: What a version does when it is started.
 GOOD = "systemd-notify --ready\nexec sleep infinity\n"
@@ -113,7 +115,7 @@ class Shop:
         self.bundles[version] = Bundle(path, release, digest, envelope)
         return self.bundles[version]
 
-    def order(self, bundle: Bundle, **goal: Any) -> bytes:
+    def order(self, bundle: Bundle, *, mirror: str = NOBODY, **goal: Any) -> bytes:
         """A signed order, newer than all before: everybody runs this release, up or down."""
         self.sequence += 1
         now = time.time()
@@ -125,7 +127,7 @@ class Shop:
             sequence=self.sequence,
             issued=times.to_text(now - 60),
             expires=times.to_text(now + 86400),
-            mirror="http://127.0.0.1:9/blobs",  # what is missing is waited for; nobody serves it
+            mirror=mirror,
             targets=(everybody(f"r-{self.sequence}", bundle.goal(mode="exactly", **goal)),),
         )
         signed = dsse.sign(PayloadType.DESIRED, document.payload(), self.house.keys["director"])

@@ -115,7 +115,7 @@ class Fetch:
             code = _DISK_CODES.get(error.errno or 0, Code.UPGRADE_IO_ERROR)
             if code is Code.UPGRADE_DISK_FULL:
                 with suppress(OSError):
-                    self._empty()  # also to have room for saying so
+                    self._remove()  # also to have room for saying so
             state = BlobState(self.have, code, self._url)
         self._spool.end_blob(self.want.sha256, state)
         return state
@@ -226,6 +226,15 @@ class Fetch:
         with self._spool.open_blob(self.want.sha256) as blob:
             blob.truncate(0)
         self.have = 0
+
+    def _remove(self) -> None:
+        """Not emptied but removed: where a quota is reached, a file system may let nobody shorten a file.
+
+        One that copies on write (btrfs) counts as free only what it has committed, hence the sync.
+        """
+        self._spool.blob_path(self.want.sha256).unlink(missing_ok=True)
+        self.have = 0
+        os.sync()
 
     def _tell(self, now: float) -> None:
         if now - self._told_at >= self._tuning.progress_interval:

@@ -36,4 +36,6 @@ def give(folder: Path, error: OSError) -> bool:
         with suppress(OSError):
             path.unlink()
             given = True
+    if given:
+        os.sync()  # a file system that copies on write (btrfs) counts as free only what it has committed
     return given
