@@ -7,7 +7,7 @@ from tests.attack.rows import row
 from tests.lab.conftest import Lab
 from tests.lab.device import SPOOL, Device, problem_of
 from tests.lab.quota import QuotaDisk
-from tests.lab.test_rows import at_rest, spoil_while, state, told_full
+from tests.lab.test_rows import FULL, at_rest, spoil_while, state, tells
 from tests.support.fleet import Bundle
 from tests.support.waiting import until
 
@@ -57,7 +57,7 @@ def test_row_52_a_real_quota_leaves_what_runs_and_is_told(start: Start, lab: Lab
 
     def refused(words: str) -> None:
         def told() -> bool:
-            told_full(device)
+            tells(device, FULL)
             status = device.told()
             return status is not None and words in str(status.last_error)
 
