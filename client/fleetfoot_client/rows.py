@@ -321,6 +321,7 @@ class GroupRow(Row):
     """A group."""
 
     group: str
+    title: str = ""
     devices: int = 0
     online: int = 0
     components: dict[str, DistributionRow] = {}

@@ -52,10 +52,10 @@ ASKED: dict[str, tuple[str, dict[str, Any], dict[str, Any], str]] = {
     ),
     "release lift kiosk 1.1.0": ("release.lift", KIOSK, {**RELEASE, "groups": ["a"]}, "1 group told"),
     "rollout pause --all --reason smoke": (
-        "engine.pause", {"reason": "smoke"}, {"engine": "paused", "rollouts": ["r-1"]}, "Held: r-1",
+        "engine.pause", {"reason": "smoke"}, {"engine": "paused", "rollouts": ["r-1"]}, "held: r-1",
     ),
     "rollout resume --all": (
-        "engine.resume", {}, {"engine": "running", "rollouts": []}, "none was under way",
+        "engine.resume", {}, {"engine": "running", "rollouts": []}, "the engine goes on",
     ),
     "device upgrade oven-7 kiosk 1.1.0": (
         "device.upgrade", {**OVEN, "version": "1.1.0"}, ACT, "upgrade is open",
@@ -91,6 +91,9 @@ ASKED: dict[str, tuple[str, dict[str, Any], dict[str, Any], str]] = {
     "device show oven-7": ("device.show", {"device": "oven-7"}, BEHIND, "out of support"),
     "group list": ("group.list", {}, {"groups": [GROUP]}, "1.1.0 3"),
     "group show ovens": ("group.show", {"group": "ovens"}, GROUP, "more than 100 devices"),
+    "group show bakery": (
+        "group.show", {"group": "bakery"}, {**GROUP, "title": "The first floor"}, "The first floor",
+    ),
     "group drift ovens": (
         "group.drift", {"group": "ovens"}, {"drift": [DRIFT], "unheard_count": 2}, "2 have said nothing",
     ),

@@ -93,3 +93,9 @@ def test_a_group_without_devices_is_not_found_but_may_have_a_policy(rig: Rig) ->
     assert rig.ask("group.show", {"group": "attic"}).code == "not_found"
     assert rig.do("group.policy", {"group": "attic", "approval": "always"})["policy"]["approval"] == "always"
     assert rig.ask("group.policy", {"group": "attic", "approval": "sometimes"}).code == "request_invalid"
+
+
+def test_a_groups_title_is_shown_where_the_group_is(rig: Rig) -> None:
+    rig.do("group.create", {"group": "bakery", "title": "The bakery, first floor"})
+    (row,) = rig.do("group.list")["groups"]
+    assert (row["group"], row["title"], row["devices"]) == ("bakery", "The bakery, first floor", 0)

@@ -129,7 +129,8 @@ def _short(data: str) -> str:
     """The simple values of an entry's data."""
     value = strictjson.loads(data.encode())
     simple = value.items() if isinstance(value, dict) else ()
-    text = " ".join(f"{key}={one}" for key, one in simple if isinstance(one, str | int) and one != "")
+    told = ((key, one) for key, one in simple if isinstance(one, str | int) and one != "")
+    text = " ".join(f"{key}={str(one).lower() if isinstance(one, bool) else one}" for key, one in told)
     return text if len(text) <= _DETAILS else text[: _DETAILS - 1] + "…"
 
 

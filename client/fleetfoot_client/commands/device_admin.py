@@ -73,7 +73,8 @@ def _move(args: argparse.Namespace) -> int:
 
 def _relabel(args: argparse.Namespace) -> int:
     result = online.ask(args, "device.relabel", device=args.device, labels=dict(args.label))
-    text = f"{args.device} has {len(dict(args.label))} labels by its enrolment"
+    count = len(dict(args.label))
+    text = f"{args.device} has {count} label{'s'[: count != 1]} by its enrolment"
     if result.get("effective") != result.get("labels"):
         text += "; those that the device tells itself count"
     return _done(args, result, text)

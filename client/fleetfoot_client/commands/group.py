@@ -107,7 +107,8 @@ def _show(args: argparse.Namespace) -> int:
     text = ""
     if not args.json:
         row = parse(GroupRow, result)
-        text = f"{_listing([row], 0)}\n\n{_policy_text(row.policy)}"
+        title = f"{terminal.literal(row.title)}\n\n" if row.title else ""
+        text = f"{title}{_listing([row], 0)}\n\n{_policy_text(row.policy)}"
     terminal.show(result, text, as_json=args.json)
     return Exit.OK
 

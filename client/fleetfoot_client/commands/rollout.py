@@ -122,11 +122,12 @@ def _act_on_all(args: argparse.Namespace) -> int:
     verb = args.verb.replace("rollout.", "engine.")
     result = online.ask(args, verb, **({"reason": args.reason} if args.reason else {}))
     row = parse(EngineRow, result)
-    names = ", ".join(row.rollouts) or "none was under way"
+    names = ", ".join(row.rollouts)
     if verb == "engine.pause":
-        text = f"the engine is paused: nothing begins. Held: {names}\ngo on: fleetfoot rollout resume --all"
+        text = f"the engine is paused: nothing begins; held: {names or 'no rollout was under way'}"
+        text += "\nlet it go on: fleetfoot rollout resume --all"
     else:
-        text = f"the engine goes on, with: {names}"
+        text = "the engine goes on" + (f", with {names}" if names else "")
     terminal.show(result, terminal.literal(text, keep="\n"), as_json=args.json)
     return Exit.OK
 

@@ -53,8 +53,10 @@ def _row(work: Work, group: str) -> dict[str, Any]:
         intent = work.intent(group, name)
         one |= some(baseline=intent.baseline.version if intent.baseline else None)
         one |= {"standing": len(intent.standing), "withdrawn": len(intent.withdrawn)}
+    title = work.tx.scalar(sa.select(schema.groups.c.title).where(schema.groups.c.id == group))
     return {
         "group": group,
+        **some(title=title),
         "devices": len(entries),
         "online": sum(entry.online for entry in entries),
         "components": components,
