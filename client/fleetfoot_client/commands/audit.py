@@ -190,7 +190,8 @@ def _prune(args: argparse.Namespace) -> int:
                 remedy="export the log anew: 'fleetfoot audit export'",
             )
         limit = time.time() - args.older_than
-        old = [row for row in rows if row.n <= head.count and times.from_text(row.at) < limit]
+        # The newest entry that is known stays: the chain goes on from it.
+        old = [row for row in rows[:-1] if row.n <= head.count and times.from_text(row.at) < limit]
         if not old:
             terminal.show({"removed": 0}, "no entry of this export is so old", as_json=args.json)
             return Exit.OK
