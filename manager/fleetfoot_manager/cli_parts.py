@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import platformdirs
 
 if TYPE_CHECKING:
-    from fleetfoot_manager.mqtt import Credentials
+    from fleetfoot_manager.broker_address import Credentials
 
 
 def add_command(
@@ -59,7 +59,7 @@ def add_credentials(parser: argparse.ArgumentParser) -> None:
 
 def credentials_of(args: argparse.Namespace) -> "Credentials":
     """What those options said."""
-    from fleetfoot_manager.mqtt import Credentials
+    from fleetfoot_manager.broker_address import Credentials
 
     return Credentials(
         ca=args.broker_ca,

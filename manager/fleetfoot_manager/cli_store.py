@@ -161,8 +161,8 @@ def _restore(args: argparse.Namespace) -> int:
 
 def _recover(args: argparse.Namespace) -> int:
     from fleetfoot_manager import recollect, recover
+    from fleetfoot_manager.broker_address import parse_broker
     from fleetfoot_manager.database import parse
-    from fleetfoot_manager.mqtt import parse_broker
 
     address, credentials = parse_broker(args.broker), credentials_of(args)
     credentials.check(address)

@@ -27,10 +27,7 @@ from fleetfoot_manager.database import FATAL
 from fleetfoot_manager.documents import Publication
 from fleetfoot_manager.errands import Errand
 from fleetfoot_manager.faults import Stage
-from fleetfoot_manager.house import House
-from fleetfoot_manager.inbox import Inbox
-from fleetfoot_manager.ingest import Ingest, Pair
-from fleetfoot_manager.mqtt import (
+from fleetfoot_manager.happenings import (
     Acknowledged,
     Arrived,
     Connected,
@@ -39,6 +36,9 @@ from fleetfoot_manager.mqtt import (
     Subscribed,
     Transport,
 )
+from fleetfoot_manager.house import House
+from fleetfoot_manager.inbox import Inbox
+from fleetfoot_manager.ingest import Ingest, Pair
 from fleetfoot_manager.reassert import Reassertion
 from fleetfoot_manager.registry import Registry
 from fleetfoot_manager.requests import chains

@@ -10,22 +10,19 @@ into the engine's queue as one; a full queue makes the socket wait. Reconnects w
 import itertools
 import logging
 import random
-import ssl
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, NamedTuple, Protocol, TypeVar
-from urllib.parse import urlsplit
+from typing import Any, TypeVar
 
 import paho.mqtt.client as mqtt
 from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
 
+from fleetfoot_manager.broker_address import Address, Credentials
+from fleetfoot_manager.happenings import Acknowledged, Arrived, Connected, Disconnected, Happening, Subscribed
 from fleetfoot_manager.netloop import BufferedClient, NetworkLoop
 from fleetfoot_manager.subscriptions import Subscriptions
 from fleetfoot_protocol.dsse import MAX_ENVELOPE
-from fleetfoot_protocol.errors import FleetfootError
 
 log = logging.getLogger(__name__)
 
@@ -38,141 +35,6 @@ _CONNECT_SECONDS = 5.0
 _GOODBYE_SECONDS = 1.0
 #: A publication that is not acknowledged for so long is sent again, which takes a new connection.
 ACK_SECONDS = 30.0
-
-
-@dataclass(frozen=True, slots=True)
-class Connected:
-    """A connection stands. `session` rises with each; what carries an older one is past."""
-
-    session: int
-
-
-@dataclass(frozen=True, slots=True)
-class Disconnected:
-    """The connection `session` has ended."""
-
-    session: int
-
-
-class Arrived(NamedTuple):
-    """A message: the topic and payload as they came. `retained`: it was kept by the broker."""
-
-    topic: str
-    payload: bytes
-    retained: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Acknowledged:
-    """The broker has acknowledged publication `mid` of `session`."""
-
-    session: int
-    mid: int
-
-
-@dataclass(frozen=True, slots=True)
-class Subscribed:
-    """The broker has granted a subscription of `session`."""
-
-    session: int
-
-
-Happening = Connected | Disconnected | Arrived | Acknowledged | Subscribed
-
-
-class Transport(Protocol):
-    """What the engine needs of a connection; topics are whole ones, with their root."""
-
-    def publish(self, topic: str, payload: bytes, *, retained: bool, qos: int) -> int | None:
-        """Hand a message over; its number in this session, or None without a connection."""
-
-    def subscribe(self, filters: Iterable[str]) -> None:
-        """Subscribe with QoS 1 on the present connection; nothing happens without one."""
-
-    def fetch(self, topics: Iterable[str]) -> None:
-        """Have what is retained under these names sent once more; as `subscribe`, and nothing stays of it."""
-
-    def evict(self, client_ids: Iterable[str], clear: Iterable[str]) -> None:
-        """End the session of a client by taking its names, then clear what is retained under `clear`."""
-
-
-@dataclass(frozen=True, slots=True)
-class Address:
-    """Where a broker is."""
-
-    host: str
-    port: int
-    tls: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Credentials:
-    """What the manager shows a broker that wants to know who connects. Paths of PEM files; none is a secret.
-
-    ca: who vouches for the broker (default: the system's). The password is the first line of its file.
-    """
-
-    ca: Path | None = None
-    cert: Path | None = None
-    key: Path | None = None
-    username: str | None = None
-    password_file: Path | None = None
-
-    def check(self, address: Address) -> None:
-        """Raise FleetfootError `usage` or `config_invalid` for what could never connect to `address`."""
-        if (self.cert is None) != (self.key is None):
-            raise _usage("--broker-cert and --broker-key belong together")
-        if self.password_file is not None and self.username is None:
-            raise _usage("--broker-password-file is of no use without --broker-username")
-        if not address.tls and (self.ca or self.cert):
-            raise _usage("certificates are of no use without TLS: give --broker as mqtts://host:port")
-        try:
-            self.context()
-            self.password()
-        except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
-            raise FleetfootError(
-                "config_invalid",
-                f"cannot use the files for the broker: {error}",
-                remedy="check the files that --broker-ca, --broker-cert, --broker-key and"
-                " --broker-password-file name",
-            ) from error
-
-    def context(self) -> ssl.SSLContext:
-        """TLS 1.2 or newer, the broker's certificate and name checked."""
-        context = ssl.create_default_context(cafile=None if self.ca is None else str(self.ca))
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
-        if self.cert is not None:
-            context.load_cert_chain(self.cert, self.key)
-        return context
-
-    def password(self) -> str | None:
-        """The first line of the password file, None without one."""
-        if self.password_file is None:
-            return None
-        return self.password_file.read_text("utf-8").split("\n", 1)[0].rstrip("\r")
-
-
-def _usage(message: str) -> FleetfootError:
-    return FleetfootError("usage", message)
-
-
-def parse_broker(url: str) -> Address:
-    """`mqtt://host:port` (default 1883) or `mqtts://host:port` (8883). Raises FleetfootError `usage`."""
-    try:
-        parts = urlsplit(url)
-        tls = parts.scheme == "mqtts"
-        host, port = parts.hostname, parts.port or (8883 if tls else 1883)
-    except ValueError:
-        host, port, tls = None, 0, False
-        parts = urlsplit("")
-    wrong = parts.scheme not in ("mqtt", "mqtts") or parts.path not in ("", "/")
-    if wrong or not host or parts.username is not None:
-        raise FleetfootError(
-            "usage",
-            f"{url[:200]!a} is no broker",
-            remedy="give it as mqtt://host:port or mqtts://host:port, without a path",
-        )
-    return Address(host, port, tls)
 
 
 class MqttTransport:

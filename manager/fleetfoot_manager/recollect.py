@@ -6,7 +6,9 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from fleetfoot_manager.mqtt import Address, Arrived, Credentials, Happening, MqttTransport, Subscribed
+from fleetfoot_manager.broker_address import Address, Credentials
+from fleetfoot_manager.happenings import Arrived, Happening, Subscribed
+from fleetfoot_manager.mqtt import MqttTransport
 from fleetfoot_protocol import topics
 from fleetfoot_protocol.errors import FleetfootError
 from fleetfoot_protocol.topics import Kind

@@ -16,6 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 from fleetfoot_manager import catalogue, collector, health, keyring, notify, roots
 from fleetfoot_manager.artifacts import ArtifactServer, Tls
 from fleetfoot_manager.broker import EmbeddedBroker
+from fleetfoot_manager.broker_address import Address, Credentials, parse_broker
 from fleetfoot_manager.catalogue import Blobs
 from fleetfoot_manager.director import KEY_NAME, Director, read_key
 from fleetfoot_manager.engine import Engine
@@ -24,7 +25,7 @@ from fleetfoot_manager.faults import Faults
 from fleetfoot_manager.gate import Gate
 from fleetfoot_manager.house import House
 from fleetfoot_manager.init import BLOBS_NAME
-from fleetfoot_manager.mqtt import Address, Credentials, MqttTransport, parse_broker
+from fleetfoot_manager.mqtt import MqttTransport
 from fleetfoot_manager.pki.folder import Pki
 from fleetfoot_manager.reassert import PRESENCE
 from fleetfoot_manager.store import Store

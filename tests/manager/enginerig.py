@@ -14,8 +14,8 @@ from fleetfoot_manager import roots
 from fleetfoot_manager.catalogue import Blobs
 from fleetfoot_manager.director import Director, read_key
 from fleetfoot_manager.engine import Engine
+from fleetfoot_manager.happenings import Acknowledged, Arrived, Connected, Disconnected, Subscribed
 from fleetfoot_manager.house import House
-from fleetfoot_manager.mqtt import Acknowledged, Arrived, Connected, Disconnected, Subscribed
 from fleetfoot_manager.pki.folder import Pki
 from fleetfoot_manager.store import Store
 from fleetfoot_protocol import topics, trust

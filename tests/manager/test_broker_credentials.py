@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from tests.agent.tinycert import write_certificate
 
-from fleetfoot_manager.mqtt import Address, Credentials, parse_broker
+from fleetfoot_manager.broker_address import Address, Credentials, parse_broker
 from fleetfoot_protocol.errors import FleetfootError
 
 PLAIN, TLS = Address("127.0.0.1", 1883), Address("127.0.0.1", 8883, True)

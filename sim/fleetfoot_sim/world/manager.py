@@ -6,8 +6,8 @@ from pathlib import Path
 
 from fleetfoot_manager.engine import Engine, Input
 from fleetfoot_manager.faults import Faults, Stage
+from fleetfoot_manager.happenings import Acknowledged, Arrived, Connected, Disconnected, Subscribed
 from fleetfoot_manager.locks import LOCK_NAME
-from fleetfoot_manager.mqtt import Acknowledged, Arrived, Connected, Disconnected, Subscribed
 from fleetfoot_manager.store import Store
 from fleetfoot_protocol.errors import FleetfootError
 from fleetfoot_sim.world.fleet import Fleet
