@@ -1,6 +1,9 @@
 """The main job on Mosquitto as we ship it: TLS, certificates, access lists, each part with its own rights."""
 
 import signal
+import ssl
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -52,6 +55,11 @@ def test_a_fleet_upgrades_itself_and_nobody_needs_more_rights_than_the_lists_giv
     shown = town.fleetfoot("device", "show", "dev-002")
     assert shown["online"] is True
     assert town.answer("dev-002") == f"kiosk {GOOD}\n"
+    # Artifacts came by TLS, which a stranger has too, but to devices alone.
+    stranger = ssl.create_default_context(cafile=str(town.operator.ca))
+    url = f"https://127.0.0.1:{town.artifact_port}/blobs/{'0' * 64}"
+    with pytest.raises(urllib.error.HTTPError, match="403"):
+        urllib.request.urlopen(url, context=stranger)
     log = broker.log.read_text()
     assert "Received PUBLISH from dev-001" in log
     assert "Denied PUBLISH" not in log

@@ -3,7 +3,10 @@
 import time
 
 import pytest
+from tests.agent.courierrig import ScriptedBroker, filters_of
+from tests.support.waiting import until
 
+from fleetfoot_manager.mqtt import Address, Connected, Happening, MqttTransport, Subscribed
 from fleetfoot_manager.subscriptions import Subscriptions
 
 LATER = 61.0
@@ -48,3 +51,31 @@ def test_nothing_is_due_before_its_time(asked: Subscriptions, monkeypatch: pytes
     asked.answered(1, [False])
     assert asked.due(before + 0.9) == []
     assert asked.due(time.monotonic() + 1.0) == ["a"]
+
+
+class Leaderless(ScriptedBroker):
+    """Refuses the first subscription, grants the others."""
+
+    asked = 0
+
+    def grants(self) -> bytes:
+        self.asked += 1
+        return b"\x80" if self.asked == 1 else b"\x01"
+
+
+def test_the_managers_connection_asks_again_and_listens_only_once_it_is_granted() -> None:
+    came: list[Happening] = []
+    with Leaderless() as broker:
+        address = Address("127.0.0.1", broker.port)
+        transport = MqttTransport(address, "manager", "ff/v1/manager/presence", came.extend)
+        transport.start()
+        try:
+            until(lambda: Connected(1) in came, "the connection")
+            transport.subscribe(["a", "b"])
+            assert filters_of(broker.await_packet(8)) == {"a", "b"}
+            assert Subscribed(1) not in came
+            assert filters_of(broker.await_packet(8)) == {"a", "b"}
+            until(lambda: Subscribed(1) in came, "it is granted")
+            assert [one for one in came if isinstance(one, Connected)] == [Connected(1)]
+        finally:
+            transport.stop()
