@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 import trustme
@@ -75,16 +76,15 @@ def asked(server: HttpServer, bundle: Bundle) -> list[int | None]:
     return [r.offset for r in server.requests if r.path.endswith(artifact_of(bundle))]
 
 
-def gone(victim: Victim, bundle: Bundle) -> bool:
-    """Whether nothing of the artifact is left with the courier."""
-    blob = victim.device.device.config.spool / "in" / "blob" / artifact_of(bundle)
-    return not blob.exists()
+def fetched(victim: Victim, bundle: Bundle) -> Path:
+    """Where the courier keeps what has come of the artifact."""
+    return victim.device.device.config.spool / "in" / "blob" / artifact_of(bundle)
 
 
 def refuse(victim: Victim, bundle: Bundle, code: str) -> None:
     """Every clause of a rejection holds, what came is thrown away, and the next honest order is obeyed."""
     victim.refuse(bundle, code)
-    until(lambda: gone(victim, bundle), "what came is thrown away")
+    until(lambda: not fetched(victim, bundle).exists(), "what came is thrown away")
 
 
 def obeys(victim: Victim) -> None:
@@ -177,7 +177,11 @@ def test_row_34_a_trickle_is_given_up_in_time(victim: Victim) -> None:
 
     with mirror(victim, trickle) as server:
         bundle = release(victim)
-        refuse(victim, bundle, "upgrade_download_slow")
+        victim.refuse(bundle, "upgrade_download_slow")
+        # It is tried again later, from where it was.
+        came = fetched(victim, bundle).read_bytes()
+        assert 0 < len(came) < bundle.release.artifacts[0].length
+        assert (victim.blobs / artifact_of(bundle)).read_bytes().startswith(came)
         assert asked(server, bundle) == [None]
     obeys(victim)
 
@@ -281,7 +285,7 @@ def test_row_37_without_authorities_nobody_is_believed(victim: Victim, authority
 def refused_twice(victim: Victim, tls: ssl.SSLContext, mend: Callable[[], object] = lambda: None) -> None:
     bundle = release(victim)
     with mirror(victim, honest, tls) as server:
-        refuse(victim, bundle, "upgrade_tls_failed")
+        victim.refuse(bundle, "upgrade_tls_failed")
         before = victim.untouched()
         victim.director.order("g-one", everybody("r-again", bundle.goal(attempt=2)))
 
@@ -327,7 +331,7 @@ def test_what_a_server_refuses_for_good_is_asked_for_once_and_what_may_pass_a_fe
     for status, times in ((404, 1), (403, 1), (503, TUNING.fetch_rounds), (429, TUNING.fetch_rounds)):
         with mirror(victim, lambda r, _, status=status: r.head(status, Content_Length=0)) as server:  # type: ignore[misc]
             bundle = release(victim)
-            refuse(victim, bundle, "upgrade_download_failed")
+            victim.refuse(bundle, "upgrade_download_failed")
             assert asked(server, bundle) == [None] * times, status
 
 
