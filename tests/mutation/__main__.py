@@ -1,8 +1,9 @@
 """`python -m tests.mutation [CORE …]`: plant mistakes into the cores and say which no quick test notices.
 
-A mutant is never written to disk: it is compiled into a process forked for it alone, which then runs the
-core's tests up to the first that fails. The judgements of survivors stand in docs/mutation.md; the exit code
-is 1 if one survives that is not judged, or a judged one survives no more.
+A mutant is never written to disk: it is compiled into a process forked for it alone, which then runs those of
+the core's tests that can meet it, up to the first that fails. What became of it is kept in `.mutation/` until
+code or tests change, so that a run that was ended goes on where it was. The judgements of survivors stand in
+docs/mutation.md; the exit code is 1 if one survives that is not judged, or a judged one survives no more.
 """
 
 import argparse
@@ -14,23 +15,32 @@ import importlib.util
 import os
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import CodeType, ModuleType
 
 # What every run needs, loaded once before the forks.
-import hypothesis
 import pydantic  # noqa: F401 - to have it loaded
 import pytest
-from hypothesis import Phase
 from tests.mutation.judged import judgements, row
+from tests.mutation.kept import HANGS, NOTICED, SURVIVES, Kept
+from tests.mutation.live import Nursery, OneProfile, Started
 from tests.mutation.operators import Mutant, mutants
 from tests.mutation.targets import TARGETS, Target
 
 #: A mutant that takes this many times the seconds of the sound code, and a few more, is noticed as a hang.
 PATIENCE, GRACE = 6.0, 20.0
-_NOTICED, _HANGS, _SURVIVES = "noticed", "hangs", "SURVIVES"
+# That hypothesis is loaded already is wanted: its asserts are none of the tests'.
+_QUIETLY = (
+    "-x",
+    "-q",
+    "-p",
+    "no:cacheprovider",
+    "--timeout=0",
+    "-Wignore::pytest.PytestAssertRewriteWarning",
+)
 
 
 class _Planted(importlib.abc.MetaPathFinder, importlib.abc.Loader):
@@ -50,12 +60,14 @@ class _Planted(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
 def _child(module: str, origin: str, code: CodeType, tests: Sequence[str]) -> int:
     sys.meta_path.insert(0, _Planted(module, origin, code))
+    _hush()
+    return int(pytest.main([*_QUIETLY, *tests], plugins=[OneProfile()]))
+
+
+def _hush() -> None:
     with open(os.devnull, "w") as nowhere:
         os.dup2(nowhere.fileno(), 1)
         os.dup2(nowhere.fileno(), 2)
-    # That hypothesis is loaded already is wanted: its asserts are none of the tests'.
-    loaded = "-Wignore::pytest.PytestAssertRewriteWarning"
-    return int(pytest.main(["-x", "-q", "-p", "no:cacheprovider", "--timeout=0", loaded, *tests]))
 
 
 def _start(module: str, tree: ast.Module, tests: Sequence[str]) -> int:
@@ -70,20 +82,20 @@ def _start(module: str, tree: ast.Module, tests: Sequence[str]) -> int:
     return pid
 
 
-def _await(pids: dict[int, float], patience: float) -> Iterator[tuple[int, str]]:
-    """At least one process that has ended, with what became of it; hanging ones are ended here."""
+def _await(pids: dict[int, float]) -> Iterator[tuple[int, str]]:
+    """At least one process that has ended, with what became of it; those past their moment are ended here."""
     while True:
         ended = False
-        for pid, since in list(pids.items()):
+        for pid, until in list(pids.items()):
             done, status = os.waitpid(pid, os.WNOHANG)
-            late = not done and time.monotonic() - since > patience
+            late = not done and time.monotonic() > until
             if late:
                 os.kill(pid, 9)
                 os.waitpid(pid, 0)
             if done or late:
                 ended = True
                 survives = not late and os.waitstatus_to_exitcode(status) == 0
-                yield pid, _SURVIVES if survives else _HANGS if late else _NOTICED
+                yield pid, SURVIVES if survives else HANGS if late else NOTICED
         if ended:
             return
         time.sleep(0.01)
@@ -107,27 +119,58 @@ def _sound(target: Target) -> float:
     return time.monotonic() - since
 
 
-def _run(target: Target, planted: list[tuple[str, Mutant]], jobs: int) -> Iterator[tuple[Mutant, str]]:
-    patience = PATIENCE * _sound(target) + GRACE
+def _run(work: Sequence[tuple[Mutant, Started, float]], jobs: int) -> Iterator[tuple[Mutant, str]]:
+    """Start each, so many at a time, and say what became of it."""
     running: dict[int, float] = {}
     mutant_of: dict[int, Mutant] = {}
-    waiting = list(reversed(planted))
+    waiting = list(reversed(work))
     while waiting or running:
         while waiting and len(running) < jobs:
-            module, mutant = waiting.pop()
-            with mutant.planted() as tree:
-                pid = _start(module, tree, target.tests)
-            running[pid], mutant_of[pid] = time.monotonic(), mutant
-        for pid, became in _await(running, patience):
+            mutant, start, seconds = waiting.pop()
+            pid = start()
+            running[pid], mutant_of[pid] = time.monotonic() + PATIENCE * seconds + GRACE, mutant
+        for pid, became in _await(running):
             del running[pid]
             yield mutant_of.pop(pid), became
 
 
-def _load(target: Target) -> None:
+def _in_the_nursery(target: Target, planted: Sequence[tuple[str, Mutant]], kept: Kept, jobs: int) -> None:
+    """What can be planted into loaded functions: in a process of its own, since this one must not load them."""
+
+    def run(work: Sequence[tuple[Mutant, Started, float]]) -> None:
+        for mutant, became in _run(work, jobs):
+            kept.add(mutant, became)
+
+    pid = os.fork()
+    if pid == 0:
+        result = 1
+        with contextlib.suppress(Exception):
+            _hush()
+            plugins = (OneProfile(), Nursery(planted, source_of, run))
+            result = int(pytest.main([*_QUIETLY, *target.tests], plugins=plugins))
+        os._exit(result)
+    # No test is run in there itself, which pytest has a number for.
+    if os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) not in (0, pytest.ExitCode.NO_TESTS_COLLECTED):
+        raise SystemExit(f"the sound code fails already: pytest {' '.join(target.tests)}")
+
+
+def _compiled(target: Target, planted: Sequence[tuple[str, Mutant]], kept: Kept, jobs: int) -> None:
+    """What is no function's code: the module is compiled anew for each."""
     for module in target.loaded:
         importlib.import_module(module)
     if spoilt := set(target.modules) & sys.modules.keys():
         raise SystemExit(f"loading {', '.join(target.loaded)} also loads {', '.join(sorted(spoilt))}")
+    seconds = _sound(target)
+
+    def starter(module: str, mutant: Mutant) -> Started:
+        def start() -> int:
+            with mutant.planted() as tree:
+                return _start(module, tree, target.tests)
+
+        return start
+
+    for mutant, became in _run([(one, starter(module, one), seconds) for module, one in planted], jobs):
+        kept.add(mutant, became)
 
 
 def _examine(name: str, args: argparse.Namespace) -> bool:
@@ -141,22 +184,28 @@ def _examine(name: str, args: argparse.Namespace) -> bool:
     if args.list:
         print("\n".join(f"{m.where} line {m.line}: {m.change}" for _, m in planted))
         return True
-    _load(target)
-    since, ends = time.monotonic(), dict.fromkeys((_NOTICED, _HANGS, _SURVIVES), 0)
-    alive: set[tuple[str, str]] = set()
-    for mutant, became in _run(target, planted, args.jobs):
-        ends[became] += 1
-        if became is _SURVIVES:
-            alive.add(mutant.key)
-            if mutant.key not in known:
-                print(f"{mutant.where} line {mutant.line}\n{row(*mutant.key, '')}", flush=True)
+    since = time.monotonic()
+    kept = Kept(name, [source_of(module) for module in target.modules], target.tests)
+    if args.anew:
+        kept.forget()
+    for how in (_in_the_nursery, _compiled):
+        before = kept.read()
+        left = [(module, mutant) for module, mutant in planted if mutant.key not in before]
+        if left:
+            how(target, left, kept, args.jobs)
+    became = kept.read()
+    alive = {mutant.key for _, mutant in planted if became[mutant.key] == SURVIVES}
+    for _, mutant in planted:
+        if mutant.key in alive - known.keys():
+            print(f"{mutant.where} line {mutant.line}\n{row(*mutant.key, '')}", flush=True)
     stale = {mutant.key for _, mutant in planted} & known.keys() - alive
     if not args.only:
         names = tuple(module.rpartition(".")[2] + ":" for module in target.modules)
         stale |= {key for key in known.keys() - alive if f"{key[0]}:".startswith(names)}
     for where, change in sorted(stale):
         print(f"judged, but lives no more: {where}: {change}")
-    counts = ", ".join(f"{count} {word}" for word, count in ends.items())
+    ends = Counter(became[mutant.key] for _, mutant in planted)
+    counts = ", ".join(f"{ends[word]} {word}" for word in (NOTICED, HANGS, SURVIVES))
     print(f"{name}: {len(planted)} mutants, {counts}; {time.monotonic() - since:.0f} s", flush=True)
     return not stale and alive <= known.keys()
 
@@ -168,16 +217,11 @@ def main() -> int:
     parser.add_argument("--only", default="", metavar="TEXT", help="mutants whose name contains this")
     parser.add_argument("--judged", action="store_true", help="only those that docs/mutation.md judges")
     parser.add_argument("--list", action="store_true", help="say what would be planted, and end")
+    parser.add_argument("--anew", action="store_true", help="forget what a run before found")
     parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)), help="how many at a time")
     args = parser.parse_args()
     if unknown := set(args.cores) - TARGETS.keys():
         parser.error(f"no core {', '.join(sorted(unknown))}; there are {', '.join(TARGETS)}")
-    # The same examples each time; and what failed need not be made small.
-    quick = hypothesis.settings(
-        derandomize=True, database=None, deadline=None, phases=(Phase.explicit, Phase.generate)
-    )
-    hypothesis.settings.register_profile("mutation", quick)
-    hypothesis.settings.load_profile("mutation")
     # In the order of TARGETS: what a later core loads may import an earlier one.
     fit = [_examine(name, args) for name in TARGETS if name in (args.cores or TARGETS)]
     return 0 if all(fit) else 1
