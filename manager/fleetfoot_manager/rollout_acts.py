@@ -38,11 +38,13 @@ from fleetfoot_manager.rollout_gate import (
     away,
     dismissed,
     end,
+    onward,
     open_staging,
     open_wave,
     proceed,
     settled,
     silenced,
+    stages,
     succeeded,
     with_devices,
 )
@@ -133,7 +135,12 @@ def on_bless(rollout: Rollout, event: Bless, now: float) -> Turn:
     blessed = replace(rollout, canary=False)
     if rollout.state is not RolloutState.PAUSED or rollout.reason != AWAITS_BLESSING:
         return blessed, []
-    return _permitted(blessed, now, Emit(Event.ROLLOUT_RESUMED))
+    # What waits for more than this goes on waiting.
+    after, effects = onward(_unheld(blessed, RolloutState.RUNNING, now), now, blessed.from_wave)
+    if after.state is RolloutState.PAUSED:
+        return after, effects
+    after, more = proceed(after, now)
+    return after, [*effects, Emit(Event.ROLLOUT_RESUMED), *more]
 
 
 def on_start(rollout: Rollout, event: Start, now: float) -> Turn:
@@ -332,7 +339,7 @@ def on_joined(rollout: Rollout, event: Joined, now: float) -> Turn:
         rollout = rollout.with_member(event.device, event.group)
     if known is None or (known.gone and known.terminal not in FINAL):
         record = new_record(rollout.wave_of(event.device), False, now)
-        staged = rollout.stage and rollout.started is not None
+        staged = rollout.stage and rollout.started is not None and stages(rollout, event.device)
         if record.wave > 0 and (staged or record.wave <= rollout.wave):
             record = replace(record, since=now)
     else:

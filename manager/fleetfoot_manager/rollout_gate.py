@@ -131,9 +131,19 @@ def _proves_nothing(rollout: Rollout) -> bool:
     return bool(judged) and _judged(rollout, "passive") == judged
 
 
+def stages(rollout: Rollout, device: str) -> bool:
+    """Whether the staging admits it. A name admits to activating too, so that who is a canary by name alone
+    stages when its wave opens."""
+    return device not in rollout.include or admission.below(rollout.cuts[-1], rollout.salt, device)
+
+
 def open_staging(rollout: Rollout, now: float) -> Turn:
     """Everybody may stage, nobody activates: wave 0."""
-    exposed = {d: replace(r, since=now) for d, r in rollout.devices.items() if r.wave and not r.gone}
+    exposed = {
+        device: replace(record, since=now)
+        for device, record in rollout.devices.items()
+        if record.wave and not record.gone and stages(rollout, device)
+    }
     opened = replace(rollout, state=RolloutState.RUNNING, reason=STAGING)
     data = {"batch_index": 0, "device_count": len(exposed), "phase": "stage"}
     return with_devices(opened, exposed), [
@@ -205,7 +215,7 @@ def _unproven(rollout: Rollout, now: float) -> Turn:
     """
     if _proves_nothing(rollout):
         if rollout.wave < len(rollout.waves) and not rollout.canary:
-            return _onward(rollout, now, rollout.from_wave)
+            return onward(rollout, now, rollout.from_wave)
         if rollout.wave == len(rollout.waves) and rollout.passed:
             return _complete(rollout, now)
     what = f"wave {rollout.wave}" if rollout.wave else "the staging"
@@ -256,10 +266,10 @@ def settled(rollout: Rollout, now: float) -> Turn:
         return replace(rollout, state=RolloutState.RUNNING, settle_until=None), [PublishProgress()]
     if rollout.wave == len(rollout.waves):
         return _complete(rollout, now)
-    return _onward(rollout, now, rollout.wave + 1)
+    return onward(rollout, now, rollout.wave + 1)
 
 
-def _onward(rollout: Rollout, now: float, from_wave: int) -> Turn:
+def onward(rollout: Rollout, now: float, from_wave: int) -> Turn:
     """The next wave opens, unless somebody has to permit that first. `from_wave`: what it is judged with."""
     rollout = replace(rollout, from_wave=max(1, from_wave))
     if rollout.canary:

@@ -103,6 +103,8 @@ def _demand_sound(
         why = "canaries are devices of the cohort, each named once"
     elif include and waves[0] != len(include):
         why = "canaries are the first wave"
+    elif include and stage and len(waves) == 1:
+        why = "canaries stage when they activate: to stage first takes a wave behind them"
     elif listed and stage:
         why = "devices named one by one are admitted to staging and to activating at once"
     if why:

@@ -36,7 +36,7 @@ def recorded(rollout: Rollout, record: DeviceRecord, report: Report, now: float)
     if record.gone:
         return record
     if record.since is None:
-        return _not_exposed(record, report, on_goal, now)
+        return _not_exposed(rollout, record, report, on_goal, now)
     seen = replace(record, on_goal=on_goal)
     if record.terminal in FINAL:
         return seen
@@ -63,13 +63,18 @@ def _staged(rollout: Rollout, seen: DeviceRecord, now: float) -> DeviceRecord:
     return _ended(seen, Terminal.STAGED, "", "", now)
 
 
-def _not_exposed(record: DeviceRecord, report: Report, on_goal: bool, now: float) -> DeviceRecord:
+def _not_exposed(
+    rollout: Rollout, record: DeviceRecord, report: Report, on_goal: bool, now: float
+) -> DeviceRecord:
     if record.wave == 0 or record.terminal is Terminal.CANCELED or report.terminal in _AT_WORK:
         return record
     if on_goal and record.terminal is Terminal.PENDING:
         return replace(record, terminal=Terminal.SKIPPED, reason=ALREADY, ended=now, on_goal=True)
     if record.on_goal and not on_goal:
-        return replace(_again(record, Terminal.PENDING), on_goal=False)
+        # It would have been asked, and is not any more where the rollout is over.
+        left = replace(record, on_goal=False)
+        closed = rollout.state in _CLOSED
+        return _ended(left, Terminal.CANCELED, "", "", now) if closed else _again(left, Terminal.PENDING)
     return record
 
 

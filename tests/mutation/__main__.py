@@ -135,7 +135,7 @@ def _run(work: Sequence[tuple[Mutant, Started, float]], jobs: int) -> Iterator[t
 
 
 def _in_the_nursery(target: Target, planted: Sequence[tuple[str, Mutant]], kept: Kept, jobs: int) -> None:
-    """What can be planted into loaded functions: in a process of its own, since this one must not load them."""
+    """What can be planted into loaded functions: in a process of its own, as this one must not load them."""
 
     def run(work: Sequence[tuple[Mutant, Started, float]]) -> None:
         for mutant, became in _run(work, jobs):

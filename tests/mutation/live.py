@@ -6,6 +6,7 @@ and those tests run that enter it, the quickest first, up to the first that fail
 """
 
 import contextlib
+import gc
 import importlib
 import inspect
 import json
@@ -117,6 +118,8 @@ class Nursery:
                 continue
             items.sort(key=lambda item: seconds[item.nodeid])
             work.append((mutant, self._starter(function, code, items), sum(seconds[i.nodeid] for i in items)))
+        gc.collect()
+        gc.freeze()  # so that no child touches what it shares
         self._run(work)
         return True
 
