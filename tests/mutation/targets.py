@@ -31,6 +31,7 @@ TARGETS = {
             "fleetfoot_manager.rollout",
             "fleetfoot_manager.rollout_acts",
             "fleetfoot_manager.rollout_devices",
+            "fleetfoot_manager.rollout_devices",
             "fleetfoot_manager.rollout_events",
             "fleetfoot_manager.rollout_gate",
             "fleetfoot_manager.rollout_plan",
