@@ -1,11 +1,12 @@
 """The state machine of rollouts notices mistakes that somebody could make in the core."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, Phase, seed, settings
+from hypothesis.internal.conjecture import providers
 from hypothesis.stateful import run_state_machine_as_test
 from tests.manager.test_rollout_stateful import Fleet
 
@@ -28,28 +29,21 @@ SEARCH = settings(
     suppress_health_check=list(HealthCheck),
 )
 #: In how many times ten examples a mistake must show.
-_SEARCHED = 40
+_SEARCHED = 60
 #: Where the search begins. Another seed finds it too, only later.
 FIRST_SEEDS = {
-    "blessing_permits_what_awaits_approval": 34,
-    "breaker_is_one_too_late": 7,
+    "blessing_permits_what_awaits_approval": 41,
     "canary_goes_on_unblessed": 4,
-    "continue_forgives_nothing": 7,
-    "end_of_the_way_back_is_never_waited_for": 1,
-    "one_success_is_always_enough": 34,
-    "outcome_of_any_attempt_counts": 12,
-    "pause_does_not_hold": 3,
+    "completion_leaves_nothing": 1,
+    "continue_forgives_nothing": 60,
+    "it_settles_for_no_time": 14,
+    "one_success_is_always_enough": 70,
+    "outcome_of_any_attempt_counts": 4,
+    "percentage_is_of_everybody": 25,
     "resume_publishes_nothing": 3,
-    "retry_is_the_same_attempt": 1,
     "start_lifts_nothing": 1,
-    "superseded_devices_go_on_waiting": 1,
-    "superseded_target_stands_on": 1,
-    "time_under_a_hold_counts": 23,
-    "trip_does_not_hold": 1,
-    "wave_opens_without_its_approval": 4,
-    "wave_passes_without_a_success": 1,
-    "what_is_only_staged_activates": 9,
-    "withdrawn_release_stays_the_baseline": 34,
+    "time_under_a_hold_counts": 12,
+    "withdrawn_release_stays_the_baseline": 42,
 }
 
 
@@ -201,6 +195,16 @@ def withdrawn_release_stays_the_baseline(patch: Patch) -> None:
 def end_of_the_way_back_is_never_waited_for(patch: Patch) -> None:
     real = rollout_acts._returned
     patch.setattr(rollout_acts, "_returned", lambda of, now: real(replace(of, return_until=now), now))
+
+
+@pytest.fixture(autouse=True)
+def the_same_examples_each_time(monkeypatch: Patch) -> Iterator[None]:
+    """Hypothesis also draws constants that stand in whichever of our modules are loaded: with another selection
+    of tests a seed would be another search. There is no setting for that."""
+    providers.CONSTANTS_CACHE.cache.clear()
+    monkeypatch.setattr(providers, "_get_local_constants", providers.Constants)
+    yield
+    providers.CONSTANTS_CACHE.cache.clear()
 
 
 MISTAKES = [found for name, found in list(globals().items()) if name.islower() and hasattr(found, "__code__")]

@@ -6,7 +6,9 @@ import pytest
 from tests.agent.courierrig import ScriptedBroker, filters_of
 from tests.support.waiting import until
 
-from fleetfoot_manager.mqtt import Address, Connected, Happening, MqttTransport, Subscribed
+from fleetfoot_manager.broker_address import Address
+from fleetfoot_manager.happenings import Connected, Happening, Subscribed
+from fleetfoot_manager.mqtt import MqttTransport
 from fleetfoot_manager.subscriptions import Subscriptions
 
 LATER = 61.0
