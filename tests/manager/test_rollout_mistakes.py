@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis.internal.conjecture import providers
+from hypothesis.internal.constants_ast import Constants
 from hypothesis.stateful import run_state_machine_as_test
 from tests.manager.test_rollout_stateful import Fleet
 
@@ -199,10 +200,12 @@ def end_of_the_way_back_is_never_waited_for(patch: Patch) -> None:
 
 @pytest.fixture(autouse=True)
 def the_same_examples_each_time(monkeypatch: Patch) -> Iterator[None]:
-    """Hypothesis also draws constants that stand in whichever of our modules are loaded: with another selection
-    of tests a seed would be another search. There is no setting for that."""
+    """Hypothesis draws constants too that stand in whichever of our modules are loaded.
+
+    With other tests beside these a seed would be another search; there is no setting for that.
+    """
     providers.CONSTANTS_CACHE.cache.clear()
-    monkeypatch.setattr(providers, "_get_local_constants", providers.Constants)
+    monkeypatch.setattr(providers, "_get_local_constants", Constants)
     yield
     providers.CONSTANTS_CACHE.cache.clear()
 
