@@ -282,7 +282,7 @@ class Device:
         same = note[0] == self.unit("InvocationID")["InvocationID"]
         return note[1].removeprefix("versions/").rpartition("-")[0] if same else ""
 
-    def await_runs(self, bundle: Bundle, *, seconds: float = 40) -> None:
+    def await_runs(self, bundle: Bundle, *, seconds: float = 120) -> None:
         def there() -> bool:
             try:
                 return self.runs(bundle)

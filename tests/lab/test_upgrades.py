@@ -39,7 +39,7 @@ def ended(device: Device, bundle: Bundle) -> tuple[Outcome, str]:
         return next(((o.outcome, o.code) for o in record.outcomes if o.digest == bundle.digest), None)
 
     try:
-        found = until(outcome, f"the device ends {bundle.release.version}", seconds=40)
+        found = until(outcome, f"the device ends {bundle.release.version}", seconds=120)
     except AssertionError as error:
         raise AssertionError(f"{error}\n{device.record()}\n{device.host.journal('-n', '200')}") from error
     assert found is not None
