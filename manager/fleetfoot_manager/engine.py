@@ -4,7 +4,7 @@ A batch of inputs (whatever waits, at most 1000; under load waited for, 50 ms) i
 from which something may follow is a step of it, so that one that fails is dropped alone. Only after the
 commit is anything published, and always from stored bytes. A row leaves the outbox when the broker has
 acknowledged it; on every connection what is left is sent again. Time is looked at when the next deadline
-comes and at least every second.
+comes and at least every second; for a rollout it goes on only as far as everything was heard that has come.
 
 A store that fails ends the engine: a manager that cannot remember must not decide.
 """
@@ -62,6 +62,9 @@ WINDOW = 500
 #: Claims that are verified in one turn when there is time: some 20 ms, which what comes then has to wait.
 _JUDGED_AT_ONCE = 200
 _TICK_SECONDS = 1.0
+#: By so much at most the time of rollouts stays behind when more comes than can be taken in: a flood must not
+#: stop it.
+_MOST_BEHIND = 300.0
 _TIDY_ROWS = 200
 _FAREWELL_SECONDS = 2.0
 _TELL_SECONDS = 60.0
@@ -116,6 +119,7 @@ class Engine:
         self._on_end = on_end
         self._inbox: Inbox[Input] = Inbox(QUEUE_LENGTH)
         self._busy = False
+        self._heard_until = 0.0
         self._transport: Transport | None = None
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._live: dict[str, Rollout] = {}
@@ -225,13 +229,23 @@ class Engine:
             moments.append(self.reassertion.next_deadline())
         return min(moments)
 
+    def _heard(self, now: float) -> float:
+        """Up to when everything that came was taken in, with this batch.
+
+        By what still waits in the queue nobody is silent and no wave has settled.
+        """
+        if not len(self._inbox):
+            self._heard_until = now
+        return min(now, max(self._heard_until, now - _MOST_BEHIND))
+
     def _planned(self) -> float:
         return min(self._agenda.next_deadline(), self._registry.bouncer.next_deadline())
 
     def _process(self, batch: list[Input]) -> None:
         decisive = [item for item in batch if not self._note(item)]
         now = self._clock()
-        overdue = [name for name, due in self._ticks.items() if due <= now]
+        heard = self._heard(now)
+        overdue = [name for name, due in self._ticks.items() if due <= heard]
         # Acknowledgements alone are no reason to write; a row that is sent twice does no harm.
         tidy = self._acknowledged and (not batch or len(self._acknowledged) >= _TIDY_ROWS)
         if not (decisive or overdue or tidy or self._registry.claims or self._planned() <= now):
@@ -253,7 +267,7 @@ class Engine:
                 self._judge(work, self._registry.claims.take(work.tx, _JUDGED_AT_ONCE))
             for name in overdue:
                 # What fails is not tried again at once.
-                if not self._guarded(work, "Tick", partial(self._tick, work, name)):
+                if not self._guarded(work, "Tick", partial(self._tick, work, name, heard)):
                     self._not_before[name] = now + _TICK_SECONDS
             self._guarded(work, "chains", partial(chains.follow, work))
             work.evictions += self._registry.bouncer.due(now)
@@ -411,9 +425,9 @@ class Engine:
         else:
             self.reassertion.arrived(work, topic, payload)
 
-    def _tick(self, work: Work, name: str) -> None:
+    def _tick(self, work: Work, name: str, heard: float) -> None:
         if name in work.rollouts:
-            work.advance(name, rollout.due(work.rollouts[name], work.now))
+            work.advance(name, rollout.due(work.rollouts[name], heard))
 
     # --- publishing ----------------------------------------------------------------------------------
 

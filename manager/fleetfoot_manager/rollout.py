@@ -221,7 +221,7 @@ def next_deadline(rollout: Rollout) -> float | None:
     return min((moment for moment in moments if moment is not None), default=None)
 
 
-def due(rollout: Rollout, now: float) -> Tick | Expire:
-    """What time brings at `now`, once the next deadline has come."""
-    over = rollout.lives_until is not None and now >= rollout.lives_until
-    return Expire() if over and rollout.state is not _S.ROLLING_BACK else Tick()
+def due(rollout: Rollout, heard: float) -> Tick | Expire:
+    """What time brings, once the next deadline has come. `heard`: see `Tick`."""
+    over = rollout.lives_until is not None and heard >= rollout.lives_until
+    return Expire() if over and rollout.state is not _S.ROLLING_BACK else Tick(heard)

@@ -197,9 +197,10 @@ def on_report_back(rollout: Rollout, event: Report, now: float) -> Turn:
 
 
 def on_tick(rollout: Rollout, event: Tick, now: float) -> Turn:
-    after = silenced(rollout, now)
+    heard = _heard(event, now)
+    after = silenced(rollout, heard)
     effects: list[Effect] = [] if after is rollout else [PublishProgress()]
-    if after.settle_until is not None and now >= after.settle_until:
+    if after.settle_until is not None and heard >= after.settle_until:
         after, more = settled(after, now)
         effects += more
     after, more = proceed(after, now)
@@ -207,7 +208,11 @@ def on_tick(rollout: Rollout, event: Tick, now: float) -> Turn:
 
 
 def on_tick_back(rollout: Rollout, event: Tick, now: float) -> Turn:
-    return _returned(rollout, now)
+    return _returned(rollout, _heard(event, now))
+
+
+def _heard(event: Tick, now: float) -> float:
+    return now if event.heard is None else min(event.heard, now)
 
 
 def on_idle_tick(rollout: Rollout, event: Tick, now: float) -> Turn:

@@ -74,7 +74,13 @@ class Report:
 
 @dataclass(frozen=True, slots=True)
 class Tick:
-    """Time has passed: due when `rollout.next_deadline` says so; too early does nothing."""
+    """Time has passed: due when `rollout.next_deadline` says so; too early does nothing.
+
+    heard: up to when everything was heard that has come, unix seconds; None: until now. What ran out only
+    later is not judged yet, since what would have been in time may still wait to be taken in.
+    """
+
+    heard: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,7 @@
 """The engine: what it takes in, what it publishes when, and what it does not let happen to it."""
 
 import json
+import threading
 import time
 from typing import Any
 
@@ -10,6 +11,9 @@ from tests.manager.realm import COMPONENT, PLATFORM, Device, Realm, ended, runs
 from tests.support.stores import tamper
 from tests.support.waiting import until
 
+from fleetfoot_manager.engine import MAX_BATCH
+from fleetfoot_manager.errands import Errand
+from fleetfoot_manager.happenings import Arrived
 from fleetfoot_manager.ingest import Ingest
 from fleetfoot_manager.rollout import Rollout, RolloutEvent, Tick
 from fleetfoot_manager.work import Work
@@ -17,7 +21,7 @@ from fleetfoot_protocol import admission, dsse, keys, topics, trust
 from fleetfoot_protocol.documents import Desired
 from fleetfoot_protocol.dsse import PayloadType
 from fleetfoot_protocol.reports import Answer, ComponentStatus
-from fleetfoot_protocol.states import Lifecycle
+from fleetfoot_protocol.states import Lifecycle, RolloutState
 from fleetfoot_protocol.topics import Kind
 
 PRESENCE = topics.build(Kind.MANAGER_PRESENCE)
@@ -415,6 +419,49 @@ def test_a_device_timeout_is_at_most_a_second_late(rig: Rig, realm: Realm, devic
     rig.shift = 100.5
     tripped = "dev.fleetfoot.circuit_breaker_tripped"
     until(lambda: tripped in [event["type"] for event in events(rig)], "the timeout", seconds=3)
+    assert rig.show(name)["state"] == "tripped"
+
+
+def test_who_has_spoken_is_not_silent_because_the_engine_is_behind(
+    rig: Rig, realm: Realm, device: Device
+) -> None:
+    name = rolling(rig, realm, device, device_timeout=100)
+    new = realm.release("1.1.0", 2)
+    well = ended(new, name, "completed", new).model_dump_json(exclude_none=True)
+    well = well.replace(new.digest, rig.show(name)["digest"])
+    asked, leave = threading.Event(), threading.Event()
+
+    def slow(work: Work) -> None:
+        asked.set()
+        assert leave.wait(20)
+
+    rig.engine.put(Errand(slow))
+    assert asked.wait(20)
+    # Longer than one batch: the word of the device is not in the first one that the engine takes in then.
+    rig.engine.put_all([Arrived(PRESENCE, b"online", False)] * (MAX_BATCH + 1))
+    rig.say(device, device.status(ComponentStatus.model_validate_json(well)))
+    rig.shift = 101
+    leave.set()
+    until(lambda: rig.show(name)["state"] == "completed", "it is heard")
+    assert "dev.fleetfoot.circuit_breaker_tripped" not in [event["type"] for event in events(rig)]
+
+
+def test_a_flood_stops_no_time_for_ever(rig: Rig, realm: Realm, device: Device) -> None:
+    name = rolling(rig, realm, device, device_timeout=100)
+    ending = threading.Event()
+
+    def flood() -> None:
+        while not ending.is_set():
+            rig.engine.put_all([Arrived(PRESENCE, b"online", False)] * MAX_BATCH)
+
+    floods = threading.Thread(target=flood)
+    floods.start()
+    try:
+        rig.shift = 401
+        until(lambda: rig.engine.live[0].state is RolloutState.TRIPPED, "the timeout")
+    finally:
+        ending.set()
+        floods.join()
     assert rig.show(name)["state"] == "tripped"
 
 
