@@ -147,6 +147,7 @@ class Cutter:
 
     versions: tuple[str, ...] = GOOD_VERSIONS
     bad_version = BAD_VERSION
+    hunts = HUNTS
 
     def __init__(
         self, host: Host, golden: Host, shop: Shop, tally: Tally, seed: str, *, window: float, bad: float
@@ -170,6 +171,9 @@ class Cutter:
         """What is looked at on the host."""
         return Device(host, shop)
 
+    def judge_more(self, upper: Path, found: Verdict) -> None:
+        """What else must hold of the disk; AssertionError says what is wrong."""
+
     def run(self) -> None:
         """Cut until the tally has enough; then the device must arrive a last time."""
         try:
@@ -178,14 +182,14 @@ class Cutter:
             recuts = 0
             own = self.device.component != COMPONENT
             while self._tally.more(own=own):
-                if recuts >= RECUTS or self._random.random() < 0.55:
+                if not self._again(recuts):
                     self._arrive()
-                    hunted = self._prey() if self._random.random() < HUNTS else None
+                    hunted = self._prey() if self._random.random() < self.hunts else None
                     self._order(hunted)
                     self._await_moment(hunted)
                     recuts = 0
                 else:
-                    self._pass(AFTER_BOOT)
+                    self._await_again()
                     recuts += 1
                 self.cut()
                 self.host.boot(wait=False)
@@ -265,6 +269,14 @@ class Cutter:
             time.sleep(0.0005)
         self._pass(AFTER_FOUND)
 
+    def _again(self, recuts: int) -> bool:
+        """Whether the next cut comes while it recovers; `recuts`: how often that was so in a row."""
+        return recuts < RECUTS and self._random.random() >= 0.55
+
+    def _await_again(self) -> None:
+        """Any moment while it recovers from the cut before."""
+        self._pass(AFTER_BOOT)
+
     def _pass(self, most: float) -> None:
         """Let a random time pass: what is waited for here is no fact, but the moment of the cut."""
         time.sleep(self._random.uniform(0.0, most))
@@ -275,6 +287,7 @@ class Cutter:
         self.done += 1
         with Opened(self.host, self._mount) as upper:
             found = judge(upper, self._shop, self.device.component)
+            self.judge_more(upper, found)
         # The order before was carried out and confirmed: nothing from before that may come back.
         both = (self._old, self._ordered)
         names = [f"versions/{version_name(b.release.version, b.digest)}" for b in both]

@@ -2,22 +2,34 @@
 
 import os
 import threading
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 
 import pytest
 from tests.attack.rows import row
 from tests.lab.agentcuts import AgentCutter, stock_agents
 from tests.lab.conftest import Lab
 from tests.lab.host import Host, Opened, own_mounts
+from tests.lab.keptcuts import BAD_VERSION, CHANGES, KeptCutter
 from tests.lab.powercuts import EACH, HUNTED, Cutter, Tally, cut_after_commit, judge, stock
 
 CUTS = int(os.environ.get("FLEETFOOT_CUTS", "200"))
+#: Of these, around what is preserved.
+KEPT_CUTS = max(12, CUTS // 16)
 SEED = os.environ.get("FLEETFOOT_SEED", "1")
 #: (seconds of probation, how many of ten orders are bad) of each host.
 STATES = (*HUNTED, "idle")
 HOSTS = ((0.5, 0.3), (0.5, 0.3), (0.5, 0.0), (4.0, 1.0))
 
 pytestmark = [pytest.mark.needs("lab"), pytest.mark.timeout(300 + 6 * CUTS)]
+
+
+def cut_all(cutters: Sequence[Cutter]) -> None:
+    threads = [threading.Thread(target=cutter.run, name=cutter.host.name) for cutter in cutters]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
 
 
 @row(
@@ -36,11 +48,7 @@ def test_row_51_a_power_cut_leaves_a_whole_version_and_a_way_on(
     ]
     stock_agents(lab.shop)
     cutters.append(AgentCutter(lab.host(), golden, lab.shop, tally, f"{SEED}-agent", window=1.5, bad=0.3))
-    threads = [threading.Thread(target=cutter.run, name=cutter.host.name) for cutter in cutters]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    cut_all(cutters)
     print(tally)
     record_property("powercuts", str(tally))
     assert not tally.faults, "\n".join(tally.faults)
@@ -53,6 +61,28 @@ def test_row_51_a_power_cut_leaves_a_whole_version_and_a_way_on(
         assert sum(tally.own_states.values()) >= EACH, tally.own_states
     if CUTS >= 1000:  # fewer may miss a moment by chance
         assert {"none", "1 of 2", "2 of 2"} <= set(tally.trials)
+
+
+def test_a_power_cut_leaves_what_is_preserved_whole_and_a_way_back_to_it(
+    lab: Lab, record_property: Callable[[str, object], None]
+) -> None:
+    golden, tally, kept = lab.golden, Tally(KEPT_CUTS), Counter[str]()
+    lab.shop.release(BAD_VERSION, CHANGES)
+    cutters = [
+        KeptCutter(lab.host(), golden, lab.shop, tally, f"{SEED}-kept-{n}", window=0.5, bad=1.0, kept=kept)
+        for n in range(3)
+    ]
+    cut_all(cutters)
+    said = ", ".join(f"{what} {count}" for what, count in sorted(kept.items()))
+    print(f"{tally.cuts} cuts around what is preserved: {said}")
+    record_property("powercuts", said)
+    assert not tally.faults, "\n".join(tally.faults)
+    assert tally.cuts == KEPT_CUTS
+    assert kept["put back owed"] > 0
+    assert kept["nothing owed"] > 0
+    if CUTS >= 1000:  # fewer may miss a moment by chance
+        assert kept["copy begun"] > 0
+        assert kept["put back begun"] > 0
 
 
 def problem_after_the_commit(lab: Lab, host: Host) -> str:
