@@ -16,16 +16,19 @@ from fleetfoot_manager import (
     compose,
     documents,
     ingest,
+    pace,
     publisher,
     reassert,
+    rollout,
     rollout_acts,
     rollout_devices,
     rollout_gate,
     rollout_plan,
     rollout_reports,
+    work,
 )
 from fleetfoot_manager import planning as manager_planning
-from fleetfoot_manager.requests import chains
+from fleetfoot_manager.requests import chains, starting
 from fleetfoot_protocol import admission, auditchain, resolve, trust
 from fleetfoot_protocol.documents import Desired
 from fleetfoot_protocol.dsse import decode
@@ -36,7 +39,7 @@ from fleetfoot_protocol.states import RolloutState, Terminal
 Patch = pytest.MonkeyPatch
 #: Where the search for a defect begins, if it shows seldom. Another seed finds it too, only later.
 FIRST_SEEDS = {
-    "approval_is_skipped": 23,
+    "approval_is_skipped": 32,
     "nobody_is_ever_silent": 39,
     "older_statuses_count": 17,
     "pause_does_not_hold": 17,
@@ -53,6 +56,17 @@ FIRST_SEEDS = {
     "failures_in_a_row_trip_nothing": 134,
     "wave_opens_without_its_approval": 112,
     "hop_begins_without_its_approval": 9,
+    # And of closer bounds in the second half of that.
+    "nothing_expires": 150,
+    "one_success_is_enough": 156,
+    "limit_in_percent_trips_nothing": 156,
+    "limit_in_percent_trips_too_early": 357,
+    "what_is_superseded_goes_on": 151,
+    "superseding_takes_what_it_covers_in_part": 160,
+    "superseded_devices_may_begin": 151,
+    "lower_priority_goes_first": 153,
+    "priority_is_forgotten": 150,
+    "resolve_begins_with_the_last_target": 153,
 }
 DEFECTS: dict[str, Callable[[Patch], None]] = {}
 
@@ -236,6 +250,88 @@ def hop_begins_without_its_approval(patch: Patch) -> None:
     patch.setattr(chains, "planning", SimpleNamespace(make=make))
 
 
+@defect
+def nothing_expires(patch: Patch) -> None:
+    patch.setattr(rollout, "due", lambda of, now: rollout.Tick())
+
+
+@defect
+def one_success_is_enough(patch: Patch) -> None:
+    real = rollout_gate.succeeded
+    patch.setattr(rollout_gate, "succeeded", lambda of: real(replace(of, min_successes=1)))
+
+
+@defect
+def limit_in_percent_trips_nothing(patch: Patch) -> None:
+    real = rollout_gate._too_many
+    patch.setattr(rollout_gate, "_too_many", lambda of: real(replace(of, failure_percent=0)))
+
+
+@defect
+def limit_in_percent_trips_too_early(patch: Patch) -> None:
+    real = rollout_gate._too_many
+
+    def too_many(of: Any) -> str:
+        failures = of.devices.failures - of.failures_before
+        at = failures and failures * 100 == of.failure_percent * of.approved
+        return f"{failures} failed, limit reached" if at else real(of)
+
+    patch.setattr(rollout_gate, "_too_many", too_many)
+
+
+@defect
+def what_is_superseded_goes_on(patch: Patch) -> None:
+    real = starting._in_the_way
+
+    def in_the_way(*facts: Any) -> list[Any]:
+        real(*facts)
+        return []
+
+    patch.setattr(starting, "_in_the_way", in_the_way)
+
+
+@defect
+def superseding_takes_what_it_covers_in_part(patch: Patch) -> None:
+    real = starting._in_the_way
+
+    def in_the_way(work: Any, new: Any, asked: Any) -> list[Any]:
+        shared = [of for of in work.rollouts.values() if set(of.groups) & set(new.groups) and of is not new]
+        kinds = (RolloutState.ROLLING_BACK,)
+        free = [of for of in shared if of.id != new.id and of.state not in kinds and not of.after]
+        return free if asked.supersede else real(work, new, asked)
+
+    patch.setattr(starting, "_in_the_way", in_the_way)
+
+
+@defect
+def superseded_devices_may_begin(patch: Patch) -> None:
+    real = rollout_acts.on_supersede
+
+    def on_supersede(of: Any, event: Any, now: float) -> Any:
+        after, effects = real(of, event, now)
+        return replace(after, devices=of.devices), effects
+
+    for steps_of in rollout.TRANSITIONS.values():
+        if step := steps_of.get(rollout.Supersede):
+            patch.setitem(steps_of, rollout.Supersede, replace(step, handler=on_supersede))
+
+
+@defect
+def lower_priority_goes_first(patch: Patch) -> None:
+    patch.setattr(work, "_rank", lambda of: (-of.priority, of.created, of.id))
+
+
+@defect
+def priority_is_forgotten(patch: Patch) -> None:
+    real = pace.of
+
+    def of(*facts: Any) -> Any:
+        found = real(*facts)
+        return found._replace(gate={**found.gate, "priority": 0})
+
+    patch.setattr(pace, "of", of)
+
+
 # --- the protocol and the device
 
 
@@ -255,6 +351,14 @@ def resolve_ignores_holds(patch: Patch) -> None:
             return group, own, device
         targets = tuple(target.model_copy(update={"hold": False}) for target in group.targets)
         return _without(group, targets=targets, hold=False), own, device
+
+    _resolved(patch, change)
+
+
+@defect
+def resolve_begins_with_the_last_target(patch: Patch) -> None:
+    def change(group: Any, own: Any, device: Any) -> Any:
+        return _without(group, targets=group.targets[::-1]) if group else group, own, device
 
     _resolved(patch, change)
 

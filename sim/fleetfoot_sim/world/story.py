@@ -52,7 +52,11 @@ def draw(seed: int) -> list[Happening]:
     rest = [Happening(at, name, _arguments(name, chance)) for at, name in zip(moments, names, strict=True)]
     more = [Happening(at, "start", _start(chance)) for at in starts[1:]]
     told = [*bad, Happening(2.0, "start", asked), *more, *rest]
-    return sorted(told if seed % 200 < 100 else _formed(told, seed), key=lambda one: one.at)
+    if seed % 200 >= 100:
+        told = _formed(told, seed)
+    if seed % 200 >= 150:
+        told = _bounded(told, seed)
+    return sorted(told, key=lambda one: one.at)
 
 
 def _formed(told: list[Happening], seed: int) -> list[Happening]:
@@ -74,6 +78,34 @@ def _formed(told: list[Happening], seed: int) -> list[Happening]:
             arguments.pop("selector", None)
         formed.append(Happening(one.at, one.what, arguments))
     return formed
+
+
+def _bounded(told: list[Happening], seed: int) -> list[Happening]:
+    """The same story with closer bounds: the last fifty of each two hundred seeds."""
+    chance = random.Random(f"bounds {seed}")  # noqa: S311 - a story that can be told again, no secret
+    bounded = []
+    for one in told:
+        arguments = one.arguments | (_bounds(chance) if one.what == "start" else {})
+        if "stage" in arguments:
+            arguments.pop("canaries", None)
+        bounded.append(Happening(one.at, one.what, arguments))
+    return bounded
+
+
+def _bounds(chance: random.Random) -> dict[str, Any]:
+    """What bounds a rollout beside its waves."""
+    drawn: list[dict[str, Any]] = [
+        {"failure_percent": chance.choice([10, 25, 50]), "breaker": 0},
+        {"min_successes": chance.choice([2, 3])},
+        {"priority": chance.choice([1, 2, 3])},
+        {"ttl": chance.choice([60, 90, 120])},
+        {"supersede": True},
+    ]
+    bounds: dict[str, Any] = {}
+    for one in drawn:
+        if chance.random() < 0.3:
+            bounds |= one
+    return bounds
 
 
 def _form(chance: random.Random) -> dict[str, Any]:

@@ -7,6 +7,7 @@ compared as numbers, and what a device runs is what its processes run.
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from fleetfoot_agent.worker import steps
@@ -283,6 +284,8 @@ class Witness:
             cut = target.activate_cut if activates else target.stage_cut
             own = document.device is not None
             demand(own or admits(target, device.id, device.site, cut), "not admitted", device.id, rollout)
+            admitting = (t for t in document.targets if admits(t, device.id, device.site, t.stage_cut))
+            demand(own or next(admitting) == target, "another order stands before it", device.id, rollout)
             demand(target.goal.digest == goal.digest, "works on another release", device.id, rollout)
 
     def _check_commit(self, device: "Device", before: Record) -> None:
@@ -307,6 +310,7 @@ class Witness:
         return self._ran.get(device, set())
 
 
+@lru_cache(256)
 def verified(payload: bytes, fleet: Fleet) -> Desired | None:
     """A stored document, or None."""
     try:

@@ -10,6 +10,7 @@ from typing import Any
 
 from fleetfoot_manager import audit, documents, inventory, policies, rollout_rows
 from fleetfoot_manager.faults import Stage
+from fleetfoot_manager.requests.rollout_arguments import RolloutPlan
 from fleetfoot_manager.rollout import Rollout
 from fleetfoot_protocol import dsse, times, topics, trust
 from fleetfoot_protocol.allow import Environment, allow
@@ -20,6 +21,7 @@ from fleetfoot_protocol.resolve import Act, resolve
 from fleetfoot_protocol.resolve import Device as Facts
 from fleetfoot_protocol.states import Lifecycle, RolloutState, Terminal
 from fleetfoot_protocol.topics import Kind
+from fleetfoot_sim.world.bounds import Bounds
 from fleetfoot_sim.world.device import Device
 from fleetfoot_sim.world.fleet import COMPONENT, FLEET, GROUPS, PLATFORM, Fleet, secret_of, the_fleet
 from fleetfoot_sim.world.manager import Manager
@@ -44,6 +46,7 @@ class World:
         self.draw = random.Random(f"world {seed}")  # noqa: S311 - a run that can be had again, no secret
         self.time = Timeline()
         self.witness = Witness(self.fleet, lambda: self.time.now)
+        self.bounds = Bounds(self.witness)
         self.broker = Broker(self.time, self.draw, self._seen)
         self.devices: dict[str, Device] = {}
         self.managers: list[Manager] = []
@@ -119,6 +122,17 @@ class World:
             self._policies = {group: policies.of_group(tx, group) for group in GROUPS}
             self.witness.heard(inventory.counters(tx))
             self.witness.turned(changed, lambda group: self._stored(tx, group))
+            self.bounds.turned(
+                list(manager.engine.live),
+                changed,
+                lambda name: self._asked_for(tx, name),
+                lambda group: self._stored(tx, group),
+                self.time.now,
+            )
+
+    def _asked_for(self, tx: Any, name: str) -> RolloutPlan | None:
+        order = policies.order_of(tx, name)
+        return (order.edited or order.asked) if order else None
 
     def _check_approval(self, tx: Any, of: Rollout) -> None:
         if of.started is None:
