@@ -23,14 +23,17 @@ TARGETS = {
     ),
     "lifecycle": Target(
         ("fleetfoot_agent.worker.lifecycle",),
-        ("tests/agent/test_lifecycle.py", "tests/agent/test_lifecycle_stateful.py"),
+        (
+            "tests/agent/test_lifecycle_facts.py",
+            "tests/agent/test_lifecycle.py",
+            "tests/agent/test_lifecycle_stateful.py",
+        ),
         ("fleetfoot_agent.worker.steps", "fleetfoot_agent.worker.record"),
     ),
     "rollout": Target(
         (
             "fleetfoot_manager.rollout",
             "fleetfoot_manager.rollout_acts",
-            "fleetfoot_manager.rollout_devices",
             "fleetfoot_manager.rollout_devices",
             "fleetfoot_manager.rollout_events",
             "fleetfoot_manager.rollout_gate",
