@@ -183,6 +183,35 @@ def test_what_is_preserved_is_back_before_the_old_version_starts_where_the_guard
     assert "put back what versions/1.0.0-" in said
 
 
+def test_a_start_that_the_switch_back_overtakes_is_made_again_with_what_was_put_back(
+    start: Start, lab: Lab
+) -> None:
+    device = start()
+    prepare(device, window=0.5)
+    host = device.host
+    # Before the version itself, a start brings the owner's state up to date, once, and takes its time.
+    host.path("/etc/kiosk-pre").write_text(
+        "cd /var/lib/kiosk; [ -e update ] || exit 0\n"
+        "rm update; echo new >state/it; until [ -e go ]; do sleep 0.05; done\n"
+    )
+    drop_in = f"[Service]\nExecStartPre=/bin/sh /etc/kiosk-pre\n{LOOKS}\n"
+    host.path(f"/etc/systemd/system/{UNIT}.d/0-pre.conf").write_text(drop_in)
+    host.run("systemctl", "daemon-reload")
+    host.run("sh", "-ec", "touch /var/lib/kiosk/update")
+    # The worker's patience ends meanwhile: `current` leads back, and what is being started is the old one.
+    old = device.current
+    waits = f"touch /var/lib/kiosk/go; until systemctl is-active -q {UNIT}; do sleep 0.05; done"
+    at_moment(device, "on-rollback", waits)
+    bundle = lab.shop.release("1.2.2")
+    device.order(device.shop.order(bundle), bundle)
+    assert ended(device, bundle)[0] is Outcome.ROLLED_BACK
+    device.await_runs(lab.shop.bundles["1.0.0"])
+    assert noted(device)[-1][3] == old
+    seen = host.path("/var/lib/kiosk/seen").read_text().split()
+    assert ("new" in seen, seen[-1]) == (True, "old"), seen
+    assert what_it_keeps(device) == OLD
+
+
 def test_rollback_by_hand_needs_neither_broker_nor_python(start: Start, lab: Lab) -> None:
     device = start()
     prepare(device, window=0.5)

@@ -193,8 +193,10 @@ class Proving:
 
         What was set aside is put back before that version starts, by its supervisor or by a unit of root's,
         which does so while there is a trial: one that ended just before the guard went back is made up for.
+        A start that was under way when `current` moved has gone past that unit, so there is another one.
         """
         target = target_of(old)
+        overtaken = self._root_preserves and self._layout.read_current() != target
         if self._layout.read_current() != target:
             self._layout.swap_current(target)
         self._run_rollback_hook()
@@ -205,7 +207,7 @@ class Proving:
         started = None
         with suppress(FleetfootError):
             started = self._seam.state().target
-        if started != target or lost or saved.is_owed(self._layout.folder, target):
+        if started != target or lost or overtaken or saved.is_owed(self._layout.folder, target):
             self._restart()
 
     def _run_rollback_hook(self) -> None:
