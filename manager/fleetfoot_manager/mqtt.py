@@ -99,14 +99,18 @@ class MqttTransport:
                 link.subscriptions.asked(mid, some)
 
     def fetch(self, topics: Iterable[str]) -> None:
-        """Subscribe and unsubscribe: retained messages come with a subscription and at no other time."""
+        """Subscribe and unsubscribe: retained messages come with a subscription and at no other time.
+
+        At QoS 0: what is lost is asked for again, and a NATS cluster makes a replicated consumer for every
+        subscription at QoS 1, some half a second each.
+        """
         client = self._client
         if client is None:
             return
         wanted = list(topics)
         for start in range(0, len(wanted), _FILTERS_PER_SUBSCRIBE):
             some = wanted[start : start + _FILTERS_PER_SUBSCRIBE]
-            client.subscribe([(text, 1) for text in some])
+            client.subscribe([(text, 0) for text in some])
             client.unsubscribe(some)
 
     def evict(self, client_ids: Iterable[str], clear: Iterable[str]) -> None:

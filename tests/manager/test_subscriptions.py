@@ -81,3 +81,20 @@ def test_the_managers_connection_asks_again_and_listens_only_once_it_is_granted(
             assert [one for one in came if isinstance(one, Connected)] == [Connected(1)]
         finally:
             transport.stop()
+
+
+def test_what_a_broker_keeps_is_fetched_without_a_subscription_that_costs_a_cluster_dearly() -> None:
+    came: list[Happening] = []
+    with ScriptedBroker() as broker:
+        address = Address("127.0.0.1", broker.port)
+        transport = MqttTransport(address, "manager", "ff/v1/manager/presence", came.extend)
+        transport.start()
+        try:
+            until(lambda: Connected(1) in came, "the connection")
+            transport.fetch(["a/b"])
+            subscribed = broker.await_packet(8)
+            assert filters_of(subscribed) == {"a/b"}
+            assert subscribed[-1] == 0, "QoS"
+            assert broker.await_packet(10).endswith(b"\x00\x03a/b")
+        finally:
+            transport.stop()
