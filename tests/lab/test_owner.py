@@ -212,6 +212,60 @@ def test_a_start_that_the_switch_back_overtakes_is_made_again_with_what_was_put_
     assert what_it_keeps(device) == OLD
 
 
+def test_the_old_version_is_drained_then_asked_to_end_and_has_time_for_it(start: Start, lab: Lab) -> None:
+    device = start()
+    prepare(device, window=0.5)
+    note = "/var/lib/kiosk/order"
+    # It takes a second from being asked until it ends.
+    ends = f"trap 'echo asked >>{note}; sleep 1; echo ended >>{note}; exit 0' TERM\n"
+    slow = lab.shop.release("1.3.1", f"{ends}systemd-notify --ready\nwhile :; do sleep 0.05; done\n")
+    device.order(device.shop.order(slow), slow)
+    device.await_runs(slow)
+    at_moment(device, "pre-activate", f"systemctl is-active {UNIT} >>{note}; echo drained >>{note}")
+    newer = lab.shop.release("1.3.2", f"echo started >>{note}\n{GOOD}")
+    device.host.run("sh", "-ec", f"touch {note}; chown daemon {note}")
+    device.order(device.shop.order(newer), newer)
+    device.await_runs(newer)
+    assert device.host.path(note).read_text().split() == ["active", "drained", "asked", "ended", "started"]
+
+
+def test_checks_of_every_kind_work_from_within_the_sandbox_of_the_worker(start: Start, lab: Lab) -> None:
+    device = start()
+    host = device.host
+    # The version is ready when it serves on loopback what is asked; the unit of the owner is root's.
+    serves = (
+        "cd /var/lib/kiosk; exec /usr/bin/python3 -c 'import http.server, subprocess\n"
+        'served = http.server.HTTPServer(("127.0.0.1", 8099), http.server.SimpleHTTPRequestHandler)\n'
+        'subprocess.run(["systemd-notify", "--ready"])\n'
+        "served.serve_forever()'\n"
+    )
+    host.run(
+        "sh", "-ec", "mkdir -p /var/lib/kiosk; touch /var/lib/kiosk/sign; chown -R daemon /var/lib/kiosk"
+    )
+    probe = "[Service]\nType=oneshot\nExecStart=/usr/bin/test -e /var/lib/kiosk/sign\n"
+    host.path("/etc/systemd/system/kiosk-probe.service").write_text(probe)
+    checks = (
+        '{kind = "http", url = "http://127.0.0.1:8099/sign"}, {kind = "tcp", address = "127.0.0.1:8099"}, '
+        '{kind = "file", path = "/var/lib/kiosk/sign"}, {kind = "exec", unit = "kiosk-probe.service"}'
+    )
+    device.configure(window=1.0, component=f"checks = [{checks}]\n", service="TimeoutStartSec=60s")
+    good = lab.shop.release("1.3.3", serves)
+    device.order(device.shop.order(good), good)
+    device.await_runs(good)
+    told = until(lambda: (found := device.told()) and found.checks, "the checks are told")
+    assert {check.check: check.healthy for check in told} == {
+        "http://127.0.0.1:8099/sign": True,
+        "127.0.0.1:8099": True,
+        "/var/lib/kiosk/sign": True,
+        "kiosk-probe.service": True,
+    }
+    # Without its listener a version is left, and what was missing is told.
+    deaf = lab.shop.release("1.3.4", GOOD)
+    device.order(device.shop.order(deaf), deaf)
+    assert ended(device, deaf) == (Outcome.ROLLED_BACK, Code.UPGRADE_HEALTH_FAILED)
+    device.await_runs(good)
+
+
 def test_rollback_by_hand_needs_neither_broker_nor_python(start: Start, lab: Lab) -> None:
     device = start()
     prepare(device, window=0.5)
