@@ -27,6 +27,7 @@ from fleetfoot_manager import (
     rollout,
     rollout_rows,
     schema,
+    standstill,
 )
 from fleetfoot_manager.catalogue import Life
 from fleetfoot_manager.effects import Effect
@@ -352,9 +353,11 @@ class Work:
             audit.append(self.tx, self.now, actor, action, data, request)
         if self._audits or self._audit_head:
             publisher.put_audit_head(self.tx, self.house, self.now)
+        # While nothing may begin, that holds too for those which stand for an approval alone.
+        held = {"hold": True} if self._desired and standstill.of(self.tx) is not None else {}
         for (group, component), beyond in self._desired.items():
             targets = [
-                found
+                found.model_copy(update=held)
                 for of in sorted(self.rollouts.values(), key=_rank, reverse=True)
                 if of.component == component and group in of.groups and (found := rollout.target(of))
             ]

@@ -94,6 +94,20 @@ def test_everything_under_way_is_held_and_goes_on_alone(house: House) -> None:
     assert actions == ["engine.pause", "engine.resume"]
 
 
+def test_what_awaits_an_approval_is_held_as_long(house: House) -> None:
+    rig = house.rig
+    rig.do("rollout.cancel", {"rollout": house.going})
+    waiting = rig.start(house.new, "hall", waves=[1, 2], settle=0, approve_each_wave=True)
+    house.completes(waiting, house.new)
+    assert "awaits approval" in rig.show(waiting)["reason"]
+    assert not rig.desired("hall").targets[0].hold
+    rig.do("engine.pause")
+    assert rig.desired("hall").targets[0].hold
+    rig.do("engine.resume")
+    assert not rig.desired("hall").targets[0].hold
+    assert rig.show(waiting)["state"] == "paused"
+
+
 def test_meanwhile_nothing_begins_and_what_stops_is_let_through(house: House) -> None:
     rig = house.rig
     rig.do("engine.pause")

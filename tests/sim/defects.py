@@ -25,10 +25,11 @@ from fleetfoot_manager import (
     rollout_gate,
     rollout_plan,
     rollout_reports,
+    standstill,
     work,
 )
 from fleetfoot_manager import planning as manager_planning
-from fleetfoot_manager.requests import chains, starting
+from fleetfoot_manager.requests import chains, engine_acts, starting
 from fleetfoot_protocol import admission, auditchain, resolve, trust
 from fleetfoot_protocol.documents import Desired
 from fleetfoot_protocol.dsse import decode
@@ -67,6 +68,9 @@ FIRST_SEEDS = {
     "lower_priority_goes_first": 153,
     "priority_is_forgotten": 150,
     "resolve_begins_with_the_last_target": 153,
+    "paused_engine_holds_nothing": 167,
+    "paused_engine_lets_rollouts_begin": 153,
+    "paused_engine_leaves_what_awaits_approval": 164,
 }
 DEFECTS: dict[str, Callable[[Patch], None]] = {}
 
@@ -330,6 +334,21 @@ def priority_is_forgotten(patch: Patch) -> None:
         return found._replace(gate={**found.gate, "priority": 0})
 
     patch.setattr(pace, "of", of)
+
+
+@defect
+def paused_engine_holds_nothing(patch: Patch) -> None:
+    patch.setattr(engine_acts, "TRANSITIONS", dict.fromkeys(RolloutState, ()))
+
+
+@defect
+def paused_engine_leaves_what_awaits_approval(patch: Patch) -> None:
+    patch.setattr(engine_acts, "_order_anew", lambda work: None)
+
+
+@defect
+def paused_engine_lets_rollouts_begin(patch: Patch) -> None:
+    patch.setattr(standstill, "refusal", lambda *facts: None)
 
 
 # --- the protocol and the device

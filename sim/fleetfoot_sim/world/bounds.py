@@ -29,6 +29,9 @@ class Bounds:
     def __init__(self, witness: Witness) -> None:
         self._witness = witness
         self._before: dict[str, Rollout] = {}
+        #: Whether the whole engine was paused at the turn before, and how many waves were open then.
+        self.stands = False
+        self._waves: dict[str, int] = {}
         #: The waves of a rollout that nobody could prove anything in, and that the next one is judged with.
         self._joined: dict[str, list[int]] = {}
 
@@ -59,6 +62,22 @@ class Bounds:
             self._check_ranks(live)
             for group in {group for of in changed for group in of.groups}:
                 self._check_order(live, stored(group))
+
+    def halted(self, halted: bool, live: Sequence[Rollout], stored: Callable[[str], Desired | None]) -> None:
+        """After each turn: while the whole engine is paused, no rollout goes on, and each order is held."""
+        if halted:
+            going = [of.id for of in live if of.state in (_S.RUNNING, _S.SETTLING)]
+            demand(not going, "goes on while the engine is paused", going)
+            waves = {of.id: of.wave for of in live}
+            opened = [name for name, wave in waves.items() if wave > self._waves.get(name, wave)]
+            demand(not self.stands or not opened, "a wave opens while the engine is paused", opened)
+            self._waves = waves
+            for group in {group for of in live for group in of.groups}:
+                document = stored(group)
+                loose = [t.rollout for t in document.targets if not t.hold] if document else []
+                loose = [name for name in loose if name in waves]
+                demand(not loose, "an order is not held while the engine is paused", group, loose)
+        self.stands = halted
 
     # --- what was asked for --------------------------------------------------------------------------
 

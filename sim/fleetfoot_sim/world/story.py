@@ -89,7 +89,16 @@ def _bounded(told: list[Happening], seed: int) -> list[Happening]:
         if "stage" in arguments:
             arguments.pop("canaries", None)
         bounded.append(Happening(one.at, one.what, arguments))
-    return bounded
+    return bounded + _halt(seed)
+
+
+def _halt(seed: int) -> list[Happening]:
+    """Perhaps somebody pauses the whole engine, and perhaps somebody lets it go on before the calm."""
+    chance = random.Random(f"halt {seed}")  # noqa: S311 - a story that can be told again, no secret
+    if chance.random() > 0.4:
+        return []
+    at = chance.choice([5.0, 130.0, 260.0]) + chance.expovariate(1 / 40.0)
+    return [Happening(at, "halt", {}), Happening(at + chance.choice([30, 90, 200]), "go_on", {})]
 
 
 def _bounds(chance: random.Random) -> dict[str, Any]:

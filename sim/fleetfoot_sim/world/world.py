@@ -8,7 +8,7 @@ import random
 from pathlib import Path
 from typing import Any
 
-from fleetfoot_manager import audit, documents, inventory, policies, rollout_rows
+from fleetfoot_manager import audit, documents, inventory, policies, rollout_rows, standstill
 from fleetfoot_manager.faults import Stage
 from fleetfoot_manager.requests.rollout_arguments import RolloutPlan
 from fleetfoot_manager.rollout import Rollout
@@ -129,6 +129,8 @@ class World:
                 lambda group: self._stored(tx, group),
                 self.time.now,
             )
+            halted = standstill.of(tx) is not None
+            self.bounds.halted(halted, manager.engine.live, lambda group: self._stored(tx, group))
 
     def _asked_for(self, tx: Any, name: str) -> RolloutPlan | None:
         order = policies.order_of(tx, name)
@@ -244,6 +246,12 @@ class World:
 
     def _do_policy(self, group: str) -> None:
         self._ask("group.policy", {"group": group, "approval": "always"})
+
+    def _do_halt(self) -> None:
+        self._ask("engine.pause", {"reason": "story"})
+
+    def _do_go_on(self) -> None:
+        self._ask("engine.resume", {})
 
     def _do_recall(self, version: str) -> None:
         self._ask("release.recall", {"component": COMPONENT, "version": version, "reason": "story"})
@@ -386,6 +394,9 @@ class World:
             live = self._rollouts()
             if not live and self._rested():
                 break
+            if self.bounds.stands:
+                self._do_go_on()
+                continue
             for of in live:
                 self._answer(of)
         self._check_end()
