@@ -252,8 +252,12 @@ def test_checks_of_every_kind_work_from_within_the_sandbox_of_the_worker(start: 
     good = lab.shop.release("1.3.3", serves)
     device.order(device.shop.order(good), good)
     device.await_runs(good)
-    told = until(lambda: (found := device.told()) and found.checks, "the checks are told")
-    assert {check.check: check.healthy for check in told} == {
+
+    def told() -> dict[str, bool]:
+        found = device.told()
+        return {} if found is None else {check.check: check.healthy for check in found.checks}
+
+    assert until(told, "the checks are told") == {
         "http://127.0.0.1:8099/sign": True,
         "127.0.0.1:8099": True,
         "/var/lib/kiosk/sign": True,
