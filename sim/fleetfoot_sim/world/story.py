@@ -86,8 +86,6 @@ def _bounded(told: list[Happening], seed: int) -> list[Happening]:
     bounded = []
     for one in told:
         arguments = one.arguments | (_bounds(chance) if one.what == "start" else {})
-        if "stage" in arguments:
-            arguments.pop("canaries", None)
         bounded.append(Happening(one.at, one.what, arguments))
     return bounded + _halt(seed)
 
