@@ -32,7 +32,7 @@ yes new | head -n {LINES} >next && sync next && mv next kiosk.conf
 cp kiosk.conf state/a; rm -f state/b; touch state/more
 exit 3
 """
-BAD_VERSION = "1.3.0"
+BAD_VERSION = "1.2.7"
 #: What every start found, of which version.
 SEEN = "/var/lib/kiosk/seen"
 LOOKS = (

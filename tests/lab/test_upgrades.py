@@ -50,7 +50,7 @@ def comes_back(device: Device, bundle: Bundle) -> str:
     """Order a version that is bad; returns the code with which the device has gone back to 1.0.0."""
     device.order(device.shop.order(bundle), bundle)
     outcome, code = ended(device, bundle)
-    assert outcome is Outcome.ROLLED_BACK
+    assert outcome is Outcome.ROLLED_BACK, f"{device.record()}\n{device.host.journal('-n', '200')}"
     device.await_runs(device.shop.bundles["1.0.0"])
     assert device.layout.read_trial() is None
     record = device.record()
