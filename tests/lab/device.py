@@ -79,6 +79,7 @@ class Shop:
 
     folder: Path
     bundles: dict[str, Bundle] = field(default_factory=dict)
+    made_of: dict[str, tuple[str, dict[str, str]]] = field(default_factory=dict)
     sequence: int = 0
 
     def __post_init__(self) -> None:
@@ -91,6 +92,8 @@ class Shop:
 
     def release(self, version: str, script: str = GOOD, **files: str) -> Bundle:
         """The kiosk that runs `script`; files: more of its tree, by name."""
+        made_of = self.made_of.setdefault(version, (script, files))
+        assert made_of == (script, files), f"{version} is another test's, and something else"
         if version in self.bundles:
             return self.bundles[version]
         tree = self.folder / "trees" / version

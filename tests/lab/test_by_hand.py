@@ -8,7 +8,7 @@ from tests.lab.device import COMPONENT, UNIT, Device
 from tests.support.fleet import Bundle
 from tests.support.waiting import until
 
-pytestmark = pytest.mark.needs("lab")
+pytestmark = [pytest.mark.needs("lab"), pytest.mark.timeout(300)]
 
 Start = Callable[..., Device]
 

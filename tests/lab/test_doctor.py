@@ -12,7 +12,7 @@ from tests.support.waiting import until
 
 from fleetfoot_manager.broker import EmbeddedBroker
 
-pytestmark = pytest.mark.needs("lab")
+pytestmark = [pytest.mark.needs("lab"), pytest.mark.timeout(300)]
 
 Start = Callable[..., Device]
 

@@ -14,7 +14,7 @@ from tests.support.waiting import until
 from fleetfoot_protocol.codes import Code
 from fleetfoot_protocol.states import Lifecycle, Outcome
 
-pytestmark = pytest.mark.needs("lab")
+pytestmark = [pytest.mark.needs("lab"), pytest.mark.timeout(300)]
 
 Start = Callable[..., Device]
 

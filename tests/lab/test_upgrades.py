@@ -24,7 +24,7 @@ from fleetfoot_manager.broker import EmbeddedBroker
 from fleetfoot_protocol.codes import Code
 from fleetfoot_protocol.states import Lifecycle, Outcome
 
-pytestmark = pytest.mark.needs("lab")
+pytestmark = [pytest.mark.needs("lab"), pytest.mark.timeout(300)]
 
 Start = Callable[..., Device]
 
