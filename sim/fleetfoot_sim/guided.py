@@ -85,7 +85,7 @@ class Story:
             self._came.set()
         elif "result" in said:
             self.result = said["result"]
-            self._show("That was the story. Look around as long as you like; q leaves and ends it all.")
+            self._show("That was the story. Look around as long as you like; ^q leaves and ends it all.")
         elif not self.over:
             self.said.append(str(said["say"]))
             if self.console is None:

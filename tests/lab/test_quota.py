@@ -53,7 +53,7 @@ def test_row_52_a_real_quota_leaves_what_runs_and_is_told(start: Start, lab: Lab
     device = start(window=1.0)
     disk = on_a_quota_disk(device)
     host, before = device.host, device.unit("MainPID")
-    fetched, unpacked, written = (lab.shop.release(f"1.3.{number}") for number in range(3))
+    fetched, unpacked, written = (lab.shop.release(f"1.9.{number}") for number in range(3))
 
     def refused(words: str) -> None:
         def told() -> bool:

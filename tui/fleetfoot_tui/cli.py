@@ -19,8 +19,8 @@ def register(subparsers: options.Subparsers) -> None:
         "tui",
         _tui,
         "the console: see what the fleet does, and steer it",
-        details="Keys: ? says which there are, : opens the palette, q leaves. What changes something is a\n"
-        "signed request, like a command's; watching works while the manager is down.",
+        details="Keys: ? says which there are, : opens the palette, q goes back and ^q leaves. What changes\n"
+        "something is a signed request, like a command's; watching works while the manager is down.",
         example="fleetfoot tui\nfleetfoot tui --profile bakery --read-only",
     )
     parser.add_argument(
