@@ -1,6 +1,8 @@
 """What a broker refuses for a moment is asked for again, whichever of question and answer is noted first."""
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 from tests.agent.courierrig import ScriptedBroker, filters_of
@@ -65,36 +67,34 @@ class Leaderless(ScriptedBroker):
         return b"\x80" if self.asked == 1 else b"\x01"
 
 
-def test_the_managers_connection_asks_again_and_listens_only_once_it_is_granted() -> None:
+@contextmanager
+def connected(broker: ScriptedBroker) -> Iterator[tuple[MqttTransport, list[Happening]]]:
+    """The manager's own connection to it, and what happens on it."""
     came: list[Happening] = []
-    with Leaderless() as broker:
-        address = Address("127.0.0.1", broker.port)
-        transport = MqttTransport(address, "manager", "ff/v1/manager/presence", came.extend)
-        transport.start()
-        try:
-            until(lambda: Connected(1) in came, "the connection")
-            transport.subscribe(["a", "b"])
-            assert filters_of(broker.await_packet(8)) == {"a", "b"}
-            assert Subscribed(1) not in came
-            assert filters_of(broker.await_packet(8)) == {"a", "b"}
-            until(lambda: Subscribed(1) in came, "it is granted")
-            assert [one for one in came if isinstance(one, Connected)] == [Connected(1)]
-        finally:
-            transport.stop()
+    address = Address("127.0.0.1", broker.port)
+    transport = MqttTransport(address, "manager", "ff/v1/manager/presence", came.extend)
+    transport.start()
+    try:
+        until(lambda: Connected(1) in came, "the connection")
+        yield transport, came
+    finally:
+        transport.stop()
+
+
+def test_the_managers_connection_asks_again_and_listens_only_once_it_is_granted() -> None:
+    with Leaderless() as broker, connected(broker) as (transport, came):
+        transport.subscribe(["a", "b"])
+        assert filters_of(broker.await_packet(8)) == {"a", "b"}
+        assert Subscribed(1) not in came
+        assert filters_of(broker.await_packet(8)) == {"a", "b"}
+        until(lambda: Subscribed(1) in came, "it is granted")
+        assert [one for one in came if isinstance(one, Connected)] == [Connected(1)]
 
 
 def test_what_a_broker_keeps_is_fetched_without_a_subscription_that_costs_a_cluster_dearly() -> None:
-    came: list[Happening] = []
-    with ScriptedBroker() as broker:
-        address = Address("127.0.0.1", broker.port)
-        transport = MqttTransport(address, "manager", "ff/v1/manager/presence", came.extend)
-        transport.start()
-        try:
-            until(lambda: Connected(1) in came, "the connection")
-            transport.fetch(["a/b"])
-            subscribed = broker.await_packet(8)
-            assert filters_of(subscribed) == {"a/b"}
-            assert subscribed[-1] == 0, "QoS"
-            assert broker.await_packet(10).endswith(b"\x00\x03a/b")
-        finally:
-            transport.stop()
+    with ScriptedBroker() as broker, connected(broker) as (transport, _):
+        transport.fetch(["a/b"])
+        subscribed = broker.await_packet(8)
+        assert filters_of(subscribed) == {"a/b"}
+        assert subscribed[-1] == 0, "QoS"
+        assert broker.await_packet(10).endswith(b"\x00\x03a/b")
