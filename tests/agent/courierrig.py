@@ -214,8 +214,8 @@ class ScriptedBroker:
     def hello(self) -> None:
         """A client has sent CONNECT."""
 
-    def grants(self) -> bytes:
-        """What a subscription is answered with for each of its topics; 0x80 refuses it."""
+    def grants(self) -> bytes | None:
+        """What a subscription is answered with for each of its topics; 0x80 refuses it, None says nothing."""
         return b"\x01"
 
     def acknowledges(self) -> bool:
@@ -251,9 +251,9 @@ class ScriptedBroker:
                 elif first >> 4 == 3 and first & 6 and self.acknowledges():
                     (size,) = struct.unpack_from("!H", body)
                     connection.sendall(b"\x40\x02" + body[2 + size : 4 + size])
-                elif first >> 4 == 8:
+                elif first >> 4 == 8 and (granted := self.grants()) is not None:
                     topics = len(_filters(body))
-                    connection.sendall(b"\x90" + _length(2 + topics) + body[:2] + self.grants() * topics)
+                    connection.sendall(b"\x90" + _length(2 + topics) + body[:2] + granted * topics)
                 self.packets.put((first, body))
 
 

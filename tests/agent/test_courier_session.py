@@ -722,3 +722,50 @@ def test_a_broker_that_does_not_acknowledge_is_left_and_told_again(tmp_path: Pat
         until(lambda: broker.connections > 1, "it connects anew")
     assert b"presence" in first
     assert b"presence" in second
+
+
+class DeafBroker(ScriptedBroker):
+    """It lets everybody in, acknowledges everything, and never answers a subscription."""
+
+    def grants(self) -> bytes | None:
+        return None
+
+
+def test_a_broker_that_does_not_answer_a_subscription_is_left_and_was_never_a_link(tmp_path: Path) -> None:
+    with DeafBroker() as broker:
+        config = device(tmp_path, broker.port)
+        worker = WorkerSide(config.spool)
+        with carrying(config, replace(QUICK, ack_timeout=0.3)):
+            first = filters_of(broker.await_packet(8))
+            link = worker.link()
+            assert link is not None
+            assert not link.up
+            assert filters_of(broker.await_packet(8)) == first
+            assert broker.connections > 1
+
+
+def test_the_link_is_up_once_the_subscriptions_are_answered(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "fleetfoot_agent.courier.session")
+    with ScriptedBroker() as broker:
+        config = device(tmp_path, broker.port)
+        worker = WorkerSide(config.spool)
+        with carrying(config):
+            until(lambda: (link := worker.link()) is not None and link.up, "the link")
+    said = [record.getMessage().split()[0] for record in caplog.records]
+    assert said[:2] == ["event=connected", "event=subscribed"]
+
+
+def test_everything_is_subscribed_to_again_against_what_the_broker_lost(tmp_path: Path) -> None:
+    with ScriptedBroker() as broker:
+        config = device(tmp_path, broker.port)
+        worker = WorkerSide(config.spool)
+        with carrying(config, replace(QUICK, listen_again=0.1)) as courier:
+            asked = [filters_of(broker.await_packet(8)) for _ in range(3)]
+            assert asked[0] == asked[1] == asked[2]
+            assert f"{BASE}/desired/kiosk" in asked[0]
+            broker.publish((f"{BASE}/desired/kiosk", b"1"))
+            until(lambda: payloads(worker, "group.kiosk") == [b"1"], "the message that was lost before")
+            assert courier.connected
+        assert broker.connections == 1

@@ -23,8 +23,8 @@ from fleetfoot_client import agent_payload
 from fleetfoot_client.cli import main as fleetfoot
 from fleetfoot_protocol import trust
 
-GOOD_AGENTS = ("0.2.0", "0.3.0")
-BAD_AGENT = "0.4.0"
+GOOD_AGENTS = ("0.2.1", "0.3.1")
+BAD_AGENT = "0.4.1"
 
 #: States that are hunted. Before these the way is that of any component.
 HUNTED = ("staged", "activating", "probation", "rolling_back")

@@ -110,7 +110,8 @@ class Shop:
             (tree / name).write_text(text)
         out = self.folder / "dist"
         build = ["release", "build", str(tree), "--component", COMPONENT, "--version", version]
-        assert fleetfoot([*build, "--entrypoint", "bin/kiosk", "--out", str(out)]) == 0
+        build += ["--counter", str(_counter(version)), "--entrypoint", "bin/kiosk", "--out", str(out)]
+        assert fleetfoot(build) == 0
         path = out / f"{COMPONENT}-{version}"
         assert fleetfoot(["release", "sign", str(path), "--key", str(self.folder / "release.key")]) == 0
         envelope = (path / "release.dsse.json").read_bytes()
@@ -135,6 +136,14 @@ class Shop:
         )
         signed = dsse.sign(PayloadType.DESIRED, document.payload(), self.house.keys["director"])
         return dsse.encode(signed)
+
+
+def _counter(version: str) -> int:
+    """A counter that rises with the version. Chosen by the tool it would rise in the order of building, which
+    is the order of the test files in this process: a 1.1.0 built before 1.0.0 is no upgrade of it.
+    """
+    major, minor, patch = map(int, version.split("."))
+    return (major * 100 + minor) * 100 + patch
 
 
 class Device:
@@ -217,9 +226,9 @@ class Device:
         self.host.path("/run/fleetfoot/wake/now").touch()
 
     def await_connected(self) -> None:
-        """Wait until the courier's session is up, and what it must hear is subscribed."""
+        """Wait until the courier hears: it is connected and its subscriptions are answered."""
         link = self.host.path(f"{SPOOL}/in/link.json")
-        until(lambda: link.exists() and json.loads(link.read_text())["up"], "the courier is connected")
+        until(lambda: link.exists() and json.loads(link.read_text())["up"], "the courier hears")
 
     def bring(self, bundle: Bundle) -> None:
         """Bring what an order is about, as soon as the device has booted, and wake the worker."""
@@ -295,7 +304,8 @@ class Device:
         try:
             until(there, f"{self.host.name} runs {bundle.release.version}", seconds=seconds)
         except AssertionError as error:
-            raise AssertionError(f"{error}\n{self.record()}\n{self.host.journal('-n', '150')}") from error
+            known = f"{self.record()}\n{self.told()}"
+            raise AssertionError(f"{error}\n{known}\n{self.host.journal('-n', '150')}") from error
 
 
 def problem_of(layout: Layout, target: str, root: TrustRoot) -> str:

@@ -80,7 +80,7 @@ def test_a_device_upgrades_itself_by_a_signed_retained_message(start: Start, tmp
         director = Director(device.shop.house, host, port, artifacts.start())
         try:
             device.host.run("systemctl", "enable", "--now", "fleetfoot-courier.service")
-            device.await_connected()  # the embedded broker can lose what is published meanwhile
+            device.await_connected()
             director.release(bundle)
             director.order(GROUP, everybody("r-0001", bundle.goal()))
             device.await_runs(bundle)

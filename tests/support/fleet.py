@@ -95,7 +95,9 @@ class Director:
         self.client.loop_stop()
 
     def publish(self, topic: str, payload: bytes, *, retain: bool = True) -> None:
-        self.client.publish(topic, payload, qos=1, retain=retain).wait_for_publish(10)
+        message = self.client.publish(topic, payload, qos=1, retain=retain)
+        message.wait_for_publish(10)
+        assert message.is_published(), f"the broker has not acknowledged {topic}"
 
     def desired(self, group: str, *targets: Target, **fields: Any) -> Desired:
         """The next document of a group."""

@@ -27,7 +27,7 @@ from fleetfoot_agent.courier.outbox import Outbox
 from fleetfoot_agent.courier.renewal import Renewal
 from fleetfoot_agent.courier.running import Waker, WorkerRunner
 from fleetfoot_agent.courier.session import Session
-from fleetfoot_agent.courier.timing import boot_id, boottime
+from fleetfoot_agent.courier.timing import boot_id, boottime, full_jitter
 from fleetfoot_agent.courier.tuning import Tuning
 from fleetfoot_agent.spool import BlobWant, CourierSide, Link, OutMarks, WakeAt
 from fleetfoot_protocol import topics
@@ -92,7 +92,7 @@ class Courier:
         self._presence = _Presence()
         #: Subscribed to and not let in yet: asked for again.
         self._awaited: set[str] = set()
-        self._ask_again_at = float("inf")
+        self._ask_again_at = self._listen_again_at = float("inf")
 
     def _source(self) -> Source:
         broker = self._config.broker
@@ -274,7 +274,16 @@ class Courier:
         if self._awaited and now >= self._ask_again_at:
             self._session.subscribe(self._awaited)
             self._ask_again_at = now + self._tuning.ask_again
-        return min(self._presence.due_at, self._ask_again_at if self._awaited else float("inf"))
+        if now >= self._listen_again_at:
+            self._session.subscribe(self._inbox.names)
+            self._listen_again(now)
+        ask_again = self._ask_again_at if self._awaited else float("inf")
+        return min(self._presence.due_at, ask_again, self._listen_again_at)
+
+    def _listen_again(self, now: float) -> None:
+        """Subscribe to everything again in some hours: a broker may have lost what it should pass on."""
+        span = self._tuning.listen_again
+        self._listen_again_at = now + span / 2 + full_jitter(0, span / 2, span)
 
     def _await(self, names: set[str]) -> None:
         """Subscribe to these again after a while, and again, until they have been let in."""
@@ -294,6 +303,9 @@ class Courier:
         self._publish_status()
         self._outbox.begin()
         self._fetcher.try_again()
+        self._listen_again(time.monotonic())
+
+    def subscribed(self) -> None:
         self._tell_link()
 
     def session_down(self) -> None:
@@ -346,7 +358,7 @@ class Courier:
 
     def _tell_link(self) -> None:
         try:
-            self._spool.write_link(Link(self._session.up, round(boottime(), 3), self._boot))
+            self._spool.write_link(Link(self._session.hearing, round(boottime(), 3), self._boot))
         except OSError as error:
             log.error("event=link_not_told device=%s error=%a", self._config.device, error)
 

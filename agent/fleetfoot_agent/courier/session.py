@@ -36,6 +36,9 @@ class SessionUser(Protocol):
     def session_up(self) -> None:
         """The broker has accepted us."""
 
+    def subscribed(self) -> None:
+        """The broker has answered the first subscriptions: what is published is heard from now on."""
+
     def session_down(self) -> None:
         """It was up and is lost."""
 
@@ -75,7 +78,9 @@ class Session:
         self._attempt = 0
         self._fault: str | None = None
         #: Subscriptions that wait for their answer, by message; those that were refused, and until when.
-        self._asked: dict[int, list[str]] = {}
+        self._asked: dict[int, tuple[float, list[str]]] = {}
+        self._granted: set[str] = set()
+        self._hearing = False
         self._unacknowledged: dict[int, float] = {}
         self._refused: set[str] = set()
         self._refusals = 0
@@ -85,6 +90,11 @@ class Session:
     def up(self) -> bool:
         """Whether the broker has accepted us."""
         return self._state is State.UP
+
+    @property
+    def hearing(self) -> bool:
+        """Whether it is up and the broker has answered the first subscriptions, granted or not."""
+        return self.up and self._hearing
 
     def poll_for(self) -> tuple[int, int] | None:
         """(file descriptor, poll events) to wait for, None while there is no connection to wait for."""
@@ -110,6 +120,10 @@ class Session:
         oldest = next(iter(self._unacknowledged.values()), now)
         if self.up and now - oldest > self._tuning.ack_timeout:
             self._lose("the broker does not acknowledge", now)
+        # Connected and deaf is worse than not connected: nobody would notice.
+        asked_at, _ = next(iter(self._asked.values()), (now, []))
+        if self.up and now - asked_at > self._tuning.ack_timeout:
+            self._lose("the broker does not answer a subscription", now)
         if self._unread():
             self.ready(select.POLLIN, now)
         if self._unread():
@@ -157,7 +171,7 @@ class Session:
         if wanted and self._client is not None and self.up:
             _, mid = self._client.subscribe(wanted)
             if mid is not None:
-                self._asked[mid] = [name for name, _ in wanted]
+                self._asked[mid] = (time.monotonic(), [name for name, _ in wanted])
 
     def _ask_again(self, now: float) -> None:
         """Subscribe to what was refused, when its time has come."""
@@ -169,6 +183,7 @@ class Session:
         """Take subscriptions back; nothing while there is no session."""
         dropped = sorted(names)
         self._refused.difference_update(dropped)
+        self._granted.difference_update(dropped)
         if dropped and self._client is not None and self.up:
             self._client.unsubscribe(dropped)
 
@@ -198,6 +213,8 @@ class Session:
         self._connector = _Connector(client, self._broker, self._nudge)
         self._state, self._since = State.CONNECTING, now
         self._asked.clear()
+        self._granted.clear()
+        self._hearing = False
         self._unacknowledged.clear()
         self._refused.clear()
         self._refusals = 0
@@ -287,17 +304,24 @@ class Session:
         self._user.acknowledged(mid)
 
     def _on_subscribe(self, _client: Client, _data: Any, mid: int, codes: list[Any], _more: Any) -> None:
-        refused = sum(1 for code in codes if code.is_failure)
+        _, asked = self._asked.pop(mid, (0.0, []))
+        refused = {name for name, code in zip(asked, codes, strict=False) if code.is_failure}
         if refused:
-            log.warning("event=subscription_refused device=%s topics=%d", self._device, refused)
+            log.warning("event=subscription_refused device=%s topics=%d", self._device, len(refused))
+        new = set(asked) - refused - self._granted
+        self._granted |= new
+        if new:
+            log.info("event=subscribed device=%s topics=%d", self._device, len(self._granted))
         # A cluster without a leader refuses for a moment what it grants later: without another try the
         # device would be connected and deaf. What an access list denies is refused again, once a minute.
-        asked = self._asked.pop(mid, [])
-        self._refused |= {name for name, code in zip(asked, codes, strict=False) if code.is_failure}
+        self._refused |= refused
         self._refusals = self._refusals + 1 if refused else 0
         if self._refused:
             pause = full_jitter(self._refusals, self._tuning.reconnect_base, self._tuning.reconnect_cap)
             self._refused_until = time.monotonic() + pause
+        if not self._hearing and not self._asked:
+            self._hearing = True
+            self._user.subscribed()
 
 
 class _Connector(threading.Thread):

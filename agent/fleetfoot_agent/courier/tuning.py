@@ -27,10 +27,12 @@ class Tuning:
     #: For TCP and TLS, and for the broker's answer to CONNECT.
     connect_timeout: float = 5.0
     connack_timeout: float = 10.0
-    #: For the acknowledgement of a message: then the connection is held for lost.
+    #: For the acknowledgement of a message or a subscription: then the connection is held for lost.
     ack_timeout: float = 30.0
     #: Until what is wanted and did not come, or was not kept, is subscribed to again: that brings it again.
     ask_again: float = 30.0
+    #: Until everything is subscribed to again (half of it to all of it): against whatever a broker lost.
+    listen_again: float = 6 * 3600.0
     #: How long stopping waits until the broker has shown that it knows.
     farewell: float = 2.0
 

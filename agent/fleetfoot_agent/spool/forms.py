@@ -134,7 +134,7 @@ class BlobState:
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """in/link.json: whether the courier has a session with the broker.
+    """in/link.json: whether the courier has a session with the broker, its subscriptions answered.
 
     since: CLOCK_BOOTTIME seconds at which that began, of the boot named by boot_id; of another boot it
     says nothing.
