@@ -1,5 +1,6 @@
 """Pressing keys and reading the screen, as a person does."""
 
+import time
 from typing import Any
 
 from textual.pilot import Pilot
@@ -26,6 +27,11 @@ async def settle(pilot: Pilot[Any]) -> str:
     await pilot.pause()
     app.tick()
     await pilot.pause()
+    # On a slow machine rows are chosen anew the later, the longer it took the last time.
+    end = time.monotonic() + 30
+    while getattr(app.screen, "_stale", False) and time.monotonic() < end:
+        app.tick()
+        await pilot.pause(0.01)
     return screen_text(app)
 
 

@@ -90,6 +90,21 @@ async def test_a_change_shows_up_and_the_cursor_stays_on_its_device(stage: Stage
         assert "upgrading switch" in text
 
 
+async def test_a_cursor_that_nobody_has_moved_stays_at_the_top_while_the_fleet_comes_in(stage: Stage) -> None:
+    stage.device("oven-05", "ovens", stage.runs("1.1.0"))
+    app = stage.console()
+    async with app.run_test(size=SIZE) as pilot:
+        await settle(pilot)
+        table = app.screen.query_one(LineTable)
+        for name, keys, cursor in (("oven-04", [], "oven-04"), ("oven-03", ["home"], "oven-04")):
+            await pilot.press(*keys)
+            stage.device(name, "ovens", stage.runs("1.1.0"))
+            await settle(pilot)
+            app.screen.renew()  # type: ignore[attr-defined]
+            await settle(pilot)
+            assert (table.keys[0], table.cursor) == (name, cursor)
+
+
 async def test_what_a_device_sends_is_shown_literally(stage: Stage) -> None:
     evil = "[bold red]\x1b[2J\u202egnp\x07"
     part = stage.ended("1.2.0", "failed", "1.0.0", "upgrade_disk_full", "cause")

@@ -219,7 +219,7 @@ async def test_marked_devices_are_upgraded_and_what_one_refuses_is_said(house: H
         async with app.run_test(size=SIZE) as pilot:
             await see(pilot, "3 of 3 devices", "oven-3", "1.0.0")
             until(lambda: all(d.status for d in app.fleet.devices.values()), "statuses")
-            await pilot.press("space", "space", "space", "u")
+            await pilot.press("home", "space", "space", "space", "u")
             await see(pilot, "Upgrade 2 devices", "to which version")
             await type_text(pilot, "1.1.0")
             await pilot.press("enter")

@@ -27,7 +27,7 @@ TWINS: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
     "fleet": ("1", ("device list",), ("oven-1", "oven-3", "ovens", "fryer-1", "1.0.0", "boot_failed")),
     "grid": ("7", ("group list", "group show ovens"), ("ovens", "fryers")),
     "device": (
-        "1 down enter",
+        "1 home down enter",
         (
             "device show oven-1",
             f"device upgrades oven-1 {COMPONENT}",
@@ -42,7 +42,7 @@ TWINS: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
         ("R", "tripped", "upgrade_boot_failed", "alice", "oven-2", "ovens", "1.1.0"),
     ),
     "new rollout": (
-        "1 down n tab 1 full_stop 1 full_stop 0",
+        "1 home down n tab 1 full_stop 1 full_stop 0",
         (f"rollout plan --component {COMPONENT} --version 1.1.0 --group ovens",),
         ("1.1.0", "ovens", COMPONENT),
     ),

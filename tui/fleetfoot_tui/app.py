@@ -141,8 +141,7 @@ class Console(App[None]):
     def tick(self) -> None:
         """Take what has come, for a bounded time, and let the screen that is shown know."""
         busy = time.monotonic() - self._typed < _MOMENT
-        screen = self.screen
-        room = screen if self.is_running and isinstance(screen, Room) and screen.prepared else None
+        room = self._shown
         watched = room.watched() if room is not None and len(self._inbox) > _FEW else ()
         first = [text for device in watched for text in self.fleet.topics_of(device, self._inbox.root)]
         for topic, payload, retained in self._inbox.drain(_BUSY_BUDGET if busy else _BUDGET, first):
@@ -175,8 +174,8 @@ class Console(App[None]):
         if (now := (self.connected, self.fleet.manager)) != self._way:
             # What was known of the engine is of another time: ask at once where there is somebody to ask.
             self._way, self.engine, self.waiting, self._asked = now, "", 0, float("-inf")
-            if isinstance(self.screen, Room) and self.screen.prepared:
-                self.screen.renew()
+            if self._shown is not None:
+                self._shown.renew()
         self._sweeper.idle(self._typed)
         self.tell_head()
         if (room := self.room) is not None:
@@ -188,6 +187,12 @@ class Console(App[None]):
         if there and time.monotonic() - self._asked >= _ASK_STATUS:
             self._asked = time.monotonic()
             self.run_worker(self._ask_status, thread=True, name="status")
+
+    @property
+    def _shown(self) -> Room | None:
+        """The screen that is shown, with no window over it. While the console ends there is none at all."""
+        top = self.screen_stack[-1] if self.is_running and self.screen_stack else None
+        return top if isinstance(top, Room) and top.prepared else None
 
     @property
     def room(self) -> Room | None:

@@ -51,6 +51,7 @@ class LineTable(ScrollView, can_focus=True):
         self.drawn = 0
         self._row = row
         self._cursor = 0
+        self._moved = False
         self._strips: dict[str, Strip] = {}
         self._heading: Strip | None = None
         self._widths: list[int] = []
@@ -70,9 +71,10 @@ class LineTable(ScrollView, can_focus=True):
     def show(self, keys: list[str], *, lead: bool = False) -> None:
         """Show these rows in this order; the cursor stays on its row, or near where it was.
 
-        lead: a cursor on the first row stays there, whichever that is: the newest is what matters.
+        lead: a cursor on the first row stays there, whichever that is: the newest is what matters. So does
+        one that nobody has moved yet: while a fleet comes in, it would end up anywhere.
         """
-        before = None if lead and self._cursor == 0 else self.cursor
+        before = None if self._cursor == 0 and (lead or not self._moved) else self.cursor
         self.keys = keys
         self.virtual_size = Size(self.size.width, len(keys) + 1)
         place = self._place_of(before) if before is not None else None
@@ -103,7 +105,7 @@ class LineTable(ScrollView, can_focus=True):
         """Put the cursor on a row, if it is shown."""
         place = self._place_of(key)
         if place is not None:
-            self._point(place)
+            self._go_to(place)
 
     def _place_of(self, key: str) -> int | None:
         try:
@@ -174,15 +176,15 @@ class LineTable(ScrollView, can_focus=True):
 
     def action_move(self, step: int) -> None:
         """One row up or down."""
-        self._point(self._cursor + step)
+        self._go_to(self._cursor + step)
 
     def action_page(self, step: int) -> None:
         """One page up or down."""
-        self._point(self._cursor + step * max(1, self.size.height - 2))
+        self._go_to(self._cursor + step * max(1, self.size.height - 2))
 
     def action_end(self, step: int) -> None:
         """The first or the last row."""
-        self._point(0 if step < 0 else len(self.keys) - 1)
+        self._go_to(0 if step < 0 else len(self.keys) - 1)
 
     def action_choose(self) -> None:
         """Enter."""
@@ -196,6 +198,11 @@ class LineTable(ScrollView, can_focus=True):
             return
         if place == self._cursor and event.chain > 1:
             self.action_choose()
+        self._go_to(place)
+
+    def _go_to(self, place: int) -> None:
+        """Somebody wants to be there."""
+        self._moved = True
         self._point(place)
 
     def _point(self, place: int) -> None:
