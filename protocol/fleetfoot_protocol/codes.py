@@ -134,7 +134,7 @@ TABLE: dict[Code, CodeInfo] = {
         _P,
         _WARN,
         "the release is older than what runs and going down was not permitted",
-        "order the older release with mode 'exactly'",
+        "permit going down: 'fleetfoot device downgrade', or 'fleetfoot rollout plan' with --exactly",
     ),
     Code.UPGRADE_BELOW_FLOOR: CodeInfo(
         _P,

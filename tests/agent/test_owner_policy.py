@@ -245,6 +245,18 @@ def test_check_tells_of_a_bundle_what_would_come_of_it_and_does_nothing(
     assert {path: path.lstat().st_mtime_ns for path in rig.folder.rglob("*")} == before
 
 
+def test_check_of_an_older_release_says_that_going_down_must_be_permitted(
+    rig: Rig, stock: Stock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rig.deliver(2, stock["1.1.0"])
+    rig.run()
+    assert agent("check", str(stock["1.0.0"].path)) == 1
+    said = capsys.readouterr().out
+    assert "kiosk 1.0.0: stay, 1.1.0 runs, which is newer" in said
+    assert "code: upgrade_downgrade_refused" in said
+    assert "--exactly" in said
+
+
 def test_check_tells_of_an_order_what_the_worker_then_does(
     rig: Rig, stock: Stock, capsys: pytest.CaptureFixture[str]
 ) -> None:

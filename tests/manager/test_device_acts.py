@@ -224,7 +224,8 @@ def test_a_device_that_has_just_been_released_is_not_passed_over(kitchen: Kitche
 @pytest.mark.parametrize(
     ("verb", "version", "code", "words"),
     [
-        ("upgrade", "1.0.0", "state_refused", "not older than 1.0.0"),
+        ("upgrade", "1.0.0", "upgrade_downgrade_refused", "newer than 1.0.0"),
+        ("upgrade", "1.1.0", "state_refused", "runs 1.1.0 already"),
         ("upgrade", "3.0.0", "upgrade_hop_required", "requires upgrade to 2.x first"),
         ("downgrade", "2.0.0", "state_refused", "not below"),
         ("upgrade", "9.9.9", "not_found", "9.9.9"),

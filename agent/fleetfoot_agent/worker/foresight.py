@@ -148,6 +148,10 @@ def _of_bundle(config: AgentConfig, memory: Memory, bundle: Bundle) -> Outlook:
     if (failed := record.refused.get(digest, 0)) > 0:
         cause = f"it failed here, or was left by hand; another attempt, number {failed + 1}, would be taken"
         return Outlook(name, release.version, digest, "reject", Code.UPGRADE_REFUSED_BEFORE, cause)
+    if record.run is not None and record.run.counter >= release.counter:
+        # An order that does not say `exactly` would leave the device where it is (section 4, `ahead`).
+        cause = f"{record.run.version} runs, which is newer"
+        return Outlook(name, release.version, digest, "stay", Code.UPGRADE_DOWNGRADE_REFUSED, cause)
     goal = Goal(
         version=release.version,
         counter=release.counter,

@@ -37,10 +37,12 @@ def _move(work: Work, request: Request, kind: str) -> dict[str, Any]:
     entry, one = _component(work, request, asked.device, asked.component)
     row = catalogue.demand(work.tx, asked.component, asked.version)
     run = one.running
+    if run is not None and kind == "upgrade" and row.digest == run.digest:
+        raise FleetfootError("state_refused", f"{entry.id} runs {row.version} already")
     if run is not None and kind == "upgrade" and row.counter <= run.counter:
-        raise FleetfootError(
-            "state_refused",
-            f"{entry.id} runs {run.version}, which is not older than {row.version}",
+        raise UpgradeError(
+            Code.UPGRADE_DOWNGRADE_REFUSED,
+            f"{entry.id} runs {run.version}, which is newer than {row.version}",
             remedy="to go down, ask for 'fleetfoot device downgrade'",
         )
     if kind == "downgrade" and (run is None or row.counter >= run.counter):
