@@ -1,13 +1,13 @@
 """From the socket to the stored row: how many statuses a second the manager takes in from Mosquitto, against
 what `mosquitto_sub` receives of the same messages, with and without attestations.
 
-The messages are real statuses with attestations, of as many devices as there are pairs. They wait on a second
-connection's queue at the broker only as long as publishing them takes; both readers read the same stream at
-the same QoS, one after the other.
+The messages are real statuses with attestations, of as many devices as there are pairs; who publishes them
+has made its packets before. Both readers read the same stream at the same QoS, by turns, three times each:
+the best of each counts.
 """
 
-import asyncio
 import secrets
+import socket
 import subprocess
 import sys
 import tempfile
@@ -25,13 +25,16 @@ from fleetfoot_protocol import dsse, keys, topics
 from fleetfoot_protocol.dsse import PayloadType
 from fleetfoot_protocol.topics import Kind
 from fleetfoot_sim.load.device import Counts, Place, SimulatedDevice
-from fleetfoot_sim.load.mqtt import Connection
+from fleetfoot_sim.load.mqtt import publish_packet
 from fleetfoot_sim.load.shapes import Shapes, nature_of
 from fleetfoot_sim.load.verifier import Verifier
 
 _WINDOW = 2000
-#: To look more often would take from the manager what it needs.
-_LOOK_SECONDS = 0.02
+_BURST = 100
+_PUBACK_BYTES = 4
+_ROUNDS = 3
+#: How often the store is looked at, once everything is with the broker: before, nothing can be over.
+_LOOK_SECONDS = 0.005
 _DEFAULT = Setting()
 
 
@@ -56,19 +59,25 @@ def _pairs(house: ManagerHouse, devices: int) -> list[tuple[str, bytes, bytes]]:
     return found
 
 
-async def _publish(port: int, messages: list[tuple[str, bytes]]) -> None:
-    connection = Connection(f"bench-{secrets.token_hex(4)}", lambda *_: None)
-    await connection.open("127.0.0.1", port, None)
-    print("ready", flush=True)
-    await asyncio.to_thread(sys.stdin.readline)
-    for number, (topic, payload) in enumerate(messages):
-        connection.publish(topic, payload)
-        if number % 100 == 0:
-            while connection.unacknowledged > _WINDOW:
-                await asyncio.sleep(0.001)
-    while connection.unacknowledged:
-        await asyncio.sleep(0.001)
-    connection.close()
+def _publish(port: int, messages: list[tuple[str, bytes]]) -> None:
+    """Publish at QoS 1 as fast as the broker takes it, from packets that were made before the start."""
+    numbered = enumerate(messages)
+    packets = [publish_packet(topic, body, 1 + n % 65_535, retain=False) for n, (topic, body) in numbered]
+    with socket.create_connection(("127.0.0.1", port)) as connection:
+        name = b"bench-" + secrets.token_hex(4).encode()
+        body = b"\0\x04MQTT\x04\x02\0\0" + len(name).to_bytes(2, "big") + name
+        connection.sendall(bytes([0x10, len(body)]) + body)
+        if connection.recv(4) != b"\x20\x02\0\0":
+            raise RuntimeError("the broker refuses the connection")
+        print("ready", flush=True)
+        sys.stdin.readline()
+        sent = answered = 0
+        while answered < _PUBACK_BYTES * len(packets):
+            if sent < len(packets) and sent - answered // _PUBACK_BYTES < _WINDOW:
+                connection.sendall(b"".join(packets[sent : sent + _BURST]))
+                sent += _BURST
+            else:
+                answered += len(connection.recv(65_536))
 
 
 def _messages(
@@ -85,7 +94,7 @@ def _messages(
 
 @contextmanager
 def _publisher(port: int, file: Path) -> Iterator[float]:
-    """Another process that publishes what is in the file, from now on; the moment it begins."""
+    """Another process publishes what is in the file; the moment it began, once the broker has it all."""
     command = [sys.executable, "-m", "bench.ingest", str(port), str(file)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdin is not None and process.stdout is not None  # noqa: S101, PT018 - pipes
@@ -93,8 +102,8 @@ def _publisher(port: int, file: Path) -> Iterator[float]:
         began = time.monotonic()
         process.stdin.write("go\n")
         process.stdin.flush()
-        yield began
         process.wait(300)
+        yield began
 
 
 def _store(file: Path, messages: list[tuple[str, bytes]]) -> None:
@@ -147,17 +156,27 @@ def figures(quick: bool, setting: Setting = _DEFAULT) -> list[Figure]:
             file = folder / "messages"
             messages = _messages(house, pairs, attested=True)
             _store(file, messages)
-            limit = max(_sub_rate(port, file, len(messages)) for _ in range(2))
-            house.forget_statuses()
-            taken = _manager_rate(house, port, file, len(messages), devices)
+            limit, taken = 0.0, []
+            for _ in range(_ROUNDS):  # by turns, so that what else the machine does is against both
+                limit = max(limit, _sub_rate(port, file, len(messages)))
+                house.forget_statuses()
+                taken.append(_manager_rate(house, port, file, len(messages), devices))
             plain = _messages(house, pairs, attested=False)
             _store(file, plain)
-            plain_limit = _sub_rate(port, file, len(plain))
-            plain_rate = _heard(house, port, file, len(plain))
+            plain_limit = plain_rate = 0.0
+            for _ in range(_ROUNDS):
+                plain_limit = max(plain_limit, _sub_rate(port, file, len(plain)))
+                plain_rate = max(plain_rate, _heard(house, port, file, len(plain)))
             signature = _signature_cost(pairs)
-    cost = f"{taken.cost:.0f} µs of processor a message"
-    all_cost = f"{taken.verified_cost:.0f} µs of processor a message"
-    verify = 2 * (taken.verified_cost - taken.cost)
+    best = _Taken(
+        max(one.rate for one in taken),
+        max(one.verified_rate for one in taken),
+        min(one.cost for one in taken),
+        min(one.verified_cost for one in taken),
+    )
+    cost = f"{best.cost:.0f} µs of processor a message"
+    all_cost = f"{best.verified_cost:.0f} µs of processor a message"
+    verify = 2 * (best.verified_cost - best.cost)
     # Where little comes at once, nothing is left for later.
     later = [] if verify <= 0 else [
         Figure("to verify a pair that is stored", verify, "µs", signature, "its Ed25519 signature alone",
@@ -165,8 +184,8 @@ def figures(quick: bool, setting: Setting = _DEFAULT) -> list[Figure]:
     ]  # fmt: skip
     whole, alone = "status and attestation, stored", "statuses alone, known already"
     return [
-        Figure(whole, taken.rate, "messages/s", limit, "mosquitto_sub", at_least=0.85, note=cost),
-        Figure("the same, until all are verified", taken.verified_rate, "messages/s", limit, "mosquitto_sub",
+        Figure(whole, best.rate, "messages/s", limit, "mosquitto_sub", at_least=0.85, note=cost),
+        Figure("the same, until all are verified", best.verified_rate, "messages/s", limit, "mosquitto_sub",
                note=all_cost),
         *later,
         Figure(alone, plain_rate, "messages/s", plain_limit, "mosquitto_sub", at_least=0.85),
@@ -201,4 +220,4 @@ def _heard(house: ManagerHouse, port: int, file: Path, count: int) -> float:
 if __name__ == "__main__":
     lines = Path(sys.argv[2]).read_bytes().splitlines()
     split = (line.split(b"\0") for line in lines)
-    asyncio.run(_publish(int(sys.argv[1]), [(t.decode(), bytes.fromhex(p.decode())) for t, p in split]))
+    _publish(int(sys.argv[1]), [(t.decode(), bytes.fromhex(p.decode())) for t, p in split])

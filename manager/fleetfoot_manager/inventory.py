@@ -12,10 +12,10 @@ from functools import cached_property
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.engine import Connection, RowMapping
+from sqlalchemy.engine import Connection
 
 from fleetfoot_manager import schema
-from fleetfoot_manager.store import write_many
+from fleetfoot_manager.store import read_many, write_many
 from fleetfoot_protocol import strictjson
 from fleetfoot_protocol.documents import read
 from fleetfoot_protocol.errors import FleetfootError
@@ -69,19 +69,21 @@ class DeviceEntry:
         return self.enrolled_labels if status is None else status.labels
 
 
-def _entry(row: RowMapping) -> DeviceEntry:
+#: The columns of an entry, in the order in which `_entry` takes them.
+_COLUMNS = tuple(
+    schema.devices.c[name]
+    for name in ("id", "group", "key", "labels", "status", "status_sha256", "incarnation", "counter", "past",
+                 "online", "last_seen")
+)  # fmt: skip
+_NAMED = str(sa.select(*_COLUMNS).compile()) + " WHERE devices.id IN (?)"
+
+
+def _entry(row: Sequence[Any]) -> DeviceEntry:
+    device, group, key, labels, status, sha256, incarnation, counter, past, online, last_seen = row
     return DeviceEntry(
-        id=row["id"],
-        group=row["group"],
-        key=bytes.fromhex(row["key"]),
-        enrolled_labels=_object(row["labels"]),
-        status_bytes=row["status"],
-        status_sha256=row["status_sha256"],
-        incarnation=row["incarnation"],
-        counter=row["counter"] or 0,
-        past=_object(row["past"]),
-        heard=Heard(row["online"], row["last_seen"]),
-    )
+        device, group, bytes.fromhex(key), _object(labels), status, sha256, incarnation, counter or 0,
+        _object(past), Heard(bool(online), last_seen),
+    )  # fmt: skip
 
 
 def _object(text: str) -> dict[str, Any]:
@@ -91,14 +93,14 @@ def _object(text: str) -> dict[str, Any]:
 
 def find(tx: Connection, device: str) -> DeviceEntry | None:
     """The device, or None if it is not enrolled."""
-    row = tx.execute(sa.select(schema.devices).where(schema.devices.c.id == device)).mappings().first()
+    row = tx.execute(sa.select(*_COLUMNS).where(schema.devices.c.id == device)).first()
     return _entry(row) if row else None
 
 
 def named(tx: Connection, devices: Sequence[str]) -> list[DeviceEntry]:
     """Those of these devices that are enrolled."""
-    query = sa.select(schema.devices).where(schema.devices.c.id.in_(devices))
-    return [_entry(row) for row in tx.execute(query).mappings()]
+    # A fleet that speaks at once is read here: without what a row costs in SQLAlchemy.
+    return [_entry(row) for row in read_many(tx, _NAMED, devices)]
 
 
 def demand(tx: Connection, device: str) -> DeviceEntry:
@@ -112,15 +114,15 @@ def demand(tx: Connection, device: str) -> DeviceEntry:
 def of_groups(tx: Connection, groups: Iterable[str]) -> list[DeviceEntry]:
     """All devices of these groups, by id."""
     table = schema.devices.c
-    query = sa.select(schema.devices).where(table.group.in_(list(groups))).order_by(table.id)
-    return [_entry(row) for row in tx.execute(query).mappings()]
+    query = sa.select(*_COLUMNS).where(table.group.in_(list(groups))).order_by(table.id)
+    return [_entry(row) for row in tx.execute(query)]
 
 
 def page(tx: Connection, groups: Sequence[str], after: str | None, limit: int) -> list[DeviceEntry]:
     """Up to `limit` devices of these groups with ids behind `after`."""
     table = schema.devices.c
-    query = sa.select(schema.devices).where(table.group.in_(groups), table.id > (after or ""))
-    return [_entry(row) for row in tx.execute(query.order_by(table.id).limit(limit)).mappings()]
+    query = sa.select(*_COLUMNS).where(table.group.in_(groups), table.id > (after or ""))
+    return [_entry(row) for row in tx.execute(query.order_by(table.id).limit(limit))]
 
 
 def groups(tx: Connection) -> list[str]:

@@ -18,6 +18,8 @@ from fleetfoot_protocol.reports import Status
 
 MAX_DEVICES = 50_000
 _READ_AT_ONCE = 500
+#: From so many on, who was heard is written in the midst of a flood too.
+_HEARD_AT_ONCE = 20_000
 
 
 class Registry:
@@ -96,14 +98,10 @@ class Registry:
         if entry.incarnation is not None and entry.incarnation != status.incarnation:
             past[entry.incarnation] = entry.counter
             past = dict(list(past.items())[-MAX_PAST_INCARNATIONS:])
-        new = replace(
-            entry,
-            status_bytes=payload,
-            status_sha256=sha256,
-            incarnation=status.incarnation,
-            counter=status.counter,
-            past=past,
-        )
+        new = DeviceEntry(
+            entry.id, entry.group, entry.key, entry.enrolled_labels, payload, sha256, status.incarnation,
+            status.counter, past, entry.heard,
+        )  # fmt: skip
         self._put(new)
         return new
 
@@ -120,15 +118,24 @@ class Registry:
             heard.last_seen = at
             self._heard[entry.id] = heard
 
-    def flush(self, tx: Connection) -> None:
-        """Write what has changed into the transaction."""
+    def flush(self, tx: Connection, *, hurried: bool = False) -> None:
+        """Write what has changed into the transaction.
+
+        hurried: not yet who was heard and when, for a while: nobody signs that, and a device that says more
+        than once in a flood is written once.
+        """
         if self._changed:
             inventory.keep(tx, self._changed.values())
             self._changed = {}
-        if self._heard:
+        if self._heard and not (hurried and len(self._heard) < _HEARD_AT_ONCE):
             inventory.keep_heard(tx, self._heard)
             self._heard = {}
         self.claims.flush(tx)
+
+    @property
+    def behind(self) -> bool:
+        """Whether something waits to be verified or written as soon as there is time."""
+        return bool(self.claims) or bool(self._heard)
 
     def forget(self, device: str) -> None:
         """Read the device anew when it is asked for again."""

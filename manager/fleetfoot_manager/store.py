@@ -58,6 +58,14 @@ def write_many(tx: Connection, statement: str, rows: Sequence[Sequence[Any]]) ->
         tx.exec_driver_sql(marked, [tuple(row) for row in rows])
 
 
+def read_many(tx: Connection, statement: str, values: Sequence[str]) -> list[Any]:
+    """The rows of a statement in whose `(?)` these values stand, as the driver gives them."""
+    marked = statement.replace("(?)", f"({', '.join('?' * len(values))})")
+    if tx.dialect.paramstyle != "qmark":
+        marked = marked.replace("?", "%s")
+    return list(tx.exec_driver_sql(marked, tuple(values)).cursor.fetchall())
+
+
 class Store:
     """An open store. `folder` is the manager's state folder.
 
@@ -144,8 +152,15 @@ class Store:
     @contextmanager
     def step(self, tx: Connection) -> Iterator[None]:
         """A part of a transaction that is undone alone when it raises."""
-        with tx.begin_nested():
+        # In plain words: SQLAlchemy gives each savepoint a name of its own and compiles its statement anew.
+        tx.exec_driver_sql("SAVEPOINT step")
+        try:
             yield
+        except BaseException:
+            tx.exec_driver_sql("ROLLBACK TO SAVEPOINT step")
+            tx.exec_driver_sql("RELEASE SAVEPOINT step")
+            raise
+        tx.exec_driver_sql("RELEASE SAVEPOINT step")
 
     @contextmanager
     def read(self) -> Iterator[Connection]:

@@ -97,6 +97,8 @@ class Work:
         self.now = now
         self.rollouts: dict[str, Rollout] = dict(live)
         self.effects: list[str] = []
+        #: More comes than can be looked into at once: what can be written later is.
+        self.hurried = False
         #: (group, device) enrolled here: what they have said before was not theirs to say, and is now.
         self.newcomers: list[tuple[str, str]] = []
         #: (group, device) of which more should have been heard: what the broker keeps of them is asked for.
@@ -130,7 +132,7 @@ class Work:
         writes: whether it may write to the store before `finish`; what a device says does not.
         """
         devices = self.devices.snapshot()
-        before = {name: getattr(self, name).copy() for name in _MEMORY}
+        before = {name: held.copy() if (held := getattr(self, name)) else type(held)() for name in _MEMORY}
         try:
             if writes:
                 with self._store.step(self.tx):
@@ -337,7 +339,7 @@ class Work:
 
     def finish(self) -> None:
         """Store what changed and everything that is published of it. Once, right before the commit."""
-        self.devices.flush(self.tx)
+        self.devices.flush(self.tx, hurried=self.hurried)
         for name, changed in self._changed.items():
             rollout_rows.keep(self.tx, self._stored.get(name), changed)
             if name in self.rollouts:

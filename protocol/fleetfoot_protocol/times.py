@@ -2,6 +2,7 @@
 
 import re
 from datetime import UTC, datetime
+from functools import lru_cache
 
 #: The form alone, as schemas tell it; `from_text` knows the calendar too.
 PATTERN = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z$"
@@ -13,6 +14,8 @@ def to_text(seconds: float) -> str:
     return datetime.fromtimestamp(int(seconds), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
+# Remembered: what a fleet says within a minute names the same few moments by the thousand.
+@lru_cache(maxsize=4096)
 def from_text(text: str) -> int:
     """Wire time as unix seconds. Raises ValueError for any other form, and for years before 1970."""
     if not _FORM.fullmatch(text):

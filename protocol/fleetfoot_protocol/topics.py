@@ -6,8 +6,8 @@ disagree. Standard library only: the courier imports this module and must stay s
 """
 
 import re
-from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 VERSION = "v1"
 DEFAULT_ROOT = "ff"
@@ -72,8 +72,7 @@ _SHAPES: dict[Kind, tuple[str, bool, int]] = {
 _FIELD_PATTERNS: dict[str, re.Pattern[str]] = {"digest": _DIGEST, "step": _STEP}
 
 
-@dataclass(frozen=True, slots=True)
-class Topic:
+class Topic(NamedTuple):
     """A parsed topic: its kind and the ids in it (absent ones are empty)."""
 
     kind: Kind

@@ -14,6 +14,7 @@ from fleetfoot_manager import audit, documents, inventory, schema
 from fleetfoot_manager.database import FATAL, STORE_NAME, URL_NAME, translated
 from fleetfoot_manager.init import make_state
 from fleetfoot_manager.locks import holder_of
+from fleetfoot_manager.registry import Registry
 from fleetfoot_manager.store import Store, get_meta, set_meta
 from fleetfoot_protocol.errors import FleetfootError
 from fleetfoot_protocol.topics import Kind
@@ -256,3 +257,19 @@ def test_a_new_key_makes_the_manager_forget_what_the_old_one_said(store: Store) 
         inventory.enroll(tx, "dev-1", "hall", "2" * 64, {}, NOW, replace=True)
         entry = inventory.demand(tx, "dev-1")
     assert (entry.status_bytes, entry.incarnation, entry.counter) == (None, None, 0)
+
+
+def test_who_was_heard_in_a_flood_is_written_once_there_is_time(store: Store) -> None:
+    devices = Registry()
+    with store.write() as tx:
+        inventory.enroll(tx, "dev-1", "hall", "1" * 64, {}, NOW)
+        entry = devices.find(tx, "dev-1")
+        assert entry is not None
+        devices.presence(entry, True)
+        devices.flush(tx, hurried=True)
+        behind = [devices.behind]
+        assert not inventory.demand(tx, "dev-1").online
+        devices.flush(tx)
+        behind.append(devices.behind)
+        assert inventory.demand(tx, "dev-1").online
+    assert behind == [True, False]
