@@ -1,10 +1,13 @@
 """What the `fleetfoot-agent` command understands, in the order in which its help lists it."""
 
 import argparse
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 from fleetfoot_agent.config import DEFAULT_CONFIG
+from fleetfoot_protocol.errors import FleetfootError
 
 #: Adds a command: name, summary, details; `example` without the program's name.
 Add = Callable[..., argparse.ArgumentParser]
@@ -22,6 +25,15 @@ example, everything in one folder and without root:
 """
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser whose complaints are errors as all others: with a code and what to do."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise the complaint, after a reminder of how the command is used."""
+        self.print_usage(sys.stderr)
+        raise FleetfootError("usage", message, remedy=f"see '{self.prog} --help'")
+
+
 class _Version(argparse.Action):
     """--version, which reads the version only when somebody asks."""
 
@@ -37,7 +49,7 @@ class _Version(argparse.Action):
 
 def parser() -> argparse.ArgumentParser:
     """The parser of the whole command: `command` says which, None if nothing was asked for."""
-    top = argparse.ArgumentParser(
+    top = _Parser(
         prog="fleetfoot-agent",
         description="Upgrades this device: decides, verifies, installs, proves itself healthy or goes back.",
         epilog=_EPILOG,

@@ -185,22 +185,49 @@ _HANDLERS: dict[str, Callable[[AgentConfig, argparse.Namespace], int]] = {
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command. Returns the exit status; errors go to stderr with what to do next."""
-    parser = arguments.parser()
-    args = parser.parse_args(argv)
-    if args.command is None:
-        parser.print_help(sys.stderr)
-        return USAGE
-    _logging(args.log_level or ("info" if args.command in _RESIDENT else "warning"))
+    words = list(sys.argv[1:] if argv is None else argv)
+    _fill_closed_streams()
     try:
-        return _dispatch(args)
+        code = _run(words)
+        sys.stdout.flush()
+        return code
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:
+        # What is still buffered goes nowhere, or the interpreter would complain at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+
+
+def _fill_closed_streams() -> None:
+    """Lead streams that were closed nowhere: the next file that is opened must not take their place."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(descriptor, True)
+    os.close(descriptor)
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, "w" if number else "r", closefd=False))  # noqa: SIM115
+
+
+def _run(words: list[str]) -> int:
+    try:
+        parser = arguments.parser()
+        args = parser.parse_args(words)
+        if args.command is None:
+            parser.print_help(sys.stderr)
+            return USAGE
+        _logging(args.log_level or ("info" if args.command in _RESIDENT else "warning"))
+        return _dispatch(args)
     except FleetfootError as error:
-        return fail(error, as_json=getattr(args, "json", False))
+        problem = error
+    except EOFError:
+        problem = FleetfootError("usage", "the input ended before the question was answered")
+    except BrokenPipeError:
+        raise
     except OSError as error:
         where = f"{error.filename}: " if error.filename is not None else ""
         problem = FleetfootError("io_error", f"{where}{error.strerror or error}")
-        return fail(problem, as_json=getattr(args, "json", False))
+    return fail(problem, as_json="--json" in words)
 
 
 def fail(error: FleetfootError, *, as_json: bool) -> int:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from importlib.metadata import EntryPoint, entry_points, version
 
 from fleetfoot_client.exits import Exit, exit_of
-from fleetfoot_client.options import Subparsers
+from fleetfoot_client.options import Parser, Subparsers
 from fleetfoot_client.terminal import show_error
 from fleetfoot_protocol.errors import FleetfootError
 
@@ -35,6 +35,7 @@ example:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code and lets no error through as a traceback."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    _fill_closed_streams()
     for stream in (sys.stdout, sys.stderr):
         # A terminal that cannot show a glyph gets its number, not a traceback.
         if isinstance(stream, io.TextIOWrapper):
@@ -51,6 +52,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         return Exit.BROKEN_PIPE
 
 
+def _fill_closed_streams() -> None:
+    """Lead streams that were closed nowhere: the next file that is opened must not take their place."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(descriptor, True)
+    os.close(descriptor)
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, "w" if number else "r", closefd=False))  # noqa: SIM115
+
+
 def _run(arguments: list[str]) -> int:
     try:
         return _dispatch(arguments)
@@ -58,6 +69,8 @@ def _run(arguments: list[str]) -> int:
         return leave.code if isinstance(leave.code, int) else Exit.USAGE
     except FleetfootError as error:
         failure = error
+    except EOFError:
+        failure = FleetfootError("usage", "the input ended before the question was answered")
     except BrokenPipeError:
         raise
     except OSError as error:
@@ -70,7 +83,7 @@ def _run(arguments: list[str]) -> int:
 def _dispatch(arguments: list[str]) -> int:
     found = {entry.name: entry for entry in entry_points(group=GROUP)}
     asked = next((word for word in arguments if not word.startswith("-")), None)
-    parser = argparse.ArgumentParser(
+    parser: argparse.ArgumentParser = Parser(
         prog="fleetfoot",
         description="Upgrade fleets of edge devices: keys, releases, rollouts, devices.",
         epilog=_EPILOG,

@@ -2,15 +2,27 @@
 
 import argparse
 import re
+import sys
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import NoReturn, TypeAlias
 
 from fleetfoot_protocol import topics, versions
+from fleetfoot_protocol.errors import FleetfootError
 
 #: What `register` of a command gets. In quotes: the class has no parameter at run time.
 Subparsers: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 Handler = Callable[[argparse.Namespace], int]
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose complaints are errors as all others: with a code and what to do."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise the complaint, after a reminder of how the command is used."""
+        self.print_usage(sys.stderr)
+        raise FleetfootError("usage", message, remedy=f"see '{self.prog} --help'")
+
 
 _DURATION = re.compile(r"(\d{1,9})(s|m|h|d)?")
 _SECONDS = {None: 1, "s": 1, "m": 60, "h": 3600, "d": 86400}

@@ -1,5 +1,6 @@
 """The command itself: finding subcommands, errors, exit codes, interruptions."""
 
+import json
 import os
 import subprocess
 import sys
@@ -44,7 +45,25 @@ def test_an_unknown_command_gets_a_suggestion(run: Run) -> None:
 
 @pytest.mark.parametrize("arguments", [("key",), ("key", "new"), ("rollout", "decide", "r-1", "maybe")])
 def test_wrong_usage_is_two(run: Run, arguments: tuple[str, ...]) -> None:
-    assert run(*arguments).code == Exit.USAGE
+    done = run(*arguments)
+    assert done.code == Exit.USAGE
+    assert "\ncode: usage\nwhat to do: see 'fleetfoot key" in done.err or arguments[0] == "rollout"
+    said = run(*arguments, "--json")
+    assert (said.code, json.loads(said.out)["error"]["code"]) == (Exit.USAGE, "usage")
+
+
+@pytest.mark.parametrize("program", ["fleetfoot", "fleetfoot-agent"])
+def test_streams_that_are_closed_or_that_nobody_reads_are_no_traceback(program: str) -> None:
+    command = Path(sys.executable).parent / program
+    done = subprocess.run(["bash", "-c", f"'{command}' --help >&- <&-"], capture_output=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+    read, write = os.pipe()
+    os.close(read)
+    with open(write, "wb") as nobody:
+        done = subprocess.run([command, "-x", "--json"], stdout=nobody, stderr=subprocess.PIPE, timeout=60)
+    assert done.returncode == 141
+    assert b"Traceback" not in done.stderr
+    assert b"BrokenPipe" not in done.stderr
 
 
 def entry(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
