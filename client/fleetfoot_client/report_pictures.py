@@ -11,10 +11,8 @@ from typing import NamedTuple
 from fleetfoot_client.rows import ReportDevice, ReportRow, TraceRow
 from fleetfoot_client.terminal import literal
 from fleetfoot_protocol import times
-from fleetfoot_protocol.states import BADGES, RolloutState, Terminal
+from fleetfoot_protocol.states import BADGES, TAKEN_BACK, RolloutState, Terminal
 
-#: Of a device that proved healthy and was taken back when the rollout was.
-TAKEN_BACK = "taken back"
 #: How a device can end, in the order of the bars -> the class of its look.
 LOOKS: dict[str, str] = {
     Terminal.HEALTHY: "good",
@@ -85,7 +83,7 @@ def ended(row: ReportRow, device: ReportDevice) -> str:
 def word(result: str) -> str:
     """A result as people read it."""
     badge = BADGES.get(result)
-    return badge.word if badge else result
+    return badge.word if badge else result.replace("_", " ")
 
 
 def phases(row: ReportRow) -> list[Phase]:

@@ -128,7 +128,7 @@ class DeviceRow(Row):
 
 
 class ActRow(Row):
-    """What was asked of one device apart from its group, and how far it is."""
+    """What was asked of one device apart from its group, and how far it is; `already`: nothing had to be."""
 
     device: str
     component: str
@@ -140,6 +140,7 @@ class ActRow(Row):
     outcome: str = ""
     code: str = ""
     online: bool = True
+    already: bool = False
 
 
 class EngineRow(Row):

@@ -56,7 +56,7 @@ class Agenda:
         set_meta(work.tx, "root", str(self._house.root.version))
         for name in work.rollouts if another_root else ():
             work.renew_progress(name)
-        for group in {*inventory.groups(work.tx), *(row[0] for row in rows)}:
+        for group in {*inventory.known_groups(work.tx), *(row[0] for row in rows)}:
             known = documents.get(work.tx, documents.place(Kind.HEARTBEAT, group=group))
             if known is None or another_root:
                 work.renew_heartbeat(group)

@@ -106,10 +106,12 @@ def desired(
     issued: float,
     expires: float,
     mirror: str | None = None,
+    hold: bool = False,
 ) -> Desired:
     """The group's document: `targets` of the live rollouts, newest first, before what stands.
 
-    issued, expires: unix seconds, written without fractions; mirror: base URL. A baseline that is withdrawn
+    issued, expires: unix seconds, written without fractions; mirror: base URL; hold: nobody begins anything,
+    be it a target or the baseline. A baseline that is withdrawn
     is left out. Raises FleetfootError `conflict` for a target whose release is withdrawn, and for a ninth
     target, naming the standing ones.
     """
@@ -139,4 +141,5 @@ def desired(
         targets=every,
         baseline=None if baseline is not None and baseline.digest in intent.withdrawn else baseline,
         withdrawn=intent.withdrawn,
+        hold=hold,
     )

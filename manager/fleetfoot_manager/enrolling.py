@@ -67,7 +67,7 @@ def admit(work: Work, door: Door, asked: Application) -> Admission:
 
 def _enroll(work: Work, asked: Application, group: str, operator: str, digest: str, *, replace: bool) -> None:
     known = inventory.find(work.tx, asked.device)
-    new_group = group not in inventory.groups(work.tx)
+    new_group = group not in inventory.known_groups(work.tx)
     inventory.enroll(work.tx, asked.device, group, asked.key, asked.labels, work.now, replace=replace)
     revocation.forgive(work.tx, asked.device)
     work.devices.bouncer.changed()

@@ -130,6 +130,18 @@ def groups(tx: Connection) -> list[str]:
     return list(tx.scalars(sa.select(schema.devices.c.group).distinct().order_by(schema.devices.c.group)))
 
 
+def known_groups(tx: Connection) -> list[str]:
+    """The groups that are there: those that have devices, that were made, and that had a device."""
+    return sorted({*groups(tx), *tx.scalars(sa.select(schema.groups.c.id))})
+
+
+def remember_group(tx: Connection, group: str, now: float, title: str = "") -> None:
+    """Let a group be there, whoever leaves it, until it is forgotten."""
+    table = schema.groups
+    if tx.scalar(sa.select(table.c.id).where(table.c.id == group)) is None:
+        tx.execute(sa.insert(table).values(id=group, title=title, created=now))
+
+
 def counts(tx: Connection, groups: Sequence[str]) -> tuple[int, int]:
     """(devices, of them online) in these groups."""
     table = schema.devices.c

@@ -80,10 +80,12 @@ def needed_by(work: Work, row: ReleaseRow) -> Iterator[str]:
 
 
 def every_group(work: Work) -> list[str]:
-    """The groups that have devices, and those that are told anything."""
+    """The groups that are there, and those that are told anything."""
     tx = work.tx
-    told = tx.scalars(sa.select(schema.intents.c.group).union(sa.select(schema.rollout_groups.c.group)))
-    return sorted({*inventory.groups(tx), *told, *(g for of in work.rollouts.values() for g in of.groups)})
+    told = tx.scalars(sa.select(schema.intents.c.group).distinct())
+    return sorted(
+        {*inventory.known_groups(tx), *told, *(g for of in work.rollouts.values() for g in of.groups)}
+    )
 
 
 def recall(work: Work, row: ReleaseRow, reason: str, operator: str) -> list[str]:

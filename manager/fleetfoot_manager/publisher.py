@@ -44,6 +44,7 @@ def put_desired(
     now: float,
     *,
     beyond: int = 0,
+    hold: bool = False,
 ) -> None:
     """Compose, sign and store the group's desired state. `beyond`: a sequence that it must exceed."""
     ids = {"group": group, "component": component}
@@ -61,6 +62,7 @@ def put_desired(
         issued=now,
         expires=now + DESIRED_SECONDS,
         mirror=house.mirror,
+        hold=hold,
     )
     documents.put(
         tx,
@@ -82,7 +84,16 @@ def stored_own(tx: Connection, group: str, device: str, component: str) -> Desir
     return None if stored is None else read(Desired, dsse.decode(stored.payload).payload)
 
 
-def put_own(tx: Connection, house: House, group: str, act: acts.Act, now: float, *, beyond: int = 0) -> None:
+def put_own(
+    tx: Connection,
+    house: House,
+    group: str,
+    act: acts.Act,
+    now: float,
+    *,
+    beyond: int = 0,
+    hold: bool = False,
+) -> None:
     """Compose, sign and store a device's own document. `beyond`: a sequence that it must exceed."""
     ids = {"group": group, "device": act.device, "component": act.component}
     known = documents.get(tx, documents.place(Kind.DEVICE_DESIRED, **ids))
@@ -99,6 +110,7 @@ def put_own(tx: Connection, house: House, group: str, act: acts.Act, now: float,
         expires=times.to_text(now + DESIRED_SECONDS if renewed else act.expires),
         mirror=house.mirror,
         targets=acts.targets(act),
+        hold=hold and act.stands,
         released=not act.stands,
     )
     documents.put(

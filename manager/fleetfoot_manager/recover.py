@@ -12,7 +12,8 @@ be. Rules:
 3. An order to a single device is back as its document says it.
 4. A preflight question is nobody's any more: whoever asked has to ask again. Its topic is cleared once the
    manager runs, whatever lies there, for no store knows it and nothing else would ever clear it.
-5. What cannot be known is said: rollouts under way with their waves and records, approvals, policies, notes,
+5. Where a document is held as a whole, the engine was paused, and still is: somebody has to let it go on.
+6. What cannot be known is said: rollouts under way with their waves and records, approvals, policies, notes,
    who recalled a release, the audit log up to here, devices whose keys nobody has.
 """
 
@@ -27,12 +28,13 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import URL, Connection
 
-from fleetfoot_manager import acts, audit, catalogue, documents, inventory, keyring, roots, schema
+from fleetfoot_manager import acts, audit, catalogue, documents, inventory, keyring, roots, schema, standstill
 from fleetfoot_manager.catalogue import Life
 from fleetfoot_manager.compose import GroupIntent
 from fleetfoot_manager.database import STORE_NAME, URL_NAME
 from fleetfoot_manager.director import KEY_NAME, Director, read_key
 from fleetfoot_manager.init import BLOBS_NAME
+from fleetfoot_manager.standstill import Standstill
 from fleetfoot_manager.store import RECOVERED_HEAD, REQUESTS_SINCE, Store, set_meta, upsert
 from fleetfoot_protocol import strictjson, times, topics, trust
 from fleetfoot_protocol.documents import Desired, expired
@@ -78,6 +80,11 @@ def rebuild(
             _group(tx, one, payload, live, now, report)
         else:
             _own(tx, one, payload, now, report)
+    if any(one.hold for one, _ in desired):
+        standstill.keep(tx, Standstill(audit.MANAGER, now, "it was when the store was lost", ()))
+        report.lost.append(
+            "who paused the engine, and for what: it is paused, 'rollout resume --all' ends that"
+        )
     _told_by_devices(tx, heard, groups, report)
     for name, topic, payload in parsed:
         if topic.kind is Kind.PROBE:

@@ -27,6 +27,7 @@ VERBS: dict[str, Right] = {
     "group.show": Right.READ,
     "group.drift": Right.READ,
     "group.create": Right.ADMINISTER,
+    "group.forget": Right.ADMINISTER,
     "group.policy": Right.ADMINISTER,
     "device.enroll": Right.ADMINISTER,
     "device.list": Right.READ,

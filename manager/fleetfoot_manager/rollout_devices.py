@@ -72,10 +72,12 @@ def _marks(record: DeviceRecord) -> Iterator[str]:
     """What is counted of a record beside how it ended.
 
     waiting: not exposed, and will be when its wave opens; of those the `due` are awaited then, and the
-    `moving` have moved. passive: could not take the goal.
+    `moving` have moved. passive: could not take the goal. left: proved healthy, and runs something else now.
     """
     if record.success:
         yield "success"
+        if not record.on_goal:
+            yield "left"
     if record.terminal is Terminal.SKIPPED and not record.gone:
         yield "passive"
     if record.since is None and not record.gone:
@@ -261,6 +263,11 @@ class DeviceTable(Mapping[str, DeviceRecord]):
     def counts(self) -> dict[str, int]:
         """How many devices ended how, or have not; terminals that nobody has are left out."""
         return {str(terminal): self._counts[terminal] for terminal in Terminal if self._counts[terminal]}
+
+    @property
+    def left(self) -> int:
+        """Devices that proved healthy and run something else by now."""
+        return sum(count for (_, mark), count in self._waves.items() if mark == "left")
 
     @property
     def failures(self) -> int:

@@ -17,7 +17,7 @@ from fleetfoot_manager import schema
 from fleetfoot_manager.rollout_devices import DeviceRecord, DeviceTable
 from fleetfoot_manager.rollout_state import Rollout
 from fleetfoot_manager.store import upsert, write_many
-from fleetfoot_protocol.states import Terminal
+from fleetfoot_protocol.states import TAKEN_BACK, Terminal
 
 _FIELDS = tuple(one.name for one in fields(DeviceRecord))
 _COLUMNS = ("rollout", "device", *_FIELDS)
@@ -40,7 +40,7 @@ class Summary(NamedTuple):
         found: Counter[str] = Counter()
         for counts in self.sums.values():
             found.update(counts)
-        return {str(terminal): found[terminal] for terminal in Terminal if found[terminal]}
+        return {name: found[name] for name in (*map(str, Terminal), TAKEN_BACK) if found[name]}
 
 
 def summaries(
@@ -116,10 +116,10 @@ def keep(tx: Connection, before: Rollout | None, of: Rollout) -> None:
 def _sums(of: Rollout) -> dict[str, dict[str, int]]:
     """Told apart by group at the end only: until then every report of a device would have to count them."""
     if not of.state.ended:
-        return {"": of.devices.counts}
+        return {"": of.counts}
     found: dict[str, Counter[str]] = defaultdict(Counter)
     for device, group in of.cohort:
-        found[group][str(of.devices[device].terminal)] += 1
+        found[group][of.result(device)] += 1
     return {group: dict(counts) for group, counts in found.items()}
 
 

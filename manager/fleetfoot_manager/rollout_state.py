@@ -12,10 +12,12 @@ from typing import Any, NamedTuple
 from fleetfoot_manager.rollout_devices import DeviceRecord, DeviceTable
 from fleetfoot_protocol import admission
 from fleetfoot_protocol.documents import Goal
-from fleetfoot_protocol.states import RolloutState
+from fleetfoot_protocol.states import TAKEN_BACK, RolloutState, Terminal
 
 ALREADY = "already on the target"
 BEYOND = "beyond the last wave"
+#: Where a healthy device that runs something else was taken back, and has not merely gone on.
+TAKES_BACK = frozenset({RolloutState.ROLLING_BACK, RolloutState.ROLLED_BACK})
 
 
 class Member(NamedTuple):
@@ -98,6 +100,22 @@ class Rollout:
     def total(self) -> int:
         """Devices of the cohort, whether a wave admits them or not."""
         return len(self.cohort)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many devices ended how, for people: who was taken back is told apart from who is healthy."""
+        found = self.devices.counts
+        if self.state not in TAKES_BACK or not (left := self.devices.left):
+            return found
+        healthy = {str(Terminal.HEALTHY): found[Terminal.HEALTHY] - left}
+        return {name: count for name, count in (found | healthy).items() if count} | {TAKEN_BACK: left}
+
+    def result(self, device: str) -> str:
+        """As what a device counts there."""
+        record = self.devices[device]
+        healthy = record.terminal is Terminal.HEALTHY
+        back = healthy and not record.on_goal and self.state in TAKES_BACK
+        return TAKEN_BACK if back else str(record.terminal)
 
     @property
     def staging(self) -> bool:

@@ -299,7 +299,7 @@ revoked_devices = Table(
     Column("at", Float, nullable=False),
 )
 
-#: Groups that were made before they had a device; others come to be with their first one.
+#: Groups that were made, and those that some device has left; others come to be with their first one.
 groups = Table(
     "groups",
     metadata,

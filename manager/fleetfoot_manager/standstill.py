@@ -3,11 +3,12 @@
 It is a fact of the store, so it outlives the manager. Rules:
 
 1. Pausing holds every rollout that is under way, as `rollout.pause` does for one; resuming goes on with
-   those, and with no other that somebody had paused before. What stands for an approval alone, and so
-   without a hold, is held in its groups' documents for as long.
-2. Meanwhile whatever would let a device begin is refused, and no hop of a chain begins. What stops, ends or
+   those, and with no other that somebody had paused before.
+2. For as long, every document says `hold` as a whole, those of groups and those of single devices: so nobody
+   begins by a baseline, a standing target, an order that was given before, or what awaits an approval alone.
+3. Meanwhile whatever would let a device begin is refused, and no hop of a chain begins. What stops, ends or
    brings back is not: pause, cancel, abort, a rollback at once, a recall, a reject.
-3. Documents are renewed, heartbeats go out and reports are taken in as ever: devices lose nothing by it.
+4. Documents are renewed, heartbeats go out and reports are taken in as ever: devices lose nothing by it.
 """
 
 import json

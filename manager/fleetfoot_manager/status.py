@@ -34,7 +34,7 @@ _GIVES: dict[str, Right] = {
 def look(folder: Path) -> dict[str, Any]:
     """The state as JSON values; `pid` only while a manager runs. Reads only."""
     with Store(folder, read_only=True) as store, store.read() as tx:
-        groups = inventory.groups(tx)
+        groups = inventory.known_groups(tx)
         still = standstill.of(tx)
         devices, online = inventory.counts(tx, groups)
         root = roots.current(tx)

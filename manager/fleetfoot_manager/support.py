@@ -1,7 +1,8 @@
 """Devices that are too far behind: more than one major version below what whole groups may have.
 
 At most one major version can be crossed at once, so such a device cannot follow its group any more. It is
-flagged; upgrades of it work as ever, whatever else would keep it where it is does not.
+flagged. What brings it forward or takes it away works as ever: upgrading it, giving it back to its group,
+other hardware in its place, and revoking it. Any other verb that changes something of it is refused.
 """
 
 from collections.abc import Mapping
@@ -40,12 +41,19 @@ def behind(entry: DeviceEntry, known: Mapping[str, str]) -> dict[str, str]:
     return found
 
 
-def demand(tx: Connection, entry: DeviceEntry, component: str) -> None:
-    """Raise FleetfootError `state_refused` for a device that is out of support for a component."""
-    why = behind(entry, newest(tx)).get(component)
-    if why is not None:
-        raise FleetfootError(
-            "state_refused",
-            f"{entry.id} is out of support: {component} {why}",
-            remedy=f"upgrade it first; 'fleetfoot device upgrades {entry.id} {component}' lists the way",
-        )
+def demand(
+    tx: Connection, entry: DeviceEntry, component: str | None = None, *, otherwise: str | None = None
+) -> None:
+    """Raise FleetfootError `state_refused` for a device that is out of support, for any component if None.
+
+    otherwise: what else than upgrading it helps.
+    """
+    found = behind(entry, newest(tx))
+    for name, why in found.items():
+        if component in (None, name):
+            way = f"upgrade it first; 'fleetfoot device upgrades {entry.id} {name}' lists the way"
+            raise FleetfootError(
+                "state_refused",
+                f"{entry.id} is out of support: {name} {why}",
+                remedy=way if otherwise is None else f"{way}; {otherwise}",
+            )

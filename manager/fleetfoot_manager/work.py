@@ -315,6 +315,16 @@ class Work:
         """Let the device's own document be signed anew, with a new sequence, above `beyond`."""
         self._own[device, component] = max(beyond, self._own.get((device, component), 0))
 
+    def renew_every_order(self) -> None:
+        """Let every document by which some device could begin something be signed anew."""
+        table = schema.documents.c
+        told = sa.select(table.group, table.component).where(table.kind == str(Kind.GROUP_DESIRED))
+        for group, component in self.tx.execute(told):
+            self.renew_desired(group, component)
+        for act in acts.every(self.tx):
+            if act.stands:
+                self.renew_own(act.device, act.component)
+
     def drop_own(self, group: str, act: acts.Act) -> None:
         """Forget an act, and clear the device's own document from the broker."""
         self._acts.pop((act.device, act.component), None)
@@ -322,6 +332,18 @@ class Work:
         acts.forget(self.tx, act.device, act.component)
         ids = {"group": group, "device": act.device, "component": act.component}
         documents.drop(self.tx, documents.place(Kind.DEVICE_DESIRED, **ids))
+
+    def forget_group(self, group: str) -> int:
+        """Clear everything that is retained for a group; returns how many topics. Nothing of it is live."""
+        table = schema.documents.c
+        topics = self.tx.scalars(sa.select(table.topic).where(table.group == group)).all()
+        for topic in topics:
+            documents.drop(self.tx, topic)
+        for waiting in (self._desired, self._intents, self._parsed):
+            for key in [key for key in waiting if key[0] == group]:
+                del waiting[key]
+        self._heartbeats.pop(group, None)
+        return len(topics)
 
     def renew_heartbeat(self, group: str) -> None:
         """Let the group's heartbeat be signed anew."""
@@ -355,17 +377,16 @@ class Work:
             audit.append(self.tx, self.now, actor, action, data, request)
         if self._audits or self._audit_head:
             publisher.put_audit_head(self.tx, self.house, self.now)
-        # While nothing may begin, that holds too for those which stand for an approval alone.
-        held = {"hold": True} if self._desired and standstill.of(self.tx) is not None else {}
+        hold = bool(self._desired or self._own) and standstill.of(self.tx) is not None
         for (group, component), beyond in self._desired.items():
             targets = [
-                found.model_copy(update=held)
+                found
                 for of in sorted(self.rollouts.values(), key=_rank, reverse=True)
                 if of.component == component and group in of.groups and (found := rollout.target(of))
             ]
             intent = self.intent(group, component)
             publisher.put_desired(
-                self.tx, self.house, group, component, intent, targets, self.now, beyond=beyond
+                self.tx, self.house, group, component, intent, targets, self.now, beyond=beyond, hold=hold
             )
             self._heartbeats[group] = None
         for act in self._acts.values():
@@ -374,7 +395,7 @@ class Work:
             known = next((act for act in acts.of_device(self.tx, device) if act.component == component), None)
             entry = self.devices.find(self.tx, device)
             if known is not None and entry is not None:
-                publisher.put_own(self.tx, self.house, entry.group, known, self.now, beyond=beyond)
+                publisher.put_own(self.tx, self.house, entry.group, known, self.now, beyond=beyond, hold=hold)
         for group in self._heartbeats:
             publisher.put_heartbeat(self.tx, self.house, group, self.now)
         for name in self._progress:

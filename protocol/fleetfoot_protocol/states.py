@@ -92,6 +92,11 @@ _ENDED = frozenset(
 )
 
 
+#: As what those are counted that proved healthy, and went back when their rollout was rolled back. No device
+#: ends so: of each it stays written down that it was healthy.
+TAKEN_BACK = "taken_back"
+
+
 class Badge(NamedTuple):
     """How a state is shown to people: a glyph and a word, so that colour is never needed."""
 

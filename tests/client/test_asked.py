@@ -84,6 +84,7 @@ ASKED: dict[str, tuple[str, dict[str, Any], dict[str, Any], str]] = {
         "group.create", {"group": "bakery", "title": "Bread"}, {**GROUP, "group": "bakery"},
         "device enroll --group bakery",
     ),
+    "group forget bakery": ("group.forget", {"group": "bakery"}, {"cleared": 2}, "2 retained topics cleared"),
     "release compare kiosk 1.0.0 1.1.0": (
         "release.compare", {"component": "kiosk", "version": "1.0.0", "to": "1.1.0"}, COMPARED,
         "hotter\\x1b oven",

@@ -221,11 +221,29 @@ def test_a_device_that_has_just_been_released_is_not_passed_over(kitchen: Kitche
     assert kitchen.rig.show(rollout)["state"] == "running"
 
 
+@pytest.mark.parametrize("verb", ["upgrade", "downgrade"])
+def test_what_runs_already_is_said_to_and_nothing_is_ordered(kitchen: Kitchen, verb: str) -> None:
+    found = kitchen.ask(verb, "1.1.0")
+    assert (found["already"], found["outcome"], found["version"]) == (True, "completed", "1.1.0")
+    assert kitchen.rig.broker.on(OWN) == []
+    kitchen.ask("upgrade", "2.0.0")
+    code, message = kitchen.refused(verb, "1.1.0")
+    assert (code, "runs 1.1.0 already, and is ordered to 2.0.0 by alice" in message) == ("conflict", True)
+
+
+@pytest.mark.parametrize("verb", ["upgrade", "downgrade", "pin"])
+def test_what_runs_already_can_be_pinned_by_its_version(kitchen: Kitchen, verb: str) -> None:
+    kitchen.ask(verb, "1.1.0", **({} if verb == "pin" else {"pin": True}))
+    plan = kitchen.plan("1.1.0")
+    assert (plan.act, plan.why) == (Act.STAY, Why.CURRENT)
+    kitchen.say(runs(kitchen["1.1.0"]))
+    until(lambda: kitchen.act()["state"] == "held", "the pin holds")
+
+
 @pytest.mark.parametrize(
     ("verb", "version", "code", "words"),
     [
         ("upgrade", "1.0.0", "upgrade_downgrade_refused", "newer than 1.0.0"),
-        ("upgrade", "1.1.0", "state_refused", "runs 1.1.0 already"),
         ("upgrade", "3.0.0", "upgrade_hop_required", "requires upgrade to 2.x first"),
         ("downgrade", "2.0.0", "state_refused", "not below"),
         ("upgrade", "9.9.9", "not_found", "9.9.9"),

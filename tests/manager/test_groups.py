@@ -3,9 +3,12 @@
 import pytest
 from tests.manager.enginerig import Rig
 from tests.manager.realm import COMPONENT, Bundle, Device, ended, runs
+from tests.support.waiting import until
 
+from fleetfoot_protocol import topics
 from fleetfoot_protocol.reports import PolicySummary
 from fleetfoot_protocol.states import Lifecycle
+from fleetfoot_protocol.topics import Kind
 
 
 @pytest.fixture
@@ -99,3 +102,39 @@ def test_a_groups_title_is_shown_where_the_group_is(rig: Rig) -> None:
     rig.do("group.create", {"group": "bakery", "title": "The bakery, first floor"})
     (row,) = rig.do("group.list")["groups"]
     assert (row["group"], row["title"], row["devices"]) == ("bakery", "The bakery, first floor", 0)
+
+
+def test_a_group_stays_when_its_last_device_leaves_until_it_is_forgotten(
+    rig: Rig, devices: dict[str, Device]
+) -> None:
+    desired = topics.build(Kind.GROUP_DESIRED, group="hall", component=COMPONENT)
+    refused = rig.ask("group.forget", {"group": "hall"})
+    assert (refused.code, "has 4 devices" in refused.message) == ("conflict", True)
+    for name in devices:
+        rig.do("device.forget", {"device": name})
+    rig.do("device.move", {"device": "lone", "group": "loft"})
+    rows = {row["group"]: row for row in rig.do("group.list")["groups"]}
+    assert {name: row["devices"] for name, row in rows.items()} == {"hall": 0, "loft": 1, "yard": 0}
+    assert rig.broker.on(desired)[-1]
+    assert rig.do("group.forget", {"group": "hall"})["cleared"] >= 2
+    assert rig.ask("group.show", {"group": "hall"}).code == "not_found"
+    for topic in (desired, topics.build(Kind.HEARTBEAT, group="hall")):
+        until(lambda topic=topic: rig.broker.on(topic)[-1] == b"", "what was retained is cleared")  # type: ignore[misc]
+    rig.enroll(Device("late", "hall"))
+    assert rig.do("group.show", {"group": "hall"})["devices"] == 1
+
+
+def test_a_group_of_a_rollout_that_goes_on_is_not_forgotten(rig: Rig, devices: dict[str, Device]) -> None:
+    newer = releases(rig)["1.2.0"]
+    rollout = rig.start(newer, "yard", waves=[1])
+    rig.do("device.move", {"device": "lone", "group": "loft"})
+    refused = rig.ask("group.forget", {"group": "yard"})
+    assert (refused.code, rollout in refused.message) == ("conflict", True)
+
+
+def test_an_empty_group_is_told_of_a_recall(rig: Rig) -> None:
+    rig.do("group.create", {"group": "attic"})
+    bundle = releases(rig)["1.0.0"]
+    rig.publish(bundle)
+    rig.do("release.recall", {"component": COMPONENT, "version": "1.0.0", "reason": "smoke"})
+    assert rig.desired("attic").withdrawn == (bundle.digest,)

@@ -65,6 +65,27 @@ def test_history_counts_those_who_were_asked(past: Past) -> None:
     assert found["groups"]["yard"]["success_percent"] == 0
 
 
+def test_who_was_taken_back_counts_for_no_success(past: Past) -> None:
+    rig = past.rig
+    rig.do("rollout.decide", {"rollout": past.rollout, "decision": "rollback"})
+    assert rig.show(past.rollout)["counts"] == {"healthy": 2, "canceled": 1, "skipped": 1}
+    rig.say(past.devices["good"], past.devices["good"].status(runs(past.old)))
+    until(lambda: rig.show(past.rollout)["counts"].get("taken_back"), "one is back")
+    shown = rig.show(past.rollout)
+    assert (shown["state"], shown["total"]) == ("rolling_back", 4)
+    assert shown["counts"] == {"healthy": 1, "canceled": 1, "skipped": 1, "taken_back": 1}
+    assert rig.terminal(past.rollout, "good") == "taken_back"
+    for name in ("better", "had"):
+        rig.say(past.devices[name], past.devices[name].status(runs(past.old)))
+    until(lambda: rig.show(past.rollout)["state"] == "rolled_back", "all are back")
+    found = rig.do("rollout.history")
+    (row,) = found["rollouts"]
+    assert row["counts"] == {"canceled": 2, "taken_back": 2}
+    for rate in (row, found["components"][COMPONENT], found["groups"]["hall"]):
+        assert rate["success_percent"] == 0
+    assert rig.do("rollout.report", {"rollout": past.rollout})["success_percent"] == 0
+
+
 def test_history_is_of_one_component_or_group_if_asked(past: Past) -> None:
     past.over()
     for wanted, count in (({"component": "other"}, 0), ({"group": "yard"}, 1), ({"component": COMPONENT}, 1)):

@@ -79,7 +79,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "device.replace": {"device": "dev-1", "key": "0" * 64},
     "device.enroll": {"devices": [{"id": "dev-9", "group": "hall", "key": "0" * 64}]},
     "device.show": {"device": "dev-1"},
-    **{f"group.{verb}": {"group": "hall"} for verb in ("show", "drift", "policy")},
+    **{f"group.{verb}": {"group": "hall"} for verb in ("show", "drift", "policy", "forget")},
     "audit.show": {"n": 10_000},
     "audit.prune": {"through": 10_000, "hash": "0" * 64},
     "rollout.note": {"rollout": "r-1", "title": "smoke"},

@@ -11,7 +11,11 @@ from tests.support.waiting import until
 
 from fleetfoot_manager import health, standstill, status
 from fleetfoot_manager.rights import VERBS
+from fleetfoot_protocol import topics, trust
+from fleetfoot_protocol.resolve import Act, resolve
+from fleetfoot_protocol.resolve import Device as Memory
 from fleetfoot_protocol.states import Right, Role
+from fleetfoot_protocol.topics import Kind
 
 OPERATORS: dict[str, dict[str, tuple[Role, ...]]] = {
     "alice": {"*": (Role.ADMIN,)},
@@ -22,7 +26,7 @@ OPERATORS: dict[str, dict[str, tuple[Role, ...]]] = {
 HARMLESS = {
     "engine.pause", "engine.resume", "audit.prune",
     "release.upload", "release.archive", "release.recall", "release.lift",
-    "group.create", "group.policy",
+    "group.create", "group.policy", "group.forget",
     "device.enroll", "device.move", "device.relabel", "device.replace", "device.forget", "device.token",
     "device.revoke", "device.unpin", "device.release",
     "rollout.plan", "rollout.probe", "rollout.note", "rollout.pause", "rollout.cancel", "rollout.reject",
@@ -100,12 +104,45 @@ def test_what_awaits_an_approval_is_held_as_long(house: House) -> None:
     waiting = rig.start(house.new, "hall", waves=[1, 2], settle=0, approve_each_wave=True)
     house.completes(waiting, house.new)
     assert "awaits approval" in rig.show(waiting)["reason"]
-    assert not rig.desired("hall").targets[0].hold
+    assert not rig.desired("hall").hold
     rig.do("engine.pause")
-    assert rig.desired("hall").targets[0].hold
+    assert rig.desired("hall").hold
     rig.do("engine.resume")
-    assert not rig.desired("hall").targets[0].hold
+    assert not rig.desired("hall").hold
     assert rig.show(waiting)["state"] == "paused"
+
+
+def test_nobody_begins_by_what_was_said_before(house: House) -> None:
+    rig = house.rig
+    rig.do("rollout.cancel", {"rollout": house.going})
+    base = rig.start(house.new, "hall", immediate=True, settle=0)
+    for name in ("hall-1", "hall-2"):
+        rig.say(
+            house.devices[name], house.devices[name].status(ended(house.new, base, "completed", house.new))
+        )
+    assert rig.show(base)["state"] == "completed"
+    order = {"device": "yard-1", "component": COMPONENT, "version": "1.1.0"}
+    rig.do("device.upgrade", order)
+    own = topics.build(Kind.DEVICE_DESIRED, group="yard", device="yard-1", component=COMPONENT)
+    joined, ordered = Device("new", "hall"), house.devices["yard-1"]
+
+    def begins() -> tuple[Act, Act]:
+        group, mine = rig.desired("hall"), trust.verify_desired(rig.broker.on(own)[-1], rig.realm.root)
+        return (
+            resolve(group, None, Memory(joined.id, run=house.old.installed)).act,
+            resolve(rig.desired("yard"), mine, Memory(ordered.id, run=house.old.installed)).act,
+        )
+
+    assert begins() == (Act.INSTALL, Act.INSTALL)
+    rig.do("engine.pause")
+    assert begins() == (Act.DEFER, Act.DEFER)
+    rig.do("device.move", {"device": "hall-1", "group": "yard"})
+    assert begins() == (Act.DEFER, Act.DEFER)
+    rig.do("release.recall", {"component": COMPONENT, "version": "1.1.0", "reason": "smoke"})
+    here = Memory("hall-2", run=house.new.installed, prev=house.old.installed)
+    assert resolve(rig.desired("hall"), None, here).act is Act.RETURN
+    rig.do("engine.resume")
+    assert not rig.desired("hall").hold
 
 
 def test_meanwhile_nothing_begins_and_what_stops_is_let_through(house: House) -> None:

@@ -1,6 +1,7 @@
 """Devices that are too far behind, and what lies between two releases."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.manager.enginerig import Rig
@@ -9,7 +10,10 @@ from tests.support.waiting import until
 
 from fleetfoot_manager import keyring
 from fleetfoot_manager.pki.folder import Pki
+from fleetfoot_manager.rights import VERBS
 from fleetfoot_protocol import keys, topics
+from fleetfoot_protocol.reports import Reply
+from fleetfoot_protocol.states import Right
 from fleetfoot_protocol.topics import Kind
 
 
@@ -27,7 +31,7 @@ def old(rig: Rig) -> Device:
     return device
 
 
-def about(**more: str) -> dict[str, str]:
+def about(**more: Any) -> dict[str, Any]:
     return {"device": "dev-1", "component": COMPONENT, **more}
 
 
@@ -38,13 +42,50 @@ def test_who_is_more_than_a_major_behind_is_flagged(rig: Rig, old: Device) -> No
     assert row["unsupported"] == {COMPONENT: why}
 
 
+DEVICE = {"device": "dev-1"}
+OTHER_KEY = "1" * 64
+#: Verb -> what it is asked with; those that are refused for a device out of support, and those that help.
+REFUSED: list[tuple[str, dict[str, Any]]] = [
+    ("pin", about()),
+    ("pin", about(version="1.1.0")),
+    ("downgrade", about(version="1.0.0")),
+    ("move", {**DEVICE, "group": "yard"}),
+    ("relabel", {**DEVICE, "labels": {"site": "north"}}),
+    ("forget", DEVICE),
+    ("enroll", {"labels": {"site": "north"}, "replace": True}),
+    ("enroll", {"group": "yard", "replace": True}),
+]
+HELPS: list[tuple[str, dict[str, Any]]] = [
+    ("upgrade", about(version="2.1.0")),
+    ("release", about()),
+    ("upgrade", about(version="2.1.0", pin=True)),
+    ("unpin", about()),
+    ("enroll", {"key": OTHER_KEY, "replace": True}),
+    ("replace", {**DEVICE, "key": "2" * 64}),
+    ("revoke", DEVICE),
+]
+#: Concerns who comes, not who is there.
+APART = {"device.token"}
+
+
 def test_upgrades_of_it_work_and_other_verbs_say_why_they_do_not(rig: Rig, old: Device) -> None:
-    for verb, more in (("pin", {}), ("pin", {"version": "1.1.0"}), ("downgrade", {"version": "1.0.0"})):
-        reply = rig.ask(f"device.{verb}", about(**more))
-        assert (reply.code, "out of support" in reply.message) == ("state_refused", True)
+    def ask(verb: str, more: dict[str, Any]) -> Reply:
+        wish = {"devices": [{**old.enrolment, **more}]} if verb == "enroll" else more
+        return rig.ask(f"device.{verb}", wish)
+
+    for verb, more in REFUSED:
+        reply = ask(verb, more)
+        assert (reply.code, "out of support" in reply.message) == ("state_refused", True), verb
         assert "fleetfoot device upgrades dev-1 kiosk" in reply.remedy
-    assert rig.do("device.upgrade", about(version="2.1.0"))["version"] == "2.1.0"
-    assert rig.do("device.release", about())["state"] == "released"
+        assert ("device revoke" in reply.remedy) == (verb == "forget")
+    for verb, more in HELPS:
+        reply = ask(verb, more)
+        assert reply.ok, (verb, reply.message)
+
+
+def test_every_verb_about_a_device_was_thought_of() -> None:
+    changing = {verb for verb, right in VERBS.items() if right is not Right.READ and "device." in verb}
+    assert changing - APART == {f"device.{verb}" for verb, _ in REFUSED + HELPS}
 
 
 def test_the_way_up_is_one_major_at_a_time(rig: Rig, old: Device) -> None:
@@ -92,7 +133,11 @@ def test_a_group_may_be_made_before_its_first_device(rig: Rig) -> None:
     assert [row["group"] for row in rig.do("group.list")["groups"]] == ["attic"]
 
 
-def test_replaced_hardware_keeps_its_place_and_nothing_of_the_old(rig: Rig, old: Device) -> None:
+def test_replaced_hardware_keeps_its_place_and_nothing_of_the_old(rig: Rig) -> None:
+    old = Device("dev-1", "hall")
+    rig.enroll(old)
+    rig.say(old, old.status(runs(rig.realm.release("1.0.0", 1))))
+    until(lambda: rig.device("dev-1").get("components"), "the old one is heard")
     rig.do("device.relabel", {"device": "dev-1", "labels": {"site": "north"}})
     new = Device("dev-1", "hall")
     public = keys.public_of(new.secret).hex()

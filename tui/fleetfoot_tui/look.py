@@ -72,7 +72,7 @@ def badge(state: str) -> Cell:
     """Glyph, word and colour of a device's state or outcome; what is not known as it came."""
     found = BADGES.get(state)
     if found is None:
-        return Cell(state, "grey")
+        return Cell(state.replace("_", " "), "grey")
     return Cell(f"{found.glyph} {found.word}", _OF_BADGE.get(found.colour, found.colour))
 
 

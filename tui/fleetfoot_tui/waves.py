@@ -6,10 +6,14 @@ from collections.abc import Iterable, Mapping
 from fleetfoot_client.commands import rollout_text
 from fleetfoot_client.rows import BeforeRow, RolloutDevice, RolloutRow, TookRow
 from fleetfoot_protocol import times
+from fleetfoot_protocol.states import TAKEN_BACK
 from fleetfoot_tui.look import Cell, badge, bar, glyph, plural, rollout_badge, span
 
 #: How devices ended, in the order of the strip.
-ENDS = ("healthy", "active", "staged", "failed", "rolled_back", "silent", "canceled", "skipped", "pending")
+ENDS = (
+    "healthy", TAKEN_BACK, "active", "staged", "failed", "rolled_back", "silent", "canceled", "skipped",
+    "pending",
+)  # fmt: skip
 #: Columns that a wave needs: in the strip, and as a number behind the mark; and what stands around those.
 _SEGMENT, _STEP, _GATE = 8, 7, 30
 #: Differences below this many seconds say nothing.

@@ -97,7 +97,7 @@ def _act(args: argparse.Namespace) -> int:
     with online.open_session(args) as session:
         result = _ask(session, args)
         row = parse(ActRow, result)
-        if wait is None:
+        if wait is None or row.already:
             terminal.show(result, literal(_said(row), keep="\n"), as_json=args.json)
             return Exit.OK
         if not args.json:
@@ -111,6 +111,11 @@ def _act(args: argparse.Namespace) -> int:
 
 
 def _said(row: ActRow) -> str:
+    if row.already:
+        return (
+            f"{row.device} runs {row.component} {row.version} already: nothing was ordered\n"
+            f"to keep it there: fleetfoot device pin {row.device} {row.component}"
+        )
     what = row.kind + (f" to {row.version}" if row.version else "")
     text = f"{row.component} of {row.device}: {what} is {row.state}"
     if row.state == _OPEN:

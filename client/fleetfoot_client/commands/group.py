@@ -33,6 +33,16 @@ def register(subparsers: options.Subparsers) -> None:
     _add_name(create)
     create.add_argument("--title", metavar="TEXT", default="", help="what it is, in words")
     options.add_manager(create)
+    forget = options.add_command(
+        group,
+        "forget",
+        _forget,
+        "let a group go that has no devices any more",
+        details="Its policy, baseline and retained documents go with it; history and audit log stay.",
+        example="fleetfoot group forget ovens",
+    )
+    _add_name(forget)
+    options.add_manager(forget)
     show = options.add_command(
         group, "show", _show, "show one group with its policy", example="fleetfoot group show ovens"
     )
@@ -118,6 +128,14 @@ def _create(args: argparse.Namespace) -> int:
     text = (
         f"group {args.group} is there\nput a device into it: fleetfoot device enroll --group {args.group} ..."
     )
+    terminal.show(result, text, as_json=args.json)
+    return Exit.OK
+
+
+def _forget(args: argparse.Namespace) -> int:
+    result = online.ask(args, "group.forget", group=args.group)
+    cleared = result.get("cleared", 0)
+    text = f"group {args.group} is forgotten, {cleared} retained topic{'' if cleared == 1 else 's'} cleared"
     terminal.show(result, text, as_json=args.json)
     return Exit.OK
 

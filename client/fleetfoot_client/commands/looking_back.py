@@ -22,7 +22,7 @@ def add(group: options.Subparsers) -> None:
         "history",
         _history,
         "list ended rollouts and how many devices they reached well",
-        details="Success: devices that proved healthy, of those that were asked to move.",
+        details="Success: devices that proved healthy and were not taken back, of those asked to move.",
         example="fleetfoot rollout history --component kiosk",
     )
     add_argument = history.add_argument

@@ -16,7 +16,7 @@ _BY_WORD = {badge.word: badge for badge in BADGES.values()}
 def badge(state: str) -> str:
     """Glyph and word of a state or of a badge's word; what is not known as it is."""
     found = BADGES.get(state) or _BY_WORD.get(state)
-    return f"{found.glyph} {found.word}" if found else state
+    return f"{found.glyph} {found.word}" if found else state.replace("_", " ")
 
 
 def plan(row: PlanRow) -> str:

@@ -153,7 +153,7 @@ class DeviceComponent(Model):
 
 
 class GroupName(Model):
-    """`group.show`, `group.drift`."""
+    """`group.show`, `group.drift`, `group.forget`."""
 
     group: Id
 

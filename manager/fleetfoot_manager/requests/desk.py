@@ -72,6 +72,7 @@ HANDLERS: dict[str, Handler] = {
     "group.show": groups.show,
     "group.drift": groups.drift,
     "group.create": groups.create,
+    "group.forget": groups.forget,
     "group.policy": groups.policy,
     "device.enroll": devices.enroll,
     "device.list": devices.listing,

@@ -16,6 +16,7 @@ from fleetfoot_protocol.errors import FleetfootError, UpgradeError
 from fleetfoot_protocol.reports import ComponentStatus, Installed, Request, Status
 from fleetfoot_protocol.resolve import Act as Asks
 from fleetfoot_protocol.resolve import Device, resolve
+from fleetfoot_protocol.states import Outcome
 
 #: Releases in each list, reachable ones and others apart.
 _LISTED = 10
@@ -37,15 +38,15 @@ def _move(work: Work, request: Request, kind: str) -> dict[str, Any]:
     entry, one = _component(work, request, asked.device, asked.component)
     row = catalogue.demand(work.tx, asked.component, asked.version)
     run = one.running
-    if run is not None and kind == "upgrade" and row.digest == run.digest:
-        raise FleetfootError("state_refused", f"{entry.id} runs {row.version} already")
-    if run is not None and kind == "upgrade" and row.counter <= run.counter:
+    if run is not None and run.digest == row.digest and not asked.pin:
+        return _there(work, entry, asked.component, kind, row)
+    if run is not None and kind == "upgrade" and run.digest != row.digest and row.counter <= run.counter:
         raise UpgradeError(
             Code.UPGRADE_DOWNGRADE_REFUSED,
             f"{entry.id} runs {run.version}, which is newer than {row.version}",
             remedy="to go down, ask for 'fleetfoot device downgrade'",
         )
-    if kind == "downgrade" and (run is None or row.counter >= run.counter):
+    if kind == "downgrade" and (run is None or row.counter >= run.counter) and run != _installed(row):
         has = f"runs {run.version}" if run else "runs nothing"
         raise FleetfootError("state_refused", f"{entry.id} {has}: {row.version} is not below that")
     if kind == "downgrade":
@@ -54,6 +55,31 @@ def _move(work: Work, request: Request, kind: str) -> dict[str, Any]:
     if not asked.pin:
         _demand_rest(work, entry, one, row)
     return _put(work, request, entry, asked.component, kind, goal, row, pins=asked.pin)
+
+
+def _there(work: Work, entry: DeviceEntry, component: str, kind: str, row: ReleaseRow) -> dict[str, Any]:
+    """The release runs: nothing is ordered. FleetfootError `conflict` where an order takes it elsewhere."""
+    for act in work.acts_of(entry.id):
+        goal = act.goal
+        if act.component == component and act.stands and goal is not None and goal.digest != row.digest:
+            raise FleetfootError(
+                "conflict",
+                f"{entry.id} runs {row.version} already, and is ordered to {goal.version} by {act.operator}",
+                remedy=f"end that first: 'fleetfoot device release {entry.id} {component}'",
+            )
+    found: dict[str, Any] = {
+        "device": entry.id,
+        "group": entry.group,
+        "component": component,
+        "act": "",
+        "kind": kind,
+    }
+    found |= {"state": acts.RELEASED, "outcome": str(Outcome.COMPLETED), "already": True}
+    return {**found, "version": row.version, "digest": row.digest, "online": entry.online}
+
+
+def _installed(row: ReleaseRow) -> Installed:
+    return Installed(version=row.version, counter=row.counter, digest=row.digest)
 
 
 def pin(work: Work, request: Request) -> dict[str, Any]:
@@ -159,8 +185,9 @@ def _hop(run: Installed | None, version: str) -> str:
 def _demand_rest(work: Work, entry: DeviceEntry, one: ComponentStatus, row: ReleaseRow) -> None:
     """Refuse an act that the group's document would undo as soon as it is done."""
     group = work.desired_now(entry.group, row.component)
-    there = Installed(version=row.version, counter=row.counter, digest=row.digest)
-    after = Device(entry.id, entry.labels, run=there, prev=one.running, refused=one.refused, floor=one.floor)
+    after = Device(
+        entry.id, entry.labels, run=_installed(row), prev=one.running, refused=one.refused, floor=one.floor
+    )
     plan = resolve(group, None, after)
     if plan.act in (Asks.INSTALL, Asks.STAGE) and plan.goal is not None:
         raise FleetfootError(

@@ -4,7 +4,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from fleetfoot_manager import documents, inventory, lives, rights, schema
+from fleetfoot_manager import documents, inventory, lives, rights, schema, support
 from fleetfoot_manager.inventory import DeviceEntry
 from fleetfoot_manager.requests import arguments
 from fleetfoot_manager.work import Work
@@ -21,9 +21,10 @@ def move(work: Work, request: Request) -> dict[str, Any]:
     asked = arguments.parse(arguments.DeviceMove, request.arguments)
     entry = demand(work, request, asked.device)
     rights.demand(work.house.root, request, [asked.group])
+    support.demand(work.tx, entry)
     if entry.group == asked.group:
         raise FleetfootError("state_refused", f"{entry.id} is in group {asked.group} already")
-    new = asked.group not in inventory.groups(work.tx)
+    new = asked.group not in inventory.known_groups(work.tx)
     leave(work, entry)
     table = schema.devices
     work.tx.execute(sa.update(table).where(table.c.id == entry.id).values(group=asked.group, online=False))
@@ -42,6 +43,7 @@ def relabel(work: Work, request: Request) -> dict[str, Any]:
     """`device.relabel`: the labels of the enrolment, which stand in until the device tells its own."""
     asked = arguments.parse(arguments.DeviceRelabel, request.arguments)
     entry = demand(work, request, asked.device)
+    support.demand(work.tx, entry)
     inventory.enroll(work.tx, entry.id, entry.group, entry.key.hex(), asked.labels, work.now, replace=True)
     work.devices.forget(entry.id)
     after = inventory.demand(work.tx, entry.id)
@@ -78,6 +80,8 @@ def forget(work: Work, request: Request) -> dict[str, Any]:
     """`device.forget`: out of the inventory and its rollouts; everything it left retained is cleared."""
     asked = arguments.parse(arguments.DeviceShow, request.arguments)
     entry = demand(work, request, asked.device)
+    gone = f"if it is gone for good: 'fleetfoot device revoke {entry.id}'"
+    support.demand(work.tx, entry, otherwise=gone)
     cleared = remove(work, entry)
     data = {"device": entry.id, "group": entry.group, "key": entry.key.hex()}
     work.audit(request.operator, "device.forget", data)
@@ -105,7 +109,11 @@ def demand(work: Work, request: Request, device: str) -> DeviceEntry:
 
 
 def leave(work: Work, entry: DeviceEntry) -> int:
-    """Clear every retained topic of a device under its group, its own documents first; returns how many."""
+    """Clear every retained topic of a device under its group, its own documents first; returns how many.
+
+    The group is there for as long as nobody forgets it, also if this was its last device.
+    """
+    inventory.remember_group(work.tx, entry.group, work.now)
     known = work.acts_of(entry.id)
     for act in known:
         work.drop_own(entry.group, act)

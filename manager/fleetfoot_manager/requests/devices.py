@@ -27,7 +27,7 @@ def enroll(work: Work, request: Request) -> dict[str, Any]:
     asked = arguments.parse(arguments.Enroll, request.arguments)
     rights.demand(work.house.root, request, {one.group for one in asked.devices})
     enrolled = unchanged = 0
-    known_groups = set(inventory.groups(work.tx))
+    known_groups = set(inventory.known_groups(work.tx))
     for one in asked.devices:
         before = inventory.find(work.tx, one.id)
         if before is not None:
@@ -37,6 +37,8 @@ def enroll(work: Work, request: Request) -> dict[str, Any]:
             unchanged += 1
             continue
         enrolled += 1
+        if before is not None and did in (Enrolled.MOVED, Enrolled.RELABELLED):
+            support.demand(work.tx, before)
         if did is Enrolled.MOVED and before is not None:
             leave(work, before)
         work.devices.forget(one.id)

@@ -4,7 +4,7 @@ from typing import Any
 
 from fleetfoot_manager import rights, standstill
 from fleetfoot_manager.requests import arguments
-from fleetfoot_manager.rollout import TRANSITIONS, Pause, Resume, target
+from fleetfoot_manager.rollout import TRANSITIONS, Pause, Resume
 from fleetfoot_manager.standstill import Standstill
 from fleetfoot_manager.work import Work
 from fleetfoot_protocol.errors import FleetfootError
@@ -15,7 +15,7 @@ _WITH_ALL = "with the whole engine"
 
 
 def pause(work: Work, request: Request) -> dict[str, Any]:
-    """`engine.pause`: every rollout that is under way is held, and nothing new begins."""
+    """`engine.pause`: every rollout that is under way is held, every order too, and nothing new begins."""
     asked = arguments.parse(arguments.EnginePause, request.arguments)
     rights.demand(work.house.root, request, [rights.EVERY_GROUP])
     already = standstill.of(work.tx)
@@ -27,7 +27,7 @@ def pause(work: Work, request: Request) -> dict[str, Any]:
         work.advance(name, Pause(request.operator, reason))
     found = Standstill(request.operator, work.now, asked.reason, tuple(going))
     standstill.keep(work.tx, found)
-    _order_anew(work)
+    work.renew_every_order()
     work.audit(request.operator, "engine.pause", {"reason": asked.reason, "rollouts": going})
     return {"engine": "paused", **found.row(), "rollouts": going}
 
@@ -42,16 +42,8 @@ def resume(work: Work, request: Request) -> dict[str, Any]:
     held = [of for name in found.rollouts if (of := work.rollouts.get(name)) is not None]
     going = [of.id for of in held if of.state is RolloutState.PAUSED]
     standstill.keep(work.tx, None)
-    _order_anew(work)
+    work.renew_every_order()
     for name in going:
         work.advance(name, Resume())
     work.audit(request.operator, "engine.resume", {"rollouts": going})
     return {"engine": "running", "rollouts": going}
-
-
-def _order_anew(work: Work) -> None:
-    """What stands for an approval alone has no hold of its own: its groups are told all the same."""
-    for of in list(work.rollouts.values()):
-        if target(of) is not None:
-            for group in of.groups:
-                work.renew_desired(group, of.component)

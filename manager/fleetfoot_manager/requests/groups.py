@@ -5,7 +5,6 @@ from collections.abc import Iterable
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.engine import Connection
 
 from fleetfoot_manager import catalogue, inventory, lives, planning, policies, publisher, rights, schema
 from fleetfoot_manager.inventory import DeviceEntry
@@ -28,7 +27,7 @@ def listing(work: Work, request: Request) -> dict[str, Any]:
     """`group.list`: the groups that the operator may read."""
     arguments.parse(arguments.Nothing, request.arguments)
     rights.demand_anywhere(work.house.root, request)
-    names = rights.readable(work.house.root, request, known(work.tx))
+    names = rights.readable(work.house.root, request, inventory.known_groups(work.tx))
     rows, more = fitted([_row(work, name) for name in names])
     return {"groups": rows, **({"more": more} if more else {})}
 
@@ -41,8 +40,8 @@ def show(work: Work, request: Request) -> dict[str, Any]:
 def _named(work: Work, request: Request) -> str:
     asked = arguments.parse(arguments.GroupName, request.arguments)
     rights.demand(work.house.root, request, [asked.group])
-    if asked.group not in known(work.tx):
-        raise FleetfootError("not_found", f"no devices are enrolled in group {asked.group}")
+    if asked.group not in inventory.known_groups(work.tx):
+        raise FleetfootError("not_found", f"there is no group {asked.group}")
     return asked.group
 
 
@@ -137,18 +136,41 @@ def create(work: Work, request: Request) -> dict[str, Any]:
     """`group.create`: a group before its first device; recalls that stand count there at once."""
     asked = arguments.parse(arguments.GroupCreate, request.arguments)
     rights.demand(work.house.root, request, [asked.group])
-    if asked.group in known(work.tx):
+    if asked.group in inventory.known_groups(work.tx):
         raise FleetfootError("exists_already", f"group {asked.group} is there already")
-    work.tx.execute(sa.insert(schema.groups).values(id=asked.group, title=asked.title, created=work.now))
+    inventory.remember_group(work.tx, asked.group, work.now, asked.title)
     lives.adopt(work, asked.group)
     work.renew_heartbeat(asked.group)
     work.audit(request.operator, "group.create", {"group": asked.group, "title": asked.title})
     return _row(work, asked.group)
 
 
-def known(tx: Connection) -> list[str]:
-    """The groups that have devices, and those that were made."""
-    return sorted({*inventory.groups(tx), *tx.scalars(sa.select(schema.groups.c.id))})
+def forget(work: Work, request: Request) -> dict[str, Any]:
+    """`group.forget`: one without devices; what the manager keeps retained for it is cleared.
+
+    History and audit log go on to name it. Sequences grow with time, so that a group of this name that is
+    made later is not below what a device has heard of this one.
+    """
+    group = _named(work, request)
+    devices, _ = inventory.counts(work.tx, [group])
+    if devices:
+        raise FleetfootError(
+            "conflict",
+            f"group {group} has {devices} device{'' if devices == 1 else 's'}",
+            remedy=f"move or forget them first: 'fleetfoot device list --group {group}'",
+        )
+    if live := [of.id for of in work.rollouts.values() if group in of.groups]:
+        raise FleetfootError(
+            "conflict",
+            f"group {group} is of rollout {', '.join(sorted(live))}, which is not over",
+            remedy=f"complete or cancel it first: 'fleetfoot rollout show {min(live)}'",
+        )
+    cleared = work.forget_group(group)
+    for table in (schema.intents, schema.policies):
+        work.tx.execute(sa.delete(table).where(table.c.group == group))
+    work.tx.execute(sa.delete(schema.groups).where(schema.groups.c.id == group))
+    work.audit(request.operator, "group.forget", {"group": group})
+    return {"group": group, "cleared": cleared}
 
 
 def policy(work: Work, request: Request) -> dict[str, Any]:

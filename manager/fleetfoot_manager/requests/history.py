@@ -17,13 +17,13 @@ from fleetfoot_manager.rollout_rows import Summary
 from fleetfoot_manager.work import Work
 from fleetfoot_protocol.errors import FleetfootError
 from fleetfoot_protocol.reports import Request
-from fleetfoot_protocol.states import RolloutState, Terminal
+from fleetfoot_protocol.states import TAKEN_BACK, RolloutState, Terminal
 
 _NOTES = 20
 _TRACES = 60
 _HEAD_BUDGET = BUDGET // 2
 #: How a device that was asked can end; of these the first is a success.
-_TRIED = (Terminal.HEALTHY, Terminal.FAILED, Terminal.ROLLED_BACK, Terminal.SILENT)
+_TRIED = (Terminal.HEALTHY, Terminal.FAILED, Terminal.ROLLED_BACK, Terminal.SILENT, TAKEN_BACK)
 
 
 def history(work: Work, request: Request) -> dict[str, Any]:
@@ -79,7 +79,7 @@ def _past_row(past: Summary) -> dict[str, Any]:
 
 
 def _rate(counts: Counter[str]) -> int | None:
-    """Devices that proved healthy, of those that were asked and had to answer, in percent."""
+    """Devices that proved healthy and were not taken back, of those asked that had to answer, in percent."""
     tried = sum(counts[terminal] for terminal in _TRIED)
     return counts[_TRIED[0]] * 100 // tried if tried else None
 
@@ -150,7 +150,7 @@ def _head(work: Work, of: Rollout) -> dict[str, Any]:
         **some(takes_back=_taken_back(work, of)),
         "notes": fitted(said, _HEAD_BUDGET // 4)[0],
         "audit": traces,
-        **some(success_percent=_rate(Counter(of.devices.counts))),
+        **some(success_percent=_rate(Counter(of.counts))),
     }
 
 

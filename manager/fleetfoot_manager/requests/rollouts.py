@@ -55,7 +55,7 @@ def listing(work: Work, request: Request) -> dict[str, Any]:
     root = work.house.root
     rights.demand_anywhere(root, request)
     live = sorted(work.rollouts.values(), key=lambda of: of.created, reverse=True)
-    found = [(of, of.devices.counts) for of in live]
+    found = [(of, of.counts) for of in live]
     if asked.state == "all":
         ended = rollout_rows.summaries(work.tx, live=False, limit=_LISTED)
         found += [(one.rollout, one.counts) for one in ended]
@@ -199,7 +199,7 @@ def named(work: Work, request: Request, name: str) -> Rollout:
 
 def row_of(of: Rollout, counts: dict[str, int] | None = None) -> dict[str, Any]:
     """A rollout as lists show it. `counts`: of its devices, where they are not with it."""
-    counts = of.devices.counts if counts is None else counts
+    counts = of.counts if counts is None else counts
     return {
         "rollout": of.id,
         "component": of.component,
@@ -226,7 +226,7 @@ def _device(of: Rollout, device: str, group: str) -> dict[str, Any]:
         "id": device,
         "group": group,
         "wave": record.wave,
-        "terminal": str(record.terminal),
+        "terminal": of.result(device),
         **some(
             code=record.code,
             reason=record.reason,

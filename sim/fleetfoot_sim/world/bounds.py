@@ -74,9 +74,8 @@ class Bounds:
             self._waves = waves
             for group in {group for of in live for group in of.groups}:
                 document = stored(group)
-                loose = [t.rollout for t in document.targets if not t.hold] if document else []
-                loose = [name for name in loose if name in waves]
-                demand(not loose, "an order is not held while the engine is paused", group, loose)
+                held = document is None or document.hold
+                demand(held, "an order is not held while the engine is paused", group)
         self.stands = halted
 
     # --- what was asked for --------------------------------------------------------------------------
