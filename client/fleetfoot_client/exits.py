@@ -19,7 +19,8 @@ class Exit(IntEnum):
     """A signature or a checksum is not what it must be, or a key has not the right."""
     BROKER = 6
     REFUSED = 78
-    """The manager's store is damaged, of another version, or not this user's: no start will mend it."""
+    """The manager's store is damaged, of another version, not this user's, or taken over by another manager:
+    no start will mend that."""
     INTERRUPTED = 130
     """Ctrl-C: 128 + SIGINT, as a shell counts."""
     BROKEN_PIPE = 141
@@ -32,6 +33,7 @@ _BY_CODE: dict[str, Exit] = {
     "unsafe_binding": Exit.USAGE,
     "timeout": Exit.TIMEOUT,
     "store_refused": Exit.REFUSED,
+    "store_taken": Exit.REFUSED,
     "broker_unreachable": Exit.BROKER,
     Code.UPGRADE_LENGTH_MISMATCH: Exit.TRUST,
     Code.UPGRADE_CHECKSUM_MISMATCH: Exit.TRUST,

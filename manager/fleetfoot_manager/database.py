@@ -52,7 +52,7 @@ _SETTINGS = (
 
 
 #: Codes of errors after which a manager must not go on: it could not remember what it decides.
-FATAL = frozenset({"store_unusable", "store_refused"})
+FATAL = frozenset({"store_unusable", "store_refused", "store_taken"})
 #: What SQLite says of a file that is no database, or not whole: it will not be so by itself.
 _RUINED = ("SQLITE_CORRUPT", "SQLITE_NOTADB")
 
@@ -153,6 +153,13 @@ class Database:
                 )
             time.sleep(0.05)
         self._lock = connection
+
+    def holder(self, tx: Connection) -> str:
+        """Who else keeps writers out of a PostgreSQL database, empty if nobody does."""
+        if self.url is None:
+            return ""
+        found = str(tx.scalar(_HOLDER) or "")
+        return "" if found == tx.scalar(sa.text("SELECT current_setting('application_name')")) else found
 
     def close(self) -> None:
         """Give the lock up and close every connection."""

@@ -3,7 +3,9 @@
 Rules:
 
 1. A manager writes only while it holds the lock of the state folder, that of the database, *and* its name
-   stands in the lease row: a manager whose lease was taken away meets that in its next transaction and stops.
+   stands in the lease row: a manager whose lease was taken away meets that in its next transaction and stops
+   with `store_taken`. It does not come back by itself, so that two who are started for one store do not take
+   it from each other in turn.
 2. `write()` is one transaction, durable when it returns. `step()` inside it is a savepoint: what fails in a
    step is undone alone.
 3. Whatever the database reports is one error: FleetfootError `store_unusable`, or `store_refused` for what no
@@ -144,10 +146,18 @@ class Store:
         held = sa.select(table.value).where(table.name == "lease").with_for_update()
         with _translated(), self.database.writing.begin() as tx:
             if tx.scalar(held) != self._lease:
-                raise unusable(
-                    "another manager has taken over this store", "run one manager only; this one has stopped"
-                )
+                raise self._taken(tx)
             yield tx
+
+    def _taken(self, tx: Connection) -> FleetfootError:
+        """Somebody else may write by now: for whoever reads why this manager has ended."""
+        holder = self.database.holder(tx)
+        return FleetfootError(
+            "store_taken",
+            f"another manager{f' ({holder})' if holder else ''} has taken over {self.database.where}",
+            remedy="one store has one manager: leave this one stopped ('systemctl disable --now"
+            " fleetfoot-manager' here), or stop the other and start this one again",
+        )
 
     @contextmanager
     def step(self, tx: Connection) -> Iterator[None]:

@@ -176,6 +176,7 @@ def test_every_code_has_the_exit_code_of_its_kind(code: str) -> None:
         "timeout": 4,
         "broker_unreachable": 6,
         "store_refused": 78,
+        "store_taken": 78,
         "upgrade_length_mismatch": 5,
         "upgrade_checksum_mismatch": 5,
     }.get(code, 1)

@@ -5,11 +5,13 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.manager.process import FLEETFOOT, DeviceParty, ManagerProcess, OperatorParty, Party, closing
 from tests.manager.realm import COMPONENT, Bundle, Device, Realm, ended, runs
+from tests.support.stores import tamper
 from tests.support.waiting import until
 
 from fleetfoot_manager import audit
@@ -22,6 +24,7 @@ from fleetfoot_protocol.topics import Kind
 
 GROUPS = ("hall", "yard")
 DEVICES = 10
+UNIT = Path(__file__).parents[2] / "systemd" / "manager" / "fleetfoot-manager.service"
 PRESENCE = topics.build(Kind.MANAGER_PRESENCE)
 
 
@@ -367,3 +370,17 @@ def test_status_tells_what_the_store_knows_while_the_manager_runs_and_after(flee
     assert [(row["rollout"], row["state"]) for row in seen["rollouts"]] == [(name, "running")]
     assert fleet.manager.stop() == 0
     assert not look()["running"]
+
+
+def test_a_manager_whose_store_was_taken_over_stays_down(tmp_path: Path) -> None:
+    realm = Realm(tmp_path)
+    with closing(manager := ManagerProcess(realm)):
+        manager.first_start()
+        tamper(realm.state, "UPDATE meta SET value = 'somebody else' WHERE name = 'lease'")
+        with closing(alice := OperatorParty(realm, manager.ready["broker"])):
+            alice.send(realm.request("manager.status", {})[1])
+            code = manager.wait()
+    unit = UNIT.read_text()
+    (never,) = [line for line in unit.splitlines() if line.startswith("RestartPreventExitStatus=")]
+    assert str(code) in never.partition("=")[2].split()
+    assert "has taken over" in manager.log.read_text()

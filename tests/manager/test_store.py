@@ -103,7 +103,7 @@ def test_a_writer_whose_lease_was_taken_writes_no_more(store: Store) -> None:
     tamper(store.folder, "UPDATE meta SET value = 'somebody else' WHERE name = 'lease'")
     with pytest.raises(FleetfootError, match="taken over") as caught, store.write():
         pass
-    assert caught.value.code == "store_unusable"
+    assert (caught.value.code, "disable" in caught.value.remedy) == ("store_taken", True)
 
 
 @pytest.mark.parametrize(

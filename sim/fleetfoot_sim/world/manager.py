@@ -139,7 +139,7 @@ class Manager:
         except Killed:
             self.kill()
         except FleetfootError as error:
-            if error.code != "store_unusable":
+            if error.code != "store_taken":
                 raise
             self.kill()  # somebody has taken the lease
         else:
