@@ -343,7 +343,7 @@ def paused_engine_holds_nothing(patch: Patch) -> None:
 
 @defect
 def paused_engine_leaves_what_awaits_approval(patch: Patch) -> None:
-    patch.setattr(engine_acts, "_order_anew", lambda work: None)
+    patch.setattr(work.Work, "renew_every_order", lambda work: None)
 
 
 @defect
