@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 from tests.lab.device import Device, Shop, make_host
-from tests.lab.host import MEMORY, Host
+from tests.lab.host import MEMORY, Host, cgroup2
 from tests.lab.layers import Layers
+from tests.lab.leftovers import claim, remove_leftovers
 
 
 class Lab:
@@ -62,7 +63,10 @@ class Lab:
 
 @pytest.fixture(scope="session")
 def lab() -> Iterator[Lab]:
-    folder = MEMORY / f"fleetfoot-lab-{os.getpid()}"
+    groups = cgroup2()
+    assert groups is not None
+    remove_leftovers(MEMORY, groups)
+    folder, lock = claim(MEMORY)
     try:
         found = Lab(folder)
     except BaseException:
@@ -70,6 +74,7 @@ def lab() -> Iterator[Lab]:
         raise
     yield found
     found.close()
+    os.close(lock)
 
 
 @pytest.fixture

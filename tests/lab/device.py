@@ -90,15 +90,17 @@ class Shop:
     def root(self) -> TrustRoot:
         return self.house.root
 
-    def release(self, version: str, script: str = GOOD, **files: str) -> Bundle:
-        """The kiosk that runs `script`; files: more of its tree, by name."""
+    def release(
+        self, version: str, script: str = GOOD, *, component: str = COMPONENT, **files: str
+    ) -> Bundle:
+        """A component that runs `script`; files: more of its tree, by name. A version is one component's."""
         made_of = self.made_of.setdefault(version, (script, files))
         assert made_of == (script, files), f"{version} is another test's, and something else"
         if version in self.bundles:
             return self.bundles[version]
         tree = self.folder / "trees" / version
         (tree / "bin").mkdir(parents=True)
-        program = tree / "bin" / "kiosk"
+        program = tree / "bin" / component
         program.write_text(f"#!/bin/sh\n# {version}\n{script}")
         program.chmod(0o755)
         # Enough to be cut while it is verified and unpacked, and to be seen torn if it was not synced.
@@ -109,10 +111,10 @@ class Shop:
         for name, text in files.items():
             (tree / name).write_text(text)
         out = self.folder / "dist"
-        build = ["release", "build", str(tree), "--component", COMPONENT, "--version", version]
-        build += ["--counter", str(_counter(version)), "--entrypoint", "bin/kiosk", "--out", str(out)]
+        build = ["release", "build", str(tree), "--component", component, "--version", version]
+        build += ["--counter", str(_counter(version)), "--entrypoint", f"bin/{component}", "--out", str(out)]
         assert fleetfoot(build) == 0
-        path = out / f"{COMPONENT}-{version}"
+        path = out / f"{component}-{version}"
         assert fleetfoot(["release", "sign", str(path), "--key", str(self.folder / "release.key")]) == 0
         envelope = (path / "release.dsse.json").read_bytes()
         release, digest = trust.verify_release(envelope, self.root)

@@ -158,7 +158,7 @@ class Host:
         self.kill()
         if self._group.is_dir():
             for folder, _, _ in os.walk(self._group, topdown=False):
-                until(lambda folder=folder: _removed(folder), f"cgroup {folder} is empty")  # type: ignore[misc]
+                until(lambda folder=folder: removed(folder), f"cgroup {folder} is empty")  # type: ignore[misc]
         self.image.unlink(missing_ok=True)
 
     # -- inside
@@ -263,7 +263,8 @@ class Opened:
         self._copy.unlink()
 
 
-def _removed(folder: str) -> bool:
+def removed(folder: str | Path) -> bool:
+    """Whether a cgroup is gone: it can be removed once nobody is in it."""
     with suppress(FileNotFoundError):
         try:
             os.rmdir(folder)
