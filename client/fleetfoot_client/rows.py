@@ -200,7 +200,8 @@ class GateRow(Row):
 class PlanRow(GateRow):
     """What a rollout would do. `waves`: cumulative device counts; times in seconds.
 
-    Where the lists were shortened, the counts are greater than their lengths.
+    Where the lists were shortened, the counts are greater than their lengths. `supersedes`: rollouts whose
+    place it would take. `blocked`: why it could be planned, and not started now.
     """
 
     component: str
@@ -220,6 +221,9 @@ class PlanRow(GateRow):
     estimated_from: str = ""
     offline_count: int = 0
     ahead_count: int = 0
+    mode: str = ""
+    supersedes: tuple[str, ...] = ()
+    blocked: str = ""
     warnings: tuple[str, ...] = ()
     approval_id: str = ""
     already: tuple[str, ...] = ()

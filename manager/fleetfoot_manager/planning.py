@@ -223,6 +223,7 @@ def _describe(plan: Planned, refusing: list[dict[str, str]], listed: int) -> dic
         "digest": of.goal.digest,
         "groups": list(of.groups),
         "total": of.total,
+        "mode": of.goal.mode,
         "strategy": of.strategy,
         "waves": list(of.waves),
         "batches": batches,

@@ -154,6 +154,11 @@ def test_a_rollout_expires_when_its_time_is_over(fleet: Fleet) -> None:
 def test_another_rollout_takes_the_place_of_what_is_under_way_only_if_asked_to(fleet: Fleet) -> None:
     first = fleet.start()
     assert fleet.rig.ask("rollout.start", fleet.asked(version="2.0.0")).code == "conflict"
+    plan = fleet.rig.do("rollout.plan", fleet.asked(version="2.0.0"))["plan"]
+    assert plan["blocked"].startswith(f"rollout {first} of kiosk 1.1.0 is running in hall; let it end")
+    assert "supersedes" not in plan
+    plan = fleet.rig.do("rollout.plan", fleet.asked(version="2.0.0", supersede=True, mode="exactly"))["plan"]
+    assert (plan["supersedes"], plan["mode"], plan.get("blocked")) == ([first], "exactly", None)
     second = fleet.start(version="2.0.0", supersede=True)
     row = fleet.rig.show(first)
     assert (row["state"], row["reason"]) == ("superseded", f"superseded by {second}")

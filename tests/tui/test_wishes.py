@@ -1,16 +1,19 @@
 """The form of a new rollout says what the command says, option for option."""
 
 import argparse
+import json
 import re
 import shlex
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from tests.tui.driving import settle, type_text
 from tests.tui.stage import Stage
 from tests.tui.trouble import managed, troubled
+from textual.widgets import Input
 
 from fleetfoot_client.commands import rollout_arguments
+from fleetfoot_manager.requests.rollout_arguments import RolloutPlan
 from fleetfoot_tui import wishes
 from fleetfoot_tui.screens.new_rollout import NewRolloutRoom
 
@@ -19,6 +22,7 @@ FILLED = {
     "component": "kiosk",
     "version": "1.2.0",
     "groups": "ovens, grills",
+    "devices": "",
     "selector": "site=berlin floor=2",
     "canaries": "oven-01 oven-02",
     "stage": "first",
@@ -33,6 +37,17 @@ FILLED = {
     "approve_each_wave": "each wave",
     "priority": "7",
     "ttl": "2d",
+    "batch_delay_seconds": "",
+    "mode": "yes",
+    "supersede": "y",
+}
+#: Other ways, instead of those above.
+WAYS: dict[str, dict[str, str]] = {
+    "waves": {},
+    "batches of percent": {"waves": "", "batches": "20%", "batch_delay_seconds": "10m"},
+    "batches of devices": {"waves": "", "batches": "50", "settle": ""},
+    "at once": {"waves": "at once"},
+    "single devices": {"groups": "", "selector": "", "stage": "", "devices": "oven-01 grill-03"},
 }
 
 
@@ -46,13 +61,26 @@ def understood(line: str) -> dict[str, Any]:
     return {name: value for name, value in asked.items() if value is not None}
 
 
-@pytest.mark.parametrize("batches", ["", "20%", "50"])
-def test_the_command_that_is_shown_asks_for_what_the_form_asks_for(batches: str) -> None:
-    filled = FILLED | ({"batches": batches, "waves": ""} if batches else {})
-    asked = wishes.wishes(filled)
-    assert asked["selector"] == {"site": "berlin", "floor": "2"}
+@pytest.mark.parametrize("way", WAYS)
+def test_the_command_that_is_shown_asks_for_what_the_form_asks_for(way: str) -> None:
+    asked = wishes.wishes(FILLED | WAYS[way])
+    if way != "single devices":
+        assert asked["selector"] == {"site": "berlin", "floor": "2"}
     assert (asked["ttl"], asked["approve_each_wave"]) == (172_800, True)
+    assert (asked["mode"], asked["supersede"]) == ("exactly", True)
     assert understood(wishes.command(asked)) == asked
+    # And the manager understands it.
+    RolloutPlan.model_validate_json(json.dumps(asked))
+
+
+def test_whatever_the_command_can_be_told_the_form_can_be_told_too() -> None:
+    parser = argparse.ArgumentParser(add_help=False)
+    rollout_arguments.add_wishes(parser)
+    known = {option for action in parser._actions for option in action.option_strings}
+    # Of the profile the console has its own; equal batches of 20 % are said with their size.
+    known -= {"--profile", "--reply-timeout", "--json", "--batches"}
+    said = {field.option for field in wishes.FIELDS.values()} | set(wishes.OPTIONS.values())
+    assert said - {""} == known
 
 
 def test_every_field_stands_in_the_form_once() -> None:
@@ -71,7 +99,10 @@ def test_every_field_stands_in_the_form_once() -> None:
         ("failure_percent", "x", "or above: 'x'"),
         ("selector", "berlin", "labels: 'berlin' is no label"),
         ("ttl", "tomorrow", "expires in: 'tomorrow' is no time"),
-        ("groups", " , ", "no group"),
+        ("groups", " , ", "no group and no device"),
+        ("devices", " ".join(f"oven-{n}" for n in range(501)), "or devices: at most 500 by name"),
+        ("mode", "no", "exactly: yes (devices that run"),
+        ("supersede", "r-1", "supersede: yes (it takes the place"),
         ("component", "", "component is missing"),
     ],
 )
@@ -88,16 +119,11 @@ async def test_what_is_typed_into_the_form_is_what_is_asked_for(stage: Stage) ->
         await settle(pilot)
         app.push_screen(NewRolloutRoom(component="kiosk", version="1.2.0", groups="ovens"))
         await settle(pilot)
-        await pilot.press(*["tab"] * 11)
-        assert app.focused is not None
-        assert app.focused.id == "approve_each_wave"
-        await type_text(pilot, "each")
-        await pilot.press("tab")
-        await type_text(pilot, "skip")
-        await pilot.press("tab")
-        await type_text(pilot, "7")
-        await pilot.press("tab")
-        await type_text(pilot, "2d")
+        filled = {3: "oven-01", 4: "at once", 13: "each", 14: "skip", 16: "7", 17: "2d", 18: "yes", 19: "yes"}
+        for place, text in filled.items():
+            while place != list(app.screen.query(Input)).index(cast("Input", app.focused)):
+                await pilot.press("tab")
+            await type_text(pilot, text)
         await pilot.pause(0.5)
         text = await settle(pilot)
         assert "ctrl+s starts it" in text
@@ -105,8 +131,43 @@ async def test_what_is_typed_into_the_form_is_what_is_asked_for(stage: Stage) ->
             "component": "kiosk",
             "version": "1.2.0",
             "groups": ["ovens"],
+            "devices": ["oven-01"],
+            "immediate": True,
             "offline": "skip",
             "approve_each_wave": True,
             "priority": 7,
             "ttl": 172_800,
+            "mode": "exactly",
+            "supersede": True,
         }
+
+
+async def test_marked_devices_are_the_target_and_what_is_under_way_forbids_the_start(stage: Stage) -> None:
+    troubled(stage)
+    managed(stage)
+    plan = stage.asker.answers["rollout.plan"]["plan"]
+    plan |= {"blocked": "rollout r-9 of kiosk 1.1.0 is running in ovens; cancel it", "mode": "exactly"}
+    app = stage.console()
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settle(pilot)
+        await pilot.press("home", "space", "space", "n")
+        await settle(pilot)
+        await pilot.press("tab")
+        await type_text(pilot, "1.2.0")
+        await pilot.pause(0.5)
+        text = await settle(pilot)
+        assert stage.asker.of("rollout.plan")[-1]["devices"] == ["grill-03", "grill-06"]
+        assert "groups" not in stage.asker.of("rollout.plan")[-1]
+        assert "Start is not possible: rollout r-9 of kiosk 1.1.0 is running in ovens" in text
+        assert "go down to it" in text
+        await pilot.press("ctrl+s")
+        assert "nothing has begun" not in await settle(pilot)
+        plan |= {"blocked": "", "supersedes": ["r-9"]}
+        await pilot.press("home", "delete", "1")
+        await pilot.pause(0.5)
+        assert "supersedes   r-9" in await settle(pilot)
+        await pilot.press("ctrl+s")
+        text = await settle(pilot)
+        assert "supersedes  r-9" in text
+        assert "newer ones  go down to it" in text
+        assert stage.asker.of("rollout.start") == []

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from fleetfoot_client import options
 from fleetfoot_client.commands import rollout_text
 from fleetfoot_client.commands.rollout_arguments import wave_list
+from fleetfoot_protocol.documents import MAX_LISTED
 
 
 class Wish(ValueError):
@@ -31,6 +32,22 @@ def _one_of(*words: str, about: str) -> Callable[[str], str]:
         if text not in words:
             raise argparse.ArgumentTypeError(about)
         return text
+
+    return read
+
+
+def _devices(text: str) -> list[str]:
+    found = _words(text)
+    if len(found) > MAX_LISTED:
+        raise argparse.ArgumentTypeError(f"at most {MAX_LISTED} by name; of more, name groups and labels")
+    return found
+
+
+def _yes(meant: Any, about: str) -> Callable[[str], Any]:
+    def read(text: str) -> Any:
+        if not "yes".startswith(text):
+            raise argparse.ArgumentTypeError(f"yes ({about}), or nothing")
+        return meant
 
     return read
 
@@ -59,13 +76,15 @@ _EVERY = (
     Field("component", "component", "kiosk", "--component", str),
     Field("version", "version", "1.2.0", "--version", str),
     Field("groups", "groups", "ovens grills", "--group", _words),
+    Field("devices", "or devices", "oven-1 oven-2", "--device", _devices),
     Field("selector", "labels", "site=berlin", "--selector", _labels),
     Field("canaries", "canaries", "oven-3 grill-1", "--canary", _words),
     Field("stage", "staging", "first or only", "--stage", _one_of(
         *rollout_text.STAGING,
         about="first (everybody stages before the first wave) or only (and waits then)")),
     Field("batches", "or batches", "20% or 50", "", str),
-    Field("waves", "waves", "10%,50%,100%", "--waves", wave_list),
+    Field("batch_delay_seconds", "batch delay", "10m", "--batch-delay", options.duration),
+    Field("waves", "waves", "10%,50%,100% or at once", "--waves", wave_list),
     Field("settle", "settle", "5m", "--settle", options.duration),
     Field("breaker", "trips at", "1", "--breaker", options.natural),
     Field("failure_percent", "or above", "10% failures", "--failure-percent", _percent),
@@ -76,24 +95,32 @@ _EVERY = (
     Field("approve_each_wave", "approval", "each wave", "--approve-each-wave", _each_wave),
     Field("priority", "priority", "0 to 100", "--priority", options.natural),
     Field("ttl", "expires in", "2d", "--ttl", options.duration),
+    Field("supersede", "supersede", "yes, what is under way", "--supersede", _yes(
+        True, "it takes the place of what is under way for the component in these groups")),
+    Field("mode", "exactly", "yes, newer ones go down", "--exactly", _yes(
+        "exactly", "devices that run something newer go down")),
 )  # fmt: skip
 FIELDS = {field.name: field for field in _EVERY}
 #: The lines of the form.
 FORM: tuple[tuple[str, ...], ...] = (
     ("component", "version"),
-    ("groups",),
+    ("groups", "devices"),
     ("waves", "batches"),
-    ("settle", "breaker"),
+    ("settle", "batch_delay_seconds"),
+    ("breaker", "failure_percent"),
     ("canaries", "stage"),
-    ("failure_percent", "min_successes"),
-    ("approve_each_wave", "offline"),
+    ("min_successes", "approve_each_wave"),
+    ("offline", "device_timeout"),
     ("priority", "ttl"),
-    ("selector", "device_timeout"),
+    ("mode", "supersede"),
+    ("selector",),
 )
 #: What whoever approves may make gentler.
 PACE = ("waves", "batches", "settle", "breaker", "failure_percent")
-_BATCHES = {"batch_pct": "--batch-percent", "batch_size": "--batch-size"}
-_TIMES = ("settle", "device_timeout", "ttl")
+#: Arguments that are no field of their own -> the option that says the same.
+OPTIONS = {"batch_pct": "--batch-percent", "batch_size": "--batch-size", "immediate": "--immediate"}
+_AT_ONCE = ("at once", "once", "immediate")
+_TIMES = ("settle", "batch_delay_seconds", "device_timeout", "ttl")
 
 
 def wishes(values: dict[str, str]) -> dict[str, Any]:
@@ -101,10 +128,12 @@ def wishes(values: dict[str, str]) -> dict[str, Any]:
     for name in ("component", "version"):
         if not values[name]:
             raise Wish(f"{name} is missing")
-    if not _words(values["groups"]):
-        raise Wish("no group is named")
+    if not _words(values["groups"]) and not _words(values["devices"]):
+        raise Wish("no group and no device is named")
     if values["waves"] and values["batches"]:
         raise Wish("either waves or batches")
+    if values["waves"] in _AT_ONCE:
+        return read(values | {"waves": ""}, FIELDS) | {"immediate": True}
     return read(values, FIELDS)
 
 
@@ -135,8 +164,8 @@ def command(asked: dict[str, Any]) -> str:
     """The command that starts the same."""
     words = ["fleetfoot", "rollout", "start"]
     for name, value in asked.items():
-        option = _BATCHES.get(name) or FIELDS[name].option
-        if value is True:
+        option = OPTIONS.get(name) or FIELDS[name].option
+        if value is True or name == "mode":
             words.append(option)
             continue
         for one in _said(name, value):

@@ -39,11 +39,14 @@ def plan(row: PlanRow) -> str:
             ("expires", row.expires),
             ("already there", max(row.already_count, len(row.already)) or ""),
             ("ahead", row.ahead_count or ""),
+            ("newer ones", "go down to it" if row.mode == "exactly" else ""),
+            ("supersedes", " ".join(row.supersedes)),
             ("offline", _offline(row)),
             ("takes about", estimate(row)),
         ]
     )
     text += "".join(f"\nmind: {literal(warning)}" for warning in row.warnings)
+    text += f"\nit cannot start now: {literal(row.blocked)}" if row.blocked else ""
     refusing = max(row.refusing_count, len(row.refusing))
     if refusing:
         cells = [(r.device, r.code, r.reason) for r in row.refusing[:_LISTED]]

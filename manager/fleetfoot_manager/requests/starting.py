@@ -25,6 +25,10 @@ def plan(work: Work, request: Request) -> dict[str, Any]:
     asked = _asked(work, request)
     _, made, shown = _planned(work, asked, "r-plan")
     demand_signed(work, made.release)
+    try:
+        shown["supersedes"] = [of.id for of in _in_place_of(work, made, asked)]
+    except FleetfootError as error:
+        shown["blocked"] = f"{error.message}; {error.remedy}" if error.remedy else error.message
     return {"plan": shown}
 
 
@@ -72,9 +76,7 @@ def start(work: Work, request: Request) -> dict[str, Any]:
     name = work.house.name("r-")
     steps, made, shown = _planned(work, asked, name)
     demand_signed(work, made.release)
-    others = _in_the_way(work, made.rollout, asked)
-    for group in asked.groups:
-        _demand_room(work, work.intent(group, asked.component), group, asked.component, others)
+    shown["supersedes"] = [of.id for of in _in_place_of(work, made, asked)]
     if shown["approval"]:
         shown["approval_id"] = name
     work.add(made.rollout)
@@ -145,6 +147,14 @@ def tell_planned(work: Work, of: Rollout) -> None:
     """The event of a rollout that has just been planned."""
     data = {"version": of.goal.version, "device_count": of.total, "waves": list(of.waves)}
     work.event(of.groups, Event.ROLLOUT_PLANNED, data, component=of.component, rollout=of.id)
+
+
+def _in_place_of(work: Work, made: planning.Planned, asked: rollout_arguments.RolloutPlan) -> list[Rollout]:
+    """The rollouts that would end for this one. FleetfootError `conflict` where there is no place for it."""
+    others = _in_the_way(work, made.rollout, asked)
+    for group in asked.groups:
+        _demand_room(work, work.intent(group, asked.component), group, asked.component, others)
+    return others
 
 
 def _in_the_way(work: Work, new: Rollout, asked: rollout_arguments.RolloutPlan) -> list[Rollout]:

@@ -332,11 +332,14 @@ class FleetRoom(Room):
         ordering.begin(self.console, kind, self.chosen_devices())
 
     def action_new(self) -> None:
-        """A rollout to the group that is shown, else to that of the device under the cursor."""
+        """A rollout to the marked devices, else to the group that is shown or that of the device here."""
         found = self.chosen_devices()
-        groups = self.sight.group or " ".join(sorted({device.group for device in found}))
         component = found[0].main.name if found else ""
-        self.app.push_screen(NewRolloutRoom(component=component, groups=groups))
+        if self.table.marks:
+            to = {"devices": " ".join(device.id for device in found)}
+        else:
+            to = {"groups": self.sight.group or " ".join(device.group for device in found)}
+        self.app.push_screen(NewRolloutRoom(component=component, **to))
 
     def action_copy(self) -> None:
         """The device's id, into the clipboard of the terminal."""

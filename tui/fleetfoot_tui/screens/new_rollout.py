@@ -23,6 +23,8 @@ from fleetfoot_tui.wishes import FIELDS, FORM, Wish, command, wishes
 _PATIENCE = 0.3
 _LISTED = 8
 _WAVES = 8
+#: Columns of a name, in the form as in the plan.
+_NAME = 13
 
 
 class NewRolloutRoom(Room):
@@ -31,9 +33,12 @@ class NewRolloutRoom(Room):
     ABOUT = "Fill in what you wish: the manager plans it at once, and tells who would refuse. ctrl+s starts."
     BINDINGS = [Binding("ctrl+s", "start", "Start", id="rollout.start", priority=True)]
     AUTO_FOCUS = "Input"
+    #: Two fields beside each other where there is room for both.
+    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (66, "-wide")]
     DEFAULT_CSS = """
-    NewRolloutRoom #form { height: 9; }
-    NewRolloutRoom #form Horizontal { height: 1; }
+    NewRolloutRoom #form { height: auto; max-height: 46%; scrollbar-size-vertical: 1; }
+    NewRolloutRoom #form Horizontal { height: auto; }
+    NewRolloutRoom.-narrow #form .line { layout: vertical; }
     NewRolloutRoom Label { width: 13; color: $text-muted; }
     NewRolloutRoom Input { width: 1fr; }
     """
@@ -55,11 +60,12 @@ class NewRolloutRoom(Room):
         """Fields, then the plan."""
         with VerticalScroll(id="form", can_focus=False):
             for line in FORM:
-                with Horizontal():
+                with Horizontal(classes="line"):
                     for field in map(FIELDS.__getitem__, line):
-                        yield Label(field.label, markup=False)
-                        given = self._given.get(field.name, "")
-                        yield Input(given, placeholder=field.example, id=field.name, compact=True)
+                        with Horizontal():
+                            yield Label(field.label, markup=False)
+                            given = self._given.get(field.name, "")
+                            yield Input(given, placeholder=field.example, id=field.name, compact=True)
         with VerticalScroll(can_focus=False):
             yield Page(id="plan")
 
@@ -101,7 +107,7 @@ class NewRolloutRoom(Room):
         except FleetfootError as error:
             self._forbid(error.message)
             return
-        self.reason = "" if self.plan.total else "no device would be in it"
+        self.reason = self.plan.blocked or ("" if self.plan.total else "no device would be in it")
         self._draw()
 
     def refused(self, message: Refused) -> None:
@@ -130,14 +136,14 @@ class NewRolloutRoom(Room):
         if not self.reason:
             yield [Cell("ctrl+s starts it", "bold"), Cell("; nothing has begun", "grey")]
         refusing = max(plan.refusing_count, len(plan.refusing))
-        yield from facts(_told(plan, refusing))
+        yield from facts(_told(plan, refusing), width=_NAME)
         for one in plan.refusing[:_LISTED]:
             yield [Cell(f"  {one.device:20} "), Cell(f"{one.code} ", "orange"), Cell(one.reason, "grey")]
         if refusing > _LISTED:
             yield [Cell(f"  and {refusing - min(_LISTED, len(plan.refusing))} more", "grey")]
         for warning in plan.warnings:
             yield [Cell("mind: ", "grey"), Cell(warning, "yellow")]
-        yield [Cell("as command  ", "grey"), Cell(command(self._asked))]
+        yield [Cell("as command".ljust(_NAME), "grey"), Cell(command(self._asked))]
         for note in plan.notes:
             yield [Cell(f"noted {note.at[:10]} by {note.author}: ", "grey"), Cell(note.title)]
 
@@ -161,6 +167,8 @@ class NewRolloutRoom(Room):
                 ("version", plan.version),
                 ("groups", groups),
                 (plan.strategy or "waves", waves),
+                *([("newer ones", "go down to it")] if plan.mode == "exactly" else []),
+                *([("supersedes", " ".join(plan.supersedes))] if plan.supersedes else []),
             ),
             "Start",
             must_type(plan.total, groups),
@@ -181,15 +189,23 @@ def _told(plan: PlanRow, refusing: int) -> Iterable[tuple[str, str | Cell]]:
     yield plan.strategy or "waves", _sizes(plan.waves)
     yield "canaries", " ".join(plan.canaries)
     yield "staging", rollout_text.STAGING.get(plan.stage, plan.stage)
-    yield "settle", f"{plan.settle:g} s after each wave"
+    yield "settle", f"{plan.settle:g} s after each wave" if len(plan.waves) > 1 else ""
     yield "trips at", rollout_text.trips(plan)
     yield "needs", f"{plan.min_successes} successes in each wave" if plan.min_successes > 1 else ""
     yield "approval", Cell(rollout_text.approval(plan), "yellow")
+    yield "newer ones", _newer(plan)
+    yield "supersedes", Cell(" ".join(plan.supersedes), "yellow")
     yield "offline now", f"{plan.offline_count}{skipped}" if plan.offline_count else ""
     yield "priority", str(plan.priority or "")
     yield "expires", plan.expires
     yield "takes about", rollout_text.estimate(plan)
     yield "refusing", Cell(f"{refusing} would", "orange") if refusing else "nobody, as far as known"
+
+
+def _newer(plan: PlanRow) -> str | Cell:
+    if plan.mode == "exactly":
+        return Cell("go down to it", "yellow")
+    return f"{plan.ahead_count} stay as they are" if plan.ahead_count else ""
 
 
 def _sizes(waves: tuple[int, ...]) -> str:
