@@ -25,6 +25,8 @@ PAGE = ROOT / "docs" / "benchmarks.md"
 _NOT = {"common", "house", "install_one", "install_peers", "setting", "__main__"}
 #: One that takes longer is ended. The longest takes half of it on a quiet machine.
 LIMIT_SECONDS = 1200.0
+#: What ends it in order, beside Ctrl-C.
+_ENDS = (signal.SIGTERM, signal.SIGHUP)
 _TOP = """\
 # Benchmarks
 
@@ -137,6 +139,13 @@ def _apart(name: str, options: str, limit: float) -> tuple[str, str]:
         return (out.read_text(encoding="utf-8") if out.exists() else ""), wrong
 
 
+def _leave(number: int, _frame: object) -> None:
+    """End as after Ctrl-C, so that everything that was started ends too; once, however often it is asked."""
+    for one in _ENDS:
+        signal.signal(one, signal.SIG_IGN)
+    raise SystemExit(128 + number)
+
+
 def _end_group(process: "subprocess.Popen[bytes]") -> None:
     """End it with all that it has started: first in order, so that it takes its servers along."""
     for number, patience in ((signal.SIGINT, 40.0), (signal.SIGKILL, 10.0)):
@@ -215,4 +224,6 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    for _signal in _ENDS:
+        signal.signal(_signal, _leave)
     sys.exit(main())

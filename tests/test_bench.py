@@ -1,5 +1,8 @@
 """The frame of the benchmarks: what a figure says, and that every benchmark is found."""
 
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import bench.download
@@ -9,6 +12,7 @@ from bench import __main__ as frame
 from bench.__main__ import PAGE, main, merged, names, section, takes_setting
 from bench.common import Figure, number
 from bench.setting import Setting
+from tests.support.waiting import until
 
 
 def test_a_figure_is_a_ratio_and_says_what_it_missed() -> None:
@@ -115,6 +119,29 @@ def test_one_that_fails_or_hangs_stands_on_the_page_and_the_others_do_too(
     assert "`python -m bench absent`: **failed**, it ended with 2." in text
     assert "`python -m bench rollout --quick`: **failed**, it had not ended after 0 s." in text
     assert "kept" in text
+
+
+def _children(pid: int) -> list[int]:
+    return [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def _runs(pid: int) -> bool:
+    """Whether it is there and no zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_sigterm_ends_the_benchmark_that_runs_too() -> None:
+    command = [sys.executable, "-m", "bench", "rollout"]  # minutes
+    with subprocess.Popen(
+        command, cwd=frame.ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as run:
+        child = until(lambda: _children(run.pid), "the benchmark runs", seconds=60)[0]
+        run.terminate()
+        assert run.wait(60) == 128 + signal.SIGTERM
+    until(lambda: not _runs(child), "it has ended")
 
 
 def test_to_resume_is_to_run_what_the_page_lacks_of_this_version(

@@ -13,6 +13,7 @@ from typing import Any
 
 from fleetfoot_client import bundle as bundles
 from fleetfoot_client.profiles import parse_broker
+from fleetfoot_manager import collector
 from fleetfoot_protocol import topics, trust
 from fleetfoot_protocol.errors import FleetfootError
 from fleetfoot_protocol.reports import Installed
@@ -128,6 +129,7 @@ async def _run(plan: Plan, verifier: Verifier, *, as_json: bool) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, over.set)
     fleet = Fleet(plan, verifier)
+    collector.calm()
     fleet.start()
     began = time.monotonic()
     while not over.is_set():

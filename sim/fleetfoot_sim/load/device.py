@@ -45,6 +45,12 @@ _VERDICTS = {Act.REJECT: Verdict.REJECTED, Act.DEFER: Verdict.DEFERRED}
 _seconds = functools.lru_cache(maxsize=64)(times.from_text)
 
 
+@functools.lru_cache(maxsize=256)
+def _answer(epoch: int, sequence: int, verdict: Verdict, code: str, reason: str) -> Answer:
+    """One object for all who answer the same: it does not change, and takes its time to make."""
+    return Answer(epoch=epoch, sequence=sequence, scope="group", verdict=verdict, code=code, reason=reason)
+
+
 @dataclass(slots=True)
 class Counts:
     """What happened in a fleet. `repeated`: installs of what ran already or had been done before."""
@@ -219,14 +225,8 @@ class SimulatedDevice:
             if lapsed:
                 verdict, code = Verdict.REJECTED, str(Code.UPGRADE_EXPIRED)
                 reason = f"it expired at {self.desired.expires}"
-            self._answer = Answer(
-                epoch=self.desired.epoch,
-                sequence=self.desired.sequence,
-                scope="group",
-                verdict=verdict,
-                code=code if verdict is not Verdict.ACCEPTED else "",
-                reason=reason,
-            )
+            code = code if verdict is not Verdict.ACCEPTED else ""
+            self._answer = _answer(self.desired.epoch, self.desired.sequence, verdict, code, reason)
         return plan
 
     def _worth_telling(self, before: Answer | None) -> bool:

@@ -26,8 +26,8 @@ _FLAP_SECONDS = (3.0, 10.0)
 _COURIER = Tuning()
 #: Twice within what the broker was told.
 _PING_SECONDS = KEEPALIVE_SECONDS / 2
-#: How often a connection is looked at, thousands of them.
-_LOOK_SECONDS = 5.0
+#: How often a connection is looked at, thousands of them: half of the shortest time that is waited for.
+_LOOK_SECONDS = 15.0
 
 
 @dataclass(frozen=True)
