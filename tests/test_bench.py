@@ -136,7 +136,7 @@ def _runs(pid: int) -> bool:
 def test_sigterm_ends_the_benchmark_that_runs_too() -> None:
     command = [sys.executable, "-m", "bench", "rollout"]  # minutes
     with subprocess.Popen(
-        command, cwd=frame.ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        command, cwd=PAGE.parent.parent, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     ) as run:
         child = until(lambda: _children(run.pid), "the benchmark runs", seconds=60)[0]
         run.terminate()
