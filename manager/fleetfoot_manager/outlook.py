@@ -41,18 +41,19 @@ def describe(
     sizes = [after - before for before, after in zip((0, *of.waves), of.waves, strict=False)]
     known = device_seconds(tx, of.component)
     seconds = USUAL_SECONDS if known is None else known
+    estimate = round((len(sizes) + bool(of.stage)) * (seconds + of.settle))
     away = [entry.id for entry in devices if not entry.online]
     ahead = [entry.id for entry in devices if _ahead(entry, of)]
     return {
         "batch_size": max(sizes),
         "batch_count": len(sizes),
-        "estimated_total_seconds": round((len(sizes) + bool(of.stage)) * (seconds + of.settle)),
+        "estimated_total_seconds": estimate,
         "estimated_from": "defaults" if known is None else "history",
         "offline": away[:_LISTED],
         "offline_count": len(away),
         "ahead": ahead[:_LISTED],
         "ahead_count": len(ahead),
-        "warnings": warnings(tx, of, release, devices),
+        "warnings": [*warnings(tx, of, release, devices), *_cut_short(of, estimate)],
     }
 
 
@@ -92,6 +93,16 @@ def warnings(tx: Connection, of: Rollout, release: ReleaseRow, devices: Sequence
         found.append(
             f"the canary mixes platforms ({', '.join(sorted(platforms))}): few of each will tell little"
         )
+    return found
+
+
+def _cut_short(of: Rollout, estimate: int) -> list[str]:
+    """What keeps the rollout from reaching everybody, in number or in time."""
+    found = []
+    if beyond := of.total - of.waves[-1]:
+        found.append(f"the waves end with {of.waves[-1]} of {of.total} devices: {beyond} are not reached")
+    if of.lives_until is not None and of.lives_until < of.created + estimate:
+        found.append(f"it expires after {of.lives_until - of.created:.0f} s, and takes about {estimate} s")
     return found
 
 

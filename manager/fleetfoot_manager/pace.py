@@ -66,7 +66,15 @@ def _sizes(asked: RolloutPlan, strategy: str, total: int) -> tuple[int, ...]:
 
 
 def shared(shares: tuple[int | str, ...], total: int) -> tuple[int, ...]:
-    """Cumulative counts of waves. FleetfootError `request_invalid`."""
+    """Cumulative counts of waves. FleetfootError `request_invalid`.
+
+    Counts, and percentages, rise or stay among themselves; how the one kind stands to the other hangs on the
+    size of the fleet, and what adds nobody there is dropped.
+    """
+    counts = [share for share in shares if isinstance(share, int)]
+    percents = [int(share[:-1]) for share in shares if isinstance(share, str) and share[:-1].isdecimal()]
+    if counts != sorted(counts) or percents != sorted(percents):
+        raise FleetfootError("request_invalid", "waves: sizes are cumulative, so they must not fall")
     try:
         return admission.wave_sizes(shares, total)
     except ValueError as error:

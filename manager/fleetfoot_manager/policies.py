@@ -91,6 +91,17 @@ def order_of(tx: Connection, rollout: str) -> Order | None:
     return Order(row.rollout, row.requester, asked, row.decided_by, row.decision, edited, row.at)
 
 
+def by_others(tx: Connection, groups: Iterable[str]) -> list[str]:
+    """Those of the groups in which whoever asked for a rollout does not approve it."""
+    return [group for group in groups if of_group(tx, group).approval_by_other]
+
+
+def barred(tx: Connection, rollout: str, groups: Iterable[str]) -> str | None:
+    """Who must not approve this rollout, having asked for it."""
+    order = order_of(tx, rollout)
+    return order.requester if order is not None and by_others(tx, groups) else None
+
+
 def keep_order(tx: Connection, order: Order) -> None:
     """Write it."""
     values = {

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.engine import Connection
 
-from fleetfoot_manager import acts, inventory, rollout_rows, roots, schema, standstill
+from fleetfoot_manager import acts, inventory, policies, rollout_rows, roots, schema, standstill
 from fleetfoot_manager.locks import holder_of
 from fleetfoot_manager.requests.overview import waits
 from fleetfoot_manager.requests.rollouts import row_of
@@ -28,6 +29,7 @@ _GIVES: dict[str, Right] = {
     "resume": Right.STEER,
     "decision": Right.STEER,
     "blessing": Right.RELEASE,
+    "activation": Right.STEER,
 }
 
 
@@ -57,7 +59,7 @@ def look(folder: Path) -> dict[str, Any]:
             "online": online,
             "releases": releases,
             "waiting": waiting,
-            "waits": [row for of, _ in live if (row := _waits(of, root))],
+            "waits": [row for of, _ in live if (row := _waits(tx, of, root))],
             "orders_open": orders or 0,
             "rollouts": [row_of(one.rollout, one.counts) for one in [*live, *ended]],
         }
@@ -82,13 +84,14 @@ def engine(folder: Path) -> str:
     return "running" if answer.status == 200 else text
 
 
-def _waits(of: Rollout, root: TrustRoot | None) -> dict[str, Any] | None:
+def _waits(tx: Connection, of: Rollout, root: TrustRoot | None) -> dict[str, Any] | None:
     """What a rollout waits for and who can give it, if it is a person's act."""
     row = waits(of)
     if row is None:
         return None
-    right = _GIVES[row["for"]]
-    return {**row, "who": _who(root, right, of.groups)}
+    who = _who(root, _GIVES[row["for"]], of.groups)
+    barred = policies.barred(tx, of.id, of.groups) if row["for"] == "approval" else None
+    return {**row, "who": [name for name in who if name != barred]}
 
 
 def _who(root: TrustRoot | None, right: Right, groups: Iterable[str]) -> list[str]:

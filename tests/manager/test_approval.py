@@ -9,7 +9,7 @@ import pytest
 from tests.manager.enginerig import Rig
 from tests.manager.realm import COMPONENT, Device, Realm
 
-from fleetfoot_manager import audit, rollout_rows
+from fleetfoot_manager import audit, rollout_rows, status
 from fleetfoot_protocol import topics
 from fleetfoot_protocol.states import Role
 from fleetfoot_protocol.topics import Kind
@@ -88,7 +88,9 @@ def test_of_several_groups_the_strictest_counts(rig: Rig) -> None:
 
 def test_who_asked_does_not_approve_alone_where_the_group_says_so(rig: Rig) -> None:
     mine = asked(rig, "alice")
+    assert status.look(rig.realm.state)["waits"][0]["who"] == ["alice", "anton"]
     policy(rig, approval_by_other=True)
+    assert status.look(rig.realm.state)["waits"][0]["who"] == ["anton"]
     reply = rig.ask("rollout.approve", {"rollout": mine})
     assert (reply.code, "somebody else approves" in reply.message) == ("not_allowed", True)
     assert rig.show(mine)["state"] == "awaiting_approval"

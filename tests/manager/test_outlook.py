@@ -48,6 +48,20 @@ def test_a_plan_counts_its_batches_and_estimates_its_time(rig: Rig) -> None:
     ]
 
 
+def test_a_plan_says_whom_it_does_not_reach_and_that_its_time_is_too_short(rig: Rig) -> None:
+    rig.enroll(*(Device(f"dev-{n}", "hall") for n in range(4)))
+    rig.publish(rig.realm.release("1.1.0", 2))
+    plan = rig.do("rollout.plan", {**START, "waves": [1, "50%"], "ttl": 60})["plan"]
+    assert plan["warnings"] == [
+        "the waves end with 2 of 4 devices: 2 are not reached",
+        "it expires after 60 s, and takes about 380 s",
+    ]
+    assert rig.do("rollout.plan", {**START, "waves": [3, "50%", "100%"]})["plan"]["waves"] == [3, 4]
+    for falling in ([3, 1], ["100%", 1, "50%"]):
+        answer = rig.ask("rollout.plan", {**START, "waves": falling})
+        assert (answer.code, "must not fall" in answer.message) == ("request_invalid", True)
+
+
 def test_the_estimate_comes_from_what_devices_took_before(rig: Rig) -> None:
     device = Device("dev-1", "hall")
     rig.enroll(device)

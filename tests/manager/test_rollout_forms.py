@@ -26,6 +26,7 @@ from tests.manager.rollouts import (
 )
 
 from fleetfoot_manager.effects import PublishDesired, PublishProgress, SetBaseline, Stand, Withdraw
+from fleetfoot_manager.requests.overview import waits
 from fleetfoot_manager.rollout import (
     Activate,
     Approve,
@@ -245,6 +246,8 @@ def test_a_blessing_is_neither_an_approval_nor_the_word_to_activate(
     assert rollout.reason == AWAITS_BLESSING
     blessed, done = advance(rollout, Bless(), START)
     assert (blessed.state, blessed.reason, blessed.wave) == (S.PAUSED, reason, rollout.wave)
+    waited = [row["for"] for of in (rollout, blessed) if (row := waits(of))]
+    assert waited == ["blessing", "approval" if "each_wave" in form else "activation"]
     assert not blessed.canary
     assert Event.ROLLOUT_RESUMED not in events_of(done)
     assert PublishDesired() in done

@@ -61,7 +61,7 @@ def _paced(asked: rollout_arguments.RolloutApprove) -> dict[str, Any]:
 
 
 def _demand_another(work: Work, request: Request, of: Rollout, order: Order) -> None:
-    others = [g for g in of.groups if policies.of_group(work.tx, g).approval_by_other]
+    others = policies.by_others(work.tx, of.groups)
     if others and order.requester == request.operator:
         raise FleetfootError(
             "not_allowed",

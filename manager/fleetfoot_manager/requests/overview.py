@@ -8,7 +8,7 @@ from fleetfoot_manager.requests import arguments
 from fleetfoot_manager.requests.answers import fitted
 from fleetfoot_manager.requests.groups import summary
 from fleetfoot_manager.rollout import Rollout
-from fleetfoot_manager.rollout_gate import AWAITS_BLESSING
+from fleetfoot_manager.rollout_gate import AWAITS_ACTIVATION, AWAITS_APPROVAL, AWAITS_BLESSING
 from fleetfoot_manager.work import Work
 from fleetfoot_protocol.reports import Request
 from fleetfoot_protocol.states import RolloutState
@@ -20,6 +20,8 @@ _WAITS: dict[RolloutState, str] = {
     RolloutState.PAUSED: "resume",
     RolloutState.TRIPPED: "decision",
 }
+#: Why a rollout stands that nobody has paused -> for what it waits; a resume could not give it.
+_STANDS = {AWAITS_BLESSING: "blessing", AWAITS_APPROVAL: "approval", AWAITS_ACTIVATION: "activation"}
 
 
 def status(work: Work, request: Request) -> dict[str, Any]:
@@ -52,7 +54,9 @@ def status(work: Work, request: Request) -> dict[str, Any]:
 
 def waits(of: Rollout) -> dict[str, str] | None:
     """What a rollout waits for, if it is a person's act."""
-    what = "blessing" if of.reason == AWAITS_BLESSING else _WAITS.get(of.state)
+    what = _WAITS.get(of.state)
     if what is None:
         return None
+    if of.state is RolloutState.PAUSED:
+        what = _STANDS.get(of.reason, what)
     return {"rollout": of.id, "component": of.component, "state": str(of.state), "for": what}
