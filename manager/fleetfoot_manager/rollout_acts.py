@@ -133,7 +133,7 @@ def on_bless(rollout: Rollout, event: Bless, now: float) -> Turn:
     if not rollout.canary:
         return rollout, []
     blessed = replace(rollout, canary=False)
-    if rollout.state is not RolloutState.PAUSED or rollout.reason != AWAITS_BLESSING:
+    if rollout.reason != AWAITS_BLESSING:
         return blessed, []
     # What waits for more than this goes on waiting.
     after, effects = onward(_unheld(blessed, RolloutState.RUNNING, now), now, blessed.from_wave)
@@ -165,7 +165,8 @@ def _told(rollout: Rollout, report: Report, now: float) -> Turn:
     rollout = with_devices(rollout, {report.device: after})
     if after.terminal is not before.terminal and after.terminal in _TELLING:
         streak = rollout.streak + 1 if after.terminal in FAILURES else 0
-        rollout = replace(rollout, streak=streak) if streak != rollout.streak else rollout
+        if streak != rollout.streak:
+            rollout = replace(rollout, streak=streak)
     effects: list[Effect] = []
     if after.terminal is not before.terminal:
         effects.append(PublishProgress())
@@ -199,7 +200,7 @@ def on_report_back(rollout: Rollout, event: Report, now: float) -> Turn:
 def on_tick(rollout: Rollout, event: Tick, now: float) -> Turn:
     heard = _heard(event, now)
     after = silenced(rollout, heard)
-    effects: list[Effect] = [] if after is rollout else [PublishProgress()]
+    effects: list[Effect] = [PublishProgress()]  # where nothing changes, nothing of this is done
     if after.settle_until is not None and heard >= after.settle_until:
         after, more = settled(after, now)
         effects += more
@@ -318,9 +319,9 @@ def on_supersede(rollout: Rollout, event: Supersede, now: float) -> Turn:
 
 def on_retry(rollout: Rollout, event: Retry, now: float) -> Turn:
     again = {
-        device: replace(record, terminal=Terminal.PENDING, code="", reason="", ended=None)
+        device: record.anew()
         for device, record in rollout.devices.items()
-        if record.terminal in (*FAILURES, Terminal.SILENT) and record.since is not None and not record.gone
+        if record.terminal in (*FAILURES, Terminal.SILENT) and not record.gone
     }
     if not again:
         # A new attempt would only disown the outcomes of those that are at work.
@@ -328,8 +329,7 @@ def on_retry(rollout: Rollout, event: Retry, now: float) -> Turn:
     goal = rollout.goal.model_copy(update={"attempt": rollout.goal.attempt + 1})
     tried = replace(with_devices(rollout, again), goal=goal)
     tried = replace(tried, failures_before=tried.devices.failures, streak=0)
-    after, more = proceed(_unheld(tried, RolloutState.RUNNING, now), now)
-    return after, [PublishDesired(), PublishProgress(), *more]
+    return _unheld(tried, RolloutState.RUNNING, now), [PublishDesired(), PublishProgress()]
 
 
 def on_joined(rollout: Rollout, event: Joined, now: float) -> Turn:
@@ -337,8 +337,6 @@ def on_joined(rollout: Rollout, event: Joined, now: float) -> Turn:
     known = rollout.devices.get(event.device)
     moved = Member(event.device, event.group) not in rollout.cohort
     if rollout.listed and known is None:
-        return rollout, []
-    if known is not None and not known.gone and not moved:
         return rollout, []
     if moved:
         rollout = rollout.with_member(event.device, event.group)

@@ -51,6 +51,10 @@ class DeviceRecord:
         on_the_way = self.on_goal or self.terminal is Terminal.ACTIVE
         return self.since is not None and not self.gone and on_the_way
 
+    def anew(self, terminal: Terminal = Terminal.PENDING) -> "DeviceRecord":
+        """The record of a device that has not ended, whatever was said before."""
+        return replace(self, terminal=terminal, code="", reason="", ended=None)
+
     def to_json(self) -> dict[str, Any]:
         """The record as JSON values."""
         return {f.name: getattr(self, f.name) for f in fields(self)} | {"terminal": str(self.terminal)}

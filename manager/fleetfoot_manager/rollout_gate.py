@@ -126,8 +126,11 @@ def succeeded(rollout: Rollout) -> bool:
 
 
 def _proves_nothing(rollout: Rollout) -> bool:
-    """Whether the newest wave had nobody to take the goal: all are ahead, or obey another order."""
-    judged = 0 if rollout.staging else _judged(rollout, "all")
+    """Whether the newest wave had nobody to take the goal: all are ahead, or obey another order.
+
+    While everybody stages nobody is judged.
+    """
+    judged = _judged(rollout, "all")
     return bool(judged) and _judged(rollout, "passive") == judged
 
 
@@ -160,9 +163,9 @@ def open_wave(rollout: Rollout, now: float) -> Turn:
     if rollout.stage:
         # Those are exposed already, since they were to stage.
         again = {
-            device: replace(record, terminal=Terminal.PENDING, code="", reason="", since=now, ended=None)
+            device: replace(record.anew(), since=now)
             for device, record in devices.items()
-            if record.wave == wave and not record.gone and record.terminal in _STAGED
+            if record.wave == wave and record.terminal in _STAGED
         }
         devices, count = devices.put(again), count + len(again)
     opened = replace(

@@ -50,7 +50,7 @@ def recorded(rollout: Rollout, record: DeviceRecord, report: Report, now: float)
         return _staged(rollout, seen, now)
     if said in _AT_WORK:
         begins = record.terminal in (Terminal.PENDING, Terminal.SKIPPED)
-        return _again(seen, Terminal.ACTIVE) if begins else seen
+        return seen.anew(Terminal.ACTIVE) if begins else seen
     if report.terminal in _AT_WORK:
         return seen
     return _at_rest(rollout, record, seen, said, report, now)
@@ -66,7 +66,7 @@ def _staged(rollout: Rollout, seen: DeviceRecord, now: float) -> DeviceRecord:
 def _not_exposed(
     rollout: Rollout, record: DeviceRecord, report: Report, on_goal: bool, now: float
 ) -> DeviceRecord:
-    if record.wave == 0 or record.terminal is Terminal.CANCELED or report.terminal in _AT_WORK:
+    if record.wave == 0 or report.terminal in _AT_WORK:
         return record
     if on_goal and record.terminal is Terminal.PENDING:
         return replace(record, terminal=Terminal.SKIPPED, reason=ALREADY, ended=now, on_goal=True)
@@ -74,7 +74,7 @@ def _not_exposed(
         # It would have been asked, and is not any more where the rollout is over.
         left = replace(record, on_goal=False)
         closed = rollout.state in _CLOSED
-        return _ended(left, Terminal.CANCELED, "", "", now) if closed else _again(left, Terminal.PENDING)
+        return _ended(left, Terminal.CANCELED, "", "", now) if closed else left.anew()
     return record
 
 
@@ -96,7 +96,7 @@ def _at_rest(
     if seen.terminal is Terminal.ACTIVE or (before.on_goal and seen.terminal is Terminal.SKIPPED):
         if closed:
             return _ended(seen, Terminal.CANCELED, report.code, report.reason, now)
-        return _again(seen, Terminal.PENDING)
+        return seen.anew()
     return seen
 
 
@@ -104,7 +104,3 @@ def _ended(record: DeviceRecord, terminal: Terminal, code: str, reason: str, now
     if (record.terminal, record.code, record.reason) == (terminal, code, reason):
         return record
     return replace(record, terminal=terminal, code=code, reason=reason, ended=now)
-
-
-def _again(record: DeviceRecord, terminal: Terminal) -> DeviceRecord:
-    return replace(record, terminal=terminal, code="", reason="", ended=None)

@@ -120,7 +120,7 @@ class Rollout:
     @property
     def staging(self) -> bool:
         """Whether devices stage, and nobody activates yet."""
-        return bool(self.stage) and self.started is not None and self.wave == 0
+        return self.started is not None and self.wave == 0
 
     @property
     def approved(self) -> int:

@@ -114,6 +114,24 @@ def rolling_back() -> Rollout:
     return go(rollout, healthy(exposed(rollout)[0]), Decide(Decision.ROLLBACK))
 
 
+def on_goal(rollout: Rollout, wave: int) -> Rollout:
+    """Everybody of a wave that is not open yet runs the goal already."""
+    return go(rollout, *(says(d, None, NEW) for d, record in rollout.devices.items() if record.wave == wave))
+
+
+def canary() -> Rollout:
+    return all_healthy(running(canary=True, settle=0.0))
+
+
+def approving() -> Rollout:
+    return all_healthy(running(each_wave=True, settle=0.0))
+
+
+def only_staged() -> Rollout:
+    rollout = running(stage="only", settle=60.0)
+    return go(go(rollout, *(says(name, T.STAGED) for name in awaited(rollout))), Tick(), at=START + 60)
+
+
 #: A rollout in each state, reached the way it is reached in life.
 IN_STATE: dict[RolloutState, Callable[[], Rollout]] = {
     S.PLANNED: plan,

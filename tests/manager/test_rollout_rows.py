@@ -62,15 +62,6 @@ def test_a_wave_that_opens_writes_no_row_and_comes_back_open(store: Store) -> No
         assert set(tx.scalars(sa.select(table.c.since))) == {None}
 
 
-def test_what_came_of_nothing_leaves_no_trace_when_a_wave_opens_again() -> None:
-    """A decision that could not be stored is made anew, later, from the same table."""
-    table = plan().devices
-    for at in (1.0, 2.0):
-        opened, count = table.open(1, at)
-        assert (count, opened.first_awaited) == (3, at)
-        assert {record.since for record in opened.values()} == {None, at}
-
-
 def test_an_open_wave_is_brought_to_an_older_store_and_back(folder: Path) -> None:
     with Store(folder) as store:
         store.acquire()
