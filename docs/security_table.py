@@ -1,9 +1,10 @@
-"""Writes the tables of docs/security.md from a test run: what was tried, and what a break-in does not give.
+"""Writes the tables of docs/security.md from test runs: what was tried, and what a break-in does not give.
 
     pytest -m row --junitxml=rows.xml && python -m docs.security_table rows.xml
     pytest -m row tests/conformance --junitxml=rows.xml && python -m docs.security_table --brokers rows.xml
 
-The second form writes the table of docs/brokers.md alone: what each broker stopped.
+The second form writes one table alone: of the rows that were carried out once per broker, what each stopped.
+Where the whole takes too long at once, there may be several reports, of a room each.
 
 A test of `tests/attack/rows.py` carries its row in the report. A row whose tests did not run, were left out
 or failed is shown as such. Exits with 1 if there is any, or if a cell of the second table has no test.
@@ -20,12 +21,17 @@ from tests.attack.rows import WANTS, WHO
 from tests.conformance.expectations import BROKERS, STOPPED
 
 PAGE = Path(__file__).parent / "security.md"
-BROKERS_PAGE = Path(__file__).parent / "brokers.md"
-BEGIN, END = "<!-- made from a test run: begin -->", "<!-- made from a test run: end -->"
+#: Where a part of the page begins and ends.
+Marks = tuple[str, str]
+ATTACKS: Marks = ("<!-- made from a test run: begin -->", "<!-- made from a test run: end -->")
+PER_BROKER: Marks = (
+    "<!-- made from a test run on each broker: begin -->",
+    "<!-- made from a test run on each broker: end -->",
+)
 #: Rows of the catalogue that this page answers for.
 ROWS = (
     *range(1, 4), *range(5, 8), 9, *range(11, 18), *range(19, 23), *range(24, 38), 39, 40, 41, 43,
-    *range(45, 50), *range(51, 64), *range(65, 68), 69, 70, 71, *range(74, 78), 79, 80, 81,
+    *range(45, 50), *range(51, 64), *range(65, 68), 69, 70, 71, *range(74, 78), *range(79, 84),
 )  # fmt: skip
 
 
@@ -50,9 +56,15 @@ class Tried:
         return worse[0] if worse else "passed"
 
 
-def read_report(path: Path) -> list[Tried]:
-    """The attacks of a JUnit report, by row and test."""
+def read_reports(*paths: Path) -> list[Tried]:
+    """The attacks of JUnit reports, by row and test."""
     found: dict[tuple[str, str], Tried] = {}
+    for path in paths:
+        _read_report(path, found)
+    return sorted(found.values(), key=lambda one: (one.number, one.file, one.test))
+
+
+def _read_report(path: Path, found: dict[tuple[str, str], Tried]) -> None:
     # The report was written by our own pytest, a moment ago.
     for case in ElementTree.parse(path).iter("testcase"):  # noqa: S314
         for entry in case.iter("property"):
@@ -74,7 +86,6 @@ def read_report(path: Path) -> list[Tried]:
                 if split.get("name") == "split":
                     told = json.loads(split.get("value") or "{}")
                     one.splits[told["broker"]] = (told["stopped"], told["why"])
-    return sorted(found.values(), key=lambda one: (one.number, one.file, one.test))
 
 
 def tried_table(found: list[Tried]) -> str:
@@ -118,12 +129,13 @@ def _proofs(found: list[Tried], who: str, wants: str) -> str:
 
 def split_table(found: list[Tried]) -> str:
     """One line for each row that ran once per broker: what the broker did, and what Fleetfoot survived."""
-    lines = [f"| # | tried | {' | '.join(BROKERS)} | survived on each |", "|---" * (len(BROKERS) + 3) + "|"]
+    heads = ("#", "tried", *BROKERS, "survived on each", "test")
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for one in found:
         if one.number in STOPPED and (one.splits or one.file.startswith("tests/conformance/")):
             cells = [_split_cell(one.splits.get(broker)) for broker in BROKERS]
-            link = f"[{one.number}](../{one.file})"
-            lines.append(f"| {link} | {_cell(one.tried)} | {' | '.join(cells)} | {_cell(one.survived)} |")
+            parts = (str(one.number), _cell(one.tried), *cells, _cell(one.survived), _link(one))
+            lines.append(f"| {' | '.join(parts)} |")
     return "\n".join(lines)
 
 
@@ -155,28 +167,28 @@ def missing(found: list[Tried]) -> list[str]:
     return gaps
 
 
-def write(page: Path, text: str) -> None:
-    """Put a text between the marks of a page."""
-    before, _, rest = page.read_text("utf-8").partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not end:
-        raise SystemExit(f"{page} lacks the line {END}")
-    page.write_text(f"{before}{BEGIN}\n\n{text}\n{END}{after}", "utf-8")
+def between(page: str, marks: Marks, text: str) -> str:
+    """The page with this text between two marks. ValueError where it lacks them."""
+    begin, end = marks
+    if not 0 <= page.find(begin) < page.find(end):
+        raise ValueError(f"{PAGE} lacks the line {begin}, or {end} after it")
+    return f"{page.partition(begin)[0]}{begin}\n\n{text}\n\n{end}{page.partition(end)[2]}"
 
 
 def main(arguments: list[str]) -> int:
-    """Write the pages from the report that is named last; with `--brokers`, that of the brokers alone."""
-    *options, report = arguments or [""]
-    if not report or options not in ([], ["--brokers"]):
+    """Write the page from the reports that are named; with `--brokers`, that of the brokers alone."""
+    alone = arguments[:1] == ["--brokers"]
+    reports = arguments[alone:]
+    if not reports or any(name.startswith("-") for name in reports):
         print(__doc__, file=sys.stderr)
         return 2
-    found = read_report(Path(report))
-    write(BROKERS_PAGE, f"{split_table(found)}\n")
-    gaps = untried(found)
-    if not options:
+    found = read_reports(*map(Path, reports))
+    page, gaps = between(PAGE.read_text("utf-8"), PER_BROKER, split_table(found)), untried(found)
+    if not alone:
         attacks = f"## Tried and survived\n\n{tried_table(found)}"
-        write(PAGE, f"## Taken over\n\n{compromise_table(found)}\n\n{attacks}\n")
+        page = between(page, ATTACKS, f"## Taken over\n\n{compromise_table(found)}\n\n{attacks}")
         gaps += missing(found)
+    PAGE.write_text(page, "utf-8")
     for gap in gaps:
         print(gap, file=sys.stderr)
     return 1 if gaps else 0

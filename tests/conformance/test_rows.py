@@ -1,7 +1,7 @@
 """Rows of the catalogue once per broker, as we ship it: what the broker stops, and what Fleetfoot survives.
 
 What a broker stops stands in expectations.py and is asserted here; what Fleetfoot survives is the same on
-all of them. The table of docs/brokers.md is made from a run by docs/security_table.py.
+all of them. The table of docs/security.md is made from a run by docs/security_table.py.
 """
 
 import contextlib
