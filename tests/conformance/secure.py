@@ -1,16 +1,13 @@
 """A town whose parts connect by TLS, each with a certificate of its role."""
 
-import json
-import os
 import signal
 import ssl
-import subprocess
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
 from tests.brokers.mosquitto import Identity
-from tests.end_to_end.town import FLEETFOOT, Town, Witness
+from tests.end_to_end.town import Town, Witness
 
 from fleetfoot_client.broker.rights import Role
 from fleetfoot_manager.pki.folder import Pki
@@ -66,12 +63,8 @@ class SecureTown(Town):
         words += ["--ca-file", str(who.ca), "--cert-file", str(who.cert), "--cert-key-file", str(who.key)]
         self.fleetfoot(*words)
 
-    def fleetfoot(self, *arguments: str, status: int = 0) -> Any:
-        environ = {**os.environ, "FLEETFOOT_CONFIG_DIR": str(self.folder / "profile")}
-        command = [FLEETFOOT, *arguments, "--json"]
-        done = subprocess.run(command, capture_output=True, text=True, env=environ, timeout=90, check=False)
-        assert done.returncode == status, (arguments, done.stdout, done.stderr)
-        return json.loads(done.stdout)
+    def environ(self) -> dict[str, str]:
+        return {"FLEETFOOT_CONFIG_DIR": str(self.folder / "profile")}
 
     def _watch(self, tally: Tally) -> Witness:
         who = self.secure.issue(Role.MANAGER, "manager")

@@ -1,22 +1,18 @@
-"""A town of many small groups, asked by commands without processes of their own, and judged on the devices.
+"""A town of many small groups, judged on the devices.
 
 A *fussy* release starts and fails its health check while its device is ill (`Street.ill`).
 """
 
-import io
 import json
 import os
 from collections.abc import Iterable
-from contextlib import redirect_stderr, redirect_stdout
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
-from tests.end_to_end.town import Town, read_said
+from tests.end_to_end.town import Town
 from tests.support.waiting import until
 
-from fleetfoot_client.cli import main
 from fleetfoot_protocol import times
 from fleetfoot_protocol.documents import Desired
 from fleetfoot_protocol.states import Outcome
@@ -53,14 +49,6 @@ class Street(Town):
                 text.replace(_GOOD_HEAD, _FUSSY_HEAD).replace("VERSION =", f"{_ILL}VERSION =", 1)
             )
         self.scene.release(version, tree)
-
-    def fleetfoot(self, *arguments: str, status: int = 0) -> Any:
-        """Run a `fleetfoot` command with --json as the operator, in this process."""
-        said, complained = io.StringIO(), io.StringIO()
-        with patch.dict(os.environ, self.environ()), redirect_stdout(said), redirect_stderr(complained):
-            returned = main([*arguments, "--json"])
-        assert returned == status, (arguments, returned, said.getvalue(), complained.getvalue())
-        return read_said(said.getvalue() or complained.getvalue())
 
     def settle_in(self, **groups: int) -> None:
         """Add groups of so many devices, each running 1.0.0, and wait until the manager has heard of them."""
