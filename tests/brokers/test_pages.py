@@ -198,7 +198,8 @@ def test_mosquitto_and_identities_as_the_pages_say(walk: Walk) -> None:
     assert "safe for production: ? (not seen: denied write, denied will, denied read)" in said
     walk.over(look)
 
-    walk.next(at, "fleetfoot manager run")
+    elsewhere = f"--dir manager --artifacts 127.0.0.1:{walk.artifacts}"  # 8090 may be somebody's
+    walk.next(at, "fleetfoot manager run", **{"--dir manager": elsewhere})
     walk.await_manager()
     walk.next(at, "fleetfoot pki issue")
     walk.next(at, "fleetfoot profile set")
