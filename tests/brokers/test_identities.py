@@ -92,7 +92,13 @@ class House:
 
 @pytest.fixture(scope="module")
 def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
-    folder = tmp_path_factory.mktemp("identities")
+    with opened(tmp_path_factory.mktemp("identities")) as house:
+        yield house
+
+
+@contextlib.contextmanager
+def opened(folder: Path) -> Iterator[House]:
+    """A house with everything of it in `folder`, at work."""
     broker = Production(folder / "broker")
     broker.start()
     realm = Realm(folder)
