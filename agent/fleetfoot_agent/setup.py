@@ -158,23 +158,27 @@ def hand_over(folder: Path) -> None:
 
 def _told(config: AgentConfig, root: TrustRoot, public: str) -> str:
     """What was made, and what comes next."""
-    agent, path = "fleetfoot-agent", shlex.quote(str(config.path))
-    which = "" if config.path == configuration.DEFAULT_CONFIG else f" --config {path}"
-    told = f"""\
+    return f"""\
 device {config.device} of group {config.group} in fleet {root.fleet}, root version {root.version}
 configuration: {config.path}
 next, where the operator's profile is, enrol it:
   fleetfoot device enroll --id {config.device} --group {config.group} --key {public}
-"""
+then here, {next_steps(config)}"""
+
+
+def next_steps(config: AgentConfig) -> str:
+    """What a person does on the device once it is set up, to be continued from `next`."""
+    agent, path = "fleetfoot-agent", shlex.quote(str(config.path))
+    which = "" if config.path == configuration.DEFAULT_CONFIG else f" --config {path}"
     if which or not UNITS_HERE.exists():
-        return f"""{told}\
-then here, keep its components running, put the first version on, and connect:
+        return f"""\
+keep its components running, put the first version on, and connect:
   {agent} supervise{which}
   {agent} install{which} BUNDLE
   {agent} run{which}"""
     adopts = "".join(f"\n  {agent} adopt UNIT --component {name}" for name in config.components)
-    return f"""{told}\
-then here, name in {path} the unit that runs each component, have it guarded, connect,
+    return f"""\
+name in {path} the unit that runs each component, have it guarded, connect,
 put the first version on, and see that all is well:{adopts}
   systemctl enable --now fleetfoot-courier.service fleetfoot-worker.path fleetfoot-worker.timer
   {agent} install BUNDLE

@@ -270,6 +270,8 @@ def test_check_tells_of_an_order_what_the_worker_then_does(
     rig.run()
     status, outlook = checked(capsys, "kiosk")
     assert (status, outlook["act"], outlook["cause"]) == (0, "stay", "current")
+    assert agent("check") == 0
+    assert capsys.readouterr().out == "kiosk 1.1.0: stay, what is ordered runs already\n"
 
 
 def test_check_says_what_it_cannot_know_yet(

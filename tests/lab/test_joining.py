@@ -83,6 +83,7 @@ def join(host: Host, house: House, folder: Path) -> None:
         "sh", "-c", f"cd; fleetfoot-agent enroll token.txt --device {NAME} --component kiosk --enable"
     )
     assert f"device {NAME} of group {GROUP} is enrolled" in said
+    assert "fleetfoot-agent adopt UNIT --component kiosk" in said  # what comes next
     first, second = shop.release("1.0.0"), shop.release("1.1.0", GOOD)
     shutil.copytree(first.path, host.path("/root/kiosk-1.0.0"))
     host.path("/root/page").write_text(page())

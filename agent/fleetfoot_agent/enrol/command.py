@@ -189,5 +189,5 @@ def _told(config: AgentConfig, had_root: bool) -> str:
     return (
         f"device {config.device} of group {config.group} is enrolled; {root}\n"
         f"certificate: {config.courier_dir / CERTIFICATE_NAME}, renewed by itself\n"
-        "next: keep its components running, put the first version on, and connect (docs/agent.md)"
+        f"next, {setup.next_steps(config)}"
     )

@@ -27,6 +27,13 @@ from fleetfoot_protocol.errors import FleetfootError
 from fleetfoot_protocol.resolve import Act, Plan, Why
 
 _ACTS = (Act.INSTALL, Act.STAGE, Act.RETURN)
+#: Why a component stays, for people.
+_STAYS: dict[str, str] = {
+    Why.NO_GOAL: "nothing is ordered",
+    Why.PINNED: "it is pinned by an order of its own",
+    Why.CURRENT: "what is ordered runs already",
+    Why.AHEAD: "what runs is newer than what is ordered, which does not permit going down",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +91,8 @@ def check(config: AgentConfig, release: str | None, bundle: Bundle | None, as_js
 
 def _print(outlook: Outlook) -> None:
     what = f"{outlook.component} {outlook.version or ''}".rstrip()
-    print(f"{what}: {outlook.act}" + (f", {outlook.cause}" if outlook.cause else ""))
+    cause = _STAYS.get(outlook.cause, outlook.cause)
+    print(f"{what}: {outlook.act}" + (f", {cause}" if cause else ""))
     if outlook.code is not None:
         print(f"  code: {outlook.code}\n  what to do: {outlook.remedy}")
 
