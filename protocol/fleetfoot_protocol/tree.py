@@ -38,6 +38,7 @@ FILE_MODES: Final = (0o644, 0o755)
 FOLDER_MODE: Final = 0o755
 
 _REFUSED_CATEGORIES: Final = frozenset({"Cc", "Cf", "Cs", "Co", "Zl", "Zp"})
+_HEX_DIGITS: Final = frozenset("0123456789abcdef")
 _SHOWN_CHARACTERS: Final = 80
 
 Kind = Literal["f", "d", "l"]
@@ -81,9 +82,10 @@ class Member:
             raise TreeError(self.path, f"unknown kind {self.kind!r}")
 
     def _check_file(self) -> None:
-        self._demand(self.mode in FILE_MODES, f"a file with mode {self.mode:04o}")
+        if self.mode not in FILE_MODES:
+            raise TreeError(self.path, f"a file with mode {self.mode:04o}")
         self._demand(self.size >= 0, "a file with a negative size")
-        is_digest = len(self.sha256) == 64 and set(self.sha256) <= set("0123456789abcdef")
+        is_digest = len(self.sha256) == 64 and _HEX_DIGITS.issuperset(self.sha256)
         self._demand(is_digest, "a file without a sha256 of 64 lower-case hex digits")
         self._demand(self.target == "", "a file with a link target")
 
@@ -210,11 +212,12 @@ def _check_text(path: str, text: str, what: str) -> None:
 
 
 def _check_lengths(path: str, text: str, parts: list[str], what: str) -> None:
-    if len(text.encode("utf-8")) > MAX_PATH_BYTES:
+    length = len(text.encode("utf-8"))
+    if length > MAX_PATH_BYTES:
         raise TreeError(path, f"{what} longer than {MAX_PATH_BYTES} bytes")
     if len(parts) > MAX_DEPTH:
         raise TreeError(path, f"{what} deeper than {MAX_DEPTH}")
-    if any(len(part.encode("utf-8")) > MAX_COMPONENT_BYTES for part in parts):
+    if length > MAX_COMPONENT_BYTES and any(len(p.encode("utf-8")) > MAX_COMPONENT_BYTES for p in parts):
         raise TreeError(path, f"{what} with a part longer than {MAX_COMPONENT_BYTES} bytes")
 
 

@@ -35,7 +35,6 @@ from tests.agent.tarbytes import (
 
 from fleetfoot_agent.worker import gunzip, treewriter
 from fleetfoot_agent.worker.extract import extract, hash_tree
-from fleetfoot_agent.worker.hashing import Hasher
 from fleetfoot_agent.worker.treewriter import TreeWriter, open_folder
 from fleetfoot_protocol.codes import Code
 from fleetfoot_protocol.errors import UpgradeError
@@ -151,7 +150,7 @@ def test_nothing_is_written_through_a_link_that_appears_meanwhile(tmp_path: Path
     root.mkdir()
     outside.mkdir()
     with open_folder(root) as descriptor:
-        writer = TreeWriter(descriptor, Hasher())
+        writer = TreeWriter(descriptor)
         writer.folder("d")
         writer.file("other", 0o644, [])
         (root / "d").rmdir()

@@ -1,4 +1,4 @@
-"""Unpacking on a thread of its own: bytes in order, failures in their place, and no thread left behind."""
+"""Steps on threads of their own: items in order, failures in their place, and no thread left behind."""
 
 import threading
 from collections.abc import Iterator
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from fleetfoot_agent.worker.gunzip import PieceStream
-from fleetfoot_agent.worker.readahead import ReadAhead
+from fleetfoot_agent.worker.readahead import Ahead, ReadAhead
 from fleetfoot_protocol.errors import UpgradeError
 
 
@@ -63,3 +63,29 @@ def test_no_more_is_unpacked_than_a_few_pieces_ahead_and_leaving_ends_the_thread
             stream.take(4)
             assert numbers.made <= int(stream.take(4)) + 1 + 5  # four wait, one is held until there is room
     assert threading.active_count() == before
+
+
+def test_one_step_may_read_from_another_and_both_end_when_the_reader_leaves() -> None:
+    made = []
+
+    def numbers() -> Iterator[int]:
+        for number in range(1 << 30):
+            made.append(number)
+            yield number
+
+    before = threading.active_count()
+    with Ahead(numbers(), 1, "first") as first, Ahead((2 * n for n in first), 1, "second") as second:
+        assert [next(second) for _ in range(50)] == list(range(0, 100, 2))
+        assert len(made) <= 50 + 4  # with each step one waits and one is held until there is room
+    assert threading.active_count() == before
+
+
+def test_a_failure_of_the_first_step_comes_out_of_the_second_in_its_place() -> None:
+    def numbers() -> Iterator[int]:
+        yield from range(3)
+        raise OSError(5, "I/O error")
+
+    with Ahead(numbers(), 1, "first") as first, Ahead(iter(first), 1, "second") as second:
+        assert [next(second) for _ in range(3)] == [0, 1, 2]
+        with pytest.raises(OSError, match="I/O error"):
+            next(second)

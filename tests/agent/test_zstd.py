@@ -66,6 +66,13 @@ def test_a_zstd_archive_is_unpacked_whatever_its_chunks(destination: Path, chunk
     assert extract.hash_tree(destination) == PLAIN_MEMBERS
 
 
+def test_a_piece_does_not_change_when_the_next_ones_are_made() -> None:
+    content = b"".join(b"%08d" % n for n in range(400_000))
+    pieces = list(unzstd.ZstdStream(iter([packed(content)])).rest())
+    assert len(pieces) > 4
+    assert b"".join(pieces) == content
+
+
 def test_what_the_builder_makes_is_smaller_and_the_same_tree(tmp_path: Path, destination: Path) -> None:
     folder = kiosk.write_tree(tmp_path / "tree", "1.0.0")
     (folder / "share" / "words").write_text("".join(f"{n} sheep, " for n in range(200_000)))

@@ -23,8 +23,7 @@ from pathlib import Path
 from typing import IO, Final
 
 from fleetfoot_agent.worker.gunzip import GzipStream, PieceStream, verified_chunks
-from fleetfoot_agent.worker.hashing import Hasher
-from fleetfoot_agent.worker.readahead import ReadAhead
+from fleetfoot_agent.worker.readahead import Ahead, ReadAhead
 from fleetfoot_agent.worker.tarstream import Entry, TarReader, refused
 from fleetfoot_agent.worker.treewriter import (
     TreeWriter,
@@ -98,7 +97,7 @@ def extract(
     """Unpack `blob` into the empty folder `destination` (a path or a descriptor) and return its members.
 
     The members come sorted by path. `progress` gets the number of verified bytes after each chunk, on the
-    thread that unpacks; what it raises ends the extraction and passes through. Errors (`UpgradeError`):
+    thread that verifies; what it raises ends the extraction and passes through. Errors (`UpgradeError`):
     upgrade_length_mismatch, upgrade_checksum_mismatch, upgrade_archive_refused, upgrade_tree_mismatch,
     upgrade_disk_full, upgrade_read_only, upgrade_io_error; upgrade_incompatible for another format;
     upgrade_layout_refused if the destination is not empty, which is then left as it is.
@@ -163,38 +162,37 @@ def _disk_errors() -> Iterator[None]:
 def _unpack(
     blob: IO[bytes], facts: ArtifactFacts, root: int, progress: Callable[[int], None] | None
 ) -> list[Member]:
-    with Hasher() as hasher:
-        writer = TreeWriter(root, hasher)
-        try:
-            if facts.member_count > COUNTED_FIRST:
-                with _archive(blob, facts, hasher, None) as archive:
-                    _count_members(archive, facts)
-                blob.seek(0)
-            with _archive(blob, facts, hasher, progress) as archive:
-                members = _write_members(archive, facts, writer, hasher)
-            members.sort(key=lambda member: path_key(member.path))
-            _check_tree(members, facts)
-        except TreeError as error:
-            raise refused(str(error)) from None
-        finally:
-            writer.close()
+    writer = TreeWriter(root)
+    try:
+        if facts.member_count > COUNTED_FIRST:
+            with _archive(blob, facts, None) as archive:
+                _count_members(archive, facts)
+            blob.seek(0)
+        with _archive(blob, facts, progress) as archive:
+            members = _write_members(archive, facts, writer)
+        members.sort(key=lambda member: path_key(member.path))
+        _check_tree(members, facts)
+    except TreeError as error:
+        raise refused(str(error)) from None
+    finally:
+        writer.close()
     return members
 
 
 @contextmanager
 def _archive(
-    blob: IO[bytes], facts: ArtifactFacts, hasher: Hasher, progress: Callable[[int], None] | None
+    blob: IO[bytes], facts: ArtifactFacts, progress: Callable[[int], None] | None
 ) -> Iterator[TarReader]:
-    chunks = verified_chunks(
+    verified = verified_chunks(
         blob,
         length=facts.length,
         sha256=facts.sha256,
         chunk_size=facts.chunk_size,
         index=facts.index,
-        hasher=hasher,
         progress=progress,
     )
-    with ReadAhead(_FORMATS[facts.format](chunks)) as stream:
+    # One chunk, which may be large, waits to be unpacked.
+    with Ahead(verified, 1, "verifier") as chunks, ReadAhead(_FORMATS[facts.format](chunks)) as stream:
         yield TarReader(stream)
 
 
@@ -207,25 +205,21 @@ def _count_members(archive: TarReader, facts: ArtifactFacts) -> None:
     allowed.check_all_came()
 
 
-def _write_members(
-    archive: TarReader, facts: ArtifactFacts, writer: TreeWriter, hasher: Hasher
-) -> list[Member]:
-    files: list[Callable[[], Member]] = []
-    folders: list[Member] = []
+def _write_members(archive: TarReader, facts: ArtifactFacts, writer: TreeWriter) -> list[Member]:
+    members: list[Member] = []
     links: list[Member] = []
     allowed = _Allowance(facts)
     while (entry := archive.next_entry()) is not None:
         allowed.admit(entry)
         if entry.kind == "f":
-            files.append(writer.file(entry.path, entry.mode, archive.content(entry)))
+            members.append(writer.file(entry.path, entry.mode, archive.content(entry)))
         elif entry.kind == "d":
-            folders.append(writer.folder(entry.path))
+            members.append(writer.folder(entry.path))
         else:
             links.append(Member("l", entry.path, target=entry.target))
     for link in links:
         writer.link(link)
-    hasher.settle()
-    return [*folders, *(member() for member in files), *links]
+    return members + links
 
 
 class _Allowance:

@@ -11,12 +11,11 @@ import zlib
 from collections.abc import Callable, Iterator
 from typing import IO, Any, Final
 
-from fleetfoot_agent.worker.hashing import Hasher
 from fleetfoot_agent.worker.tarstream import refused
 from fleetfoot_protocol.codes import Code
 from fleetfoot_protocol.errors import UpgradeError
 
-PIECE: Final = 256 << 10
+PIECE: Final = 512 << 10
 """Most bytes unpacked at a time."""
 FEED: Final = 64 << 10
 """Most compressed bytes given to zlib at a time: what it has not used yet, it copies at every call."""
@@ -43,7 +42,6 @@ def verified_chunks(
     sha256: str,
     chunk_size: int,
     index: bytes,
-    hasher: Hasher,
     progress: Callable[[int], None] | None = None,
 ) -> Iterator[bytes]:
     """Yield the blob's chunks, each after its digest was found right; `progress` gets the bytes so far.
@@ -51,7 +49,7 @@ def verified_chunks(
     After the last one the whole is judged: `UpgradeError` with `upgrade_length_mismatch` or
     `upgrade_checksum_mismatch`. The iterator must therefore be run to its end.
     """
-    whole = hasher.digest()
+    whole = hashlib.sha256()
     done = 0
     for number in range(len(index) // _DIGEST):
         chunk = _read(blob, min(chunk_size, length - done))
@@ -67,7 +65,6 @@ def verified_chunks(
         yield chunk
     if blob.read(1):
         raise UpgradeError(Code.UPGRADE_LENGTH_MISMATCH, f"the artifact is longer than {length} bytes")
-    hasher.settle()
     if whole.hexdigest() != sha256:
         raise UpgradeError(Code.UPGRADE_CHECKSUM_MISMATCH, "the artifact is not what the manifest says")
 

@@ -11,12 +11,11 @@ import hashlib
 import os
 import shutil
 import stat
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from fleetfoot_agent.worker.hashing import Hasher
 from fleetfoot_protocol.tree import FOLDER_MODE, Member, TreeError, file_mode
 
 _FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -38,9 +37,8 @@ def open_folder(folder: Path | int) -> Iterator[int]:
 class TreeWriter:
     """Creates members below one folder. Paths must have passed `check_path`; parents must exist."""
 
-    def __init__(self, root: int, hasher: Hasher) -> None:
+    def __init__(self, root: int) -> None:
         self._root = root
-        self._hasher = hasher
         # The open folders from the root down to where the last member was written: archives are
         # sorted, so the next member's folder is nearly always among them. Bounded by the depth.
         self._open: list[tuple[str, int]] = []
@@ -57,14 +55,11 @@ class TreeWriter:
         os.fchmod(descriptor, FOLDER_MODE)  # whatever the umask is
         return Member("d", path, FOLDER_MODE)
 
-    def file(self, path: str, mode: int, pieces: Iterable[memoryview]) -> Callable[[], Member]:
-        """Write the pieces to a new file and hash them on the way; `mode` is brought to 0644 or 0755.
-
-        Returns what gives the member, once the hasher has settled.
-        """
+    def file(self, path: str, mode: int, pieces: Iterable[memoryview]) -> Member:
+        """Write the pieces to a new file and hash them on the way; `mode` is brought to 0644 or 0755."""
         parent, name = self._parent(path)
         mode = file_mode(mode)
-        digest = self._hasher.digest()
+        digest = hashlib.sha256()
         size = 0
         descriptor = os.open(name, _NEW_FILE, 0o600, dir_fd=parent)
         try:
@@ -75,7 +70,7 @@ class TreeWriter:
             os.fchmod(descriptor, mode)
         finally:
             os.close(descriptor)
-        return lambda: Member("f", path, mode, size, digest.hexdigest())
+        return Member("f", path, mode, size, digest.hexdigest())
 
     def link(self, member: Member) -> None:
         parent, name = self._parent(member.path)

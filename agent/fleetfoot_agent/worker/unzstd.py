@@ -23,6 +23,16 @@ _OLDEST: Final = 10400  # 1.4.0: the first with a stable ZSTD_DCtx_setParameter
 _WINDOW_LOG_MAX: Final = 100  # ZSTD_d_windowLogMax in zstd.h
 
 
+# Both are of the stable interface of C (docs.python.org/3/c-api/bytes.html): without bytes to copy, the first
+# leaves the new object's content open, to be written before anybody else sees it.
+_new_bytes: Final = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.c_void_p, ctypes.c_ssize_t)(
+    ("PyBytes_FromStringAndSize", ctypes.pythonapi)
+)
+_address_of: Final = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object)(
+    ("PyBytes_AsString", ctypes.pythonapi)
+)
+
+
 class _Buffer(ctypes.Structure):
     """ZSTD_inBuffer and ZSTD_outBuffer."""
 
@@ -68,7 +78,7 @@ class ZstdStream(PieceStream):
         self._chunks = chunks
         self._zstd = _library()
         self._context = self._zstd.ZSTD_createDCtx()
-        self._out = ctypes.create_string_buffer(PIECE)
+        self._out = b""  # where the next piece is being made
         self._chunk = b""  # kept: the library reads from it
         self._in = _Buffer(None, 0, 0)
         self._ended = False
@@ -89,13 +99,15 @@ class ZstdStream(PieceStream):
     def _refill(self) -> bool:
         while not self._ended:
             fed = self._in.pos < self._in.size or self._feed()
-            out = _Buffer(ctypes.addressof(self._out), PIECE, 0)
+            if not self._out:
+                self._out = _new_bytes(None, PIECE)
+            out = _Buffer(_address_of(self._out), PIECE, 0)
             left = self._check(
                 self._zstd.ZSTD_decompressStream(self._context, ctypes.byref(out), ctypes.byref(self._in))
             )
             self._ended = left == 0
             if out.pos:
-                self._piece = memoryview(ctypes.string_at(self._out, out.pos))
+                self._piece, self._out = memoryview(self._out)[: out.pos], b""
                 return True
             if not fed and not self._ended:
                 raise refused("the compressed data ends too early")
