@@ -5,7 +5,7 @@ How long the log is and the hash of its last entry are signed and published with
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -13,12 +13,16 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from fleetfoot_manager import schema
+from fleetfoot_manager.store import write_many
 from fleetfoot_protocol import auditchain, strictjson, times
 from fleetfoot_protocol.auditchain import GENESIS, hash_of
 from fleetfoot_protocol.errors import FleetfootError
 
 MANAGER = "manager"
 _AT_ONCE = 500
+_INSERT = (
+    "INSERT INTO audit (n, at, actor, action, data, request, previous, hash) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+)
 
 
 class Wanted(NamedTuple):
@@ -54,10 +58,19 @@ def append(
     tx: Connection, now: float, actor: str, action: str, data: dict[str, Any], request: str = ""
 ) -> None:
     """Add a row to the chain, inside the transaction of what it tells."""
+    append_all(tx, now, [(actor, action, data, request)])
+
+
+def append_all(tx: Connection, now: float, told: Iterable[tuple[str, str, dict[str, Any], str]]) -> None:
+    """Add rows to the chain: of each its actor, action, data and request."""
     end = last(tx)
-    n, previous = (end.n + 1, end.hash) if end else (1, GENESIS)
-    row = (n, times.to_text(now), actor, action, strictjson.dumps(data).decode(), request, previous)
-    tx.execute(sa.insert(schema.audit).values(**Entry(*row, hash_of(*row))._asdict()))
+    first, previous = (end.n + 1, end.hash) if end else (1, GENESIS)
+    at, rows = times.to_text(now), []
+    for n, (actor, action, data, request) in enumerate(told, first):
+        row = (n, at, actor, action, strictjson.dumps(data).decode(), request, previous)
+        previous = hash_of(*row)
+        rows.append(Entry(*row, previous))
+    write_many(tx, _INSERT, rows)
 
 
 def last(tx: Connection) -> Entry | None:

@@ -22,6 +22,8 @@ from fleetfoot_protocol.errors import FleetfootError
 from fleetfoot_protocol.reports import Status
 
 MAX_PAST_INCARNATIONS = 8
+#: Names in one statement.
+_AT_ONCE = 500
 
 
 @dataclass(slots=True)
@@ -100,7 +102,8 @@ def find(tx: Connection, device: str) -> DeviceEntry | None:
 def named(tx: Connection, devices: Sequence[str]) -> list[DeviceEntry]:
     """Those of these devices that are enrolled."""
     # A fleet that speaks at once is read here: without what a row costs in SQLAlchemy.
-    return [_entry(row) for row in read_many(tx, _NAMED, devices)]
+    some = (devices[at : at + _AT_ONCE] for at in range(0, len(devices), _AT_ONCE))
+    return [_entry(row) for names in some for row in read_many(tx, _NAMED, names)]
 
 
 def demand(tx: Connection, device: str) -> DeviceEntry:
@@ -161,6 +164,9 @@ def counters(tx: Connection) -> list[tuple[str, str | None, int | None]]:
     ]
 
 
+_ADD = 'INSERT INTO devices (id, "group", key, labels, enrolled, online) VALUES (?, ?, ?, ?, ?, ?)'
+
+
 class Enrolled(Enum):
     """What an enrolment did."""
 
@@ -186,12 +192,25 @@ def enroll(
     Another key or group needs `replace`, else FleetfootError `conflict`. A new key makes the manager
     forget what was said under the old one.
     """
-    known = find(tx, device)
+    return enroll_over(tx, find(tx, device), device, group, key, labels, now, replace=replace)
+
+
+def enroll_over(
+    tx: Connection,
+    known: DeviceEntry | None,
+    device: str,
+    group: str,
+    key: str,
+    labels: Mapping[str, str],
+    now: float,
+    *,
+    replace: bool = False,
+) -> Enrolled:
+    """As `enroll`, by whom the present enrolment was read already: None if there is none."""
     text = strictjson.dumps(dict(labels)).decode()
     if known is None:
-        tx.execute(
-            sa.insert(schema.devices).values(id=device, group=group, key=key, labels=text, enrolled=now)
-        )
+        row = (device, group, key, text, now, False)
+        write_many(tx, _ADD, [row])
         return Enrolled.ADDED
     same_key, same_group = known.key.hex() == key, known.group == group
     if not (same_key and same_group) and not replace:

@@ -23,8 +23,10 @@ NAME = "devices.keys"
 def lines(tx: Connection, devices: Iterable[str]) -> list[dict[str, Any]]:
     """What is to be remembered of devices whose enrolment has changed, or ended."""
     found: list[dict[str, Any]] = []
-    for device in devices:
-        entry = inventory.find(tx, device)
+    names = list(devices)
+    known = {entry.id: entry for entry in inventory.named(tx, names)}
+    for device in names:
+        entry = known.get(device)
         if entry is None:
             found.append({"id": device, "gone": True})
         else:

@@ -17,7 +17,6 @@ from fleetfoot_manager.revocation import Bouncer
 from fleetfoot_protocol.reports import Status
 
 MAX_DEVICES = 50_000
-_READ_AT_ONCE = 500
 #: From so many on, who was heard is written in the midst of a flood too.
 _HEARD_AT_ONCE = 20_000
 
@@ -61,9 +60,8 @@ class Registry:
     def expect(self, tx: Connection, names: Iterable[str]) -> None:
         """Read all of these that are not known yet in one go; who is not enrolled stays unknown."""
         missing = sorted({name for name in names if name not in self._entries})
-        for start in range(0, len(missing), _READ_AT_ONCE):
-            for entry in inventory.named(tx, missing[start : start + _READ_AT_ONCE]):
-                self._known(entry)
+        for entry in inventory.named(tx, missing):
+            self._known(entry)
         self._shrink()
 
     def _known(self, entry: DeviceEntry) -> DeviceEntry:

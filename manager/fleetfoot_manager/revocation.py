@@ -19,10 +19,10 @@ def revoke(tx: Connection, device: str, group: str, now: float) -> None:
     tx.execute(sa.insert(schema.revoked_devices).values(id=device, group=group, at=now))
 
 
-def forgive(tx: Connection, device: str) -> None:
-    """Somebody may have this name again."""
+def forgive(tx: Connection, *devices: str) -> None:
+    """Somebody may have these names again."""
     table = schema.revoked_devices
-    tx.execute(sa.delete(table).where(table.c.id == device))
+    tx.execute(sa.delete(table).where(table.c.id.in_(devices)))
 
 
 def revoked_groups(tx: Connection) -> dict[str, str]:

@@ -373,8 +373,7 @@ class Work:
             upsert(self.tx, schema.intents, {"group": group, "component": component}, {"intent": text})
         enrolled = {data["device"]: None for _, action, data, _ in self._audits if action in _ENROLS}
         self.enrolments = keyring.lines(self.tx, enrolled)
-        for actor, action, data, request in self._audits:
-            audit.append(self.tx, self.now, actor, action, data, request)
+        audit.append_all(self.tx, self.now, self._audits)
         if self._audits or self._audit_head:
             publisher.put_audit_head(self.tx, self.house, self.now)
         hold = bool(self._desired or self._own) and standstill.of(self.tx) is not None

@@ -28,11 +28,15 @@ def enroll(work: Work, request: Request) -> dict[str, Any]:
     rights.demand(work.house.root, request, {one.group for one in asked.devices})
     enrolled = unchanged = 0
     known_groups = set(inventory.known_groups(work.tx))
+    known = {entry.id: entry for entry in inventory.named(work.tx, [one.id for one in asked.devices])}
+    revocation.forgive(work.tx, *(one.id for one in asked.devices))
     for one in asked.devices:
-        before = inventory.find(work.tx, one.id)
+        before = known.get(one.id)
         if before is not None:
             rights.demand(work.house.root, request, [before.group])
-        did = inventory.enroll(work.tx, one.id, one.group, one.key, one.labels, work.now, replace=one.replace)
+        did = inventory.enroll_over(
+            work.tx, before, one.id, one.group, one.key, one.labels, work.now, replace=one.replace
+        )
         if did is Enrolled.UNCHANGED:
             unchanged += 1
             continue
@@ -42,11 +46,14 @@ def enroll(work: Work, request: Request) -> dict[str, Any]:
         if did is Enrolled.MOVED and before is not None:
             leave(work, before)
         work.devices.forget(one.id)
-        revocation.forgive(work.tx, one.id)
         work.devices.bouncer.changed()
         data = {"device": one.id, "group": one.group, "key": one.key, "labels": dict(one.labels)}
         work.audit(request.operator, _AUDITED[did], data)
-        entry = inventory.demand(work.tx, one.id)
+        if did is Enrolled.ADDED:
+            entry = DeviceEntry(one.id, one.group, bytes.fromhex(one.key), one.labels)
+        else:
+            entry = inventory.demand(work.tx, one.id)
+        known[one.id] = entry
         work.join(entry.id, entry.group, entry.labels)
         work.newcomers.append((entry.group, entry.id))
     for group in {one.group for one in asked.devices} - known_groups:
