@@ -64,9 +64,16 @@ def read_export(path: Path) -> Iterator[Entry]:
         with path.open("rb") as file:
             for number, line in enumerate(file, 1):
                 if line.strip():
-                    yield entry(strictjson.loads(line), f"line {number}")
+                    yield entry(_parsed(line, number), f"line {number}")
     except OSError as error:
         raise FleetfootError("io_error", f"cannot read {path}: {error.strerror}") from error
+
+
+def _parsed(line: bytes, number: int) -> object:
+    try:
+        return strictjson.loads(line)
+    except FormError as error:
+        raise FormError(Code.UPGRADE_MALFORMED, f"line {number} is no entry: {error.message}") from None
 
 
 def read_exports(paths: Sequence[Path]) -> Iterator[Entry]:

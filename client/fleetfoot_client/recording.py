@@ -24,6 +24,8 @@ from fleetfoot_protocol.trust import TrustRoot
 VERSION = 1
 #: Longest line that is read: a message of the largest size, in base64, and its names.
 _MAX_LINE = 2 << 20
+#: Seconds from the first message to any other: four months.
+_MAX_SECONDS = 1e7
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,13 +92,27 @@ def read_head(file: IO[str]) -> Head:
 
 
 def messages(file: IO[str]) -> Iterator[Heard]:
-    """The messages behind the head. FormError `upgrade_malformed` naming the line."""
+    """The messages behind the head. FormError `upgrade_malformed` naming the line.
+
+    The last line may be cut, as it is when the recorder was killed or its disk was full: it is left out.
+    """
     number = 1
     while text := file.readline(_MAX_LINE):
         number += 1
-        value = _line(text, number)
+        at_end = len(text) < _MAX_LINE and not text.endswith("\n")
+        try:
+            value = _line(text, number)
+        except FormError:
+            if at_end:
+                return
+            raise
         t, topic, payload = value.get("t"), value.get("topic"), value.get("payload")
-        if not isinstance(t, int | float) or not isinstance(topic, str) or not isinstance(payload, str):
+        if (
+            not isinstance(t, int | float)
+            or not 0 <= t <= _MAX_SECONDS
+            or not isinstance(topic, str)
+            or not isinstance(payload, str)
+        ):
             raise FormError(Code.UPGRADE_MALFORMED, f"line {number} has no time, topic or payload")
         try:
             yield Heard(

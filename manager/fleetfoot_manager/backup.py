@@ -131,10 +131,10 @@ def restore(file: Path, folder: Path, url: URL | None = None) -> dict[str, Any]:
     """Make the manager of a backup in the new `folder`, its store in the database at `url` if one is given.
 
     Raises FleetfootError: `exists_already` for a folder with contents or a database with a store, `usage`
-    for a file that is no backup, or not whole.
+    for a file that is no backup, or not whole, `io_error` where it cannot be read or unpacked.
     """
     try:
-        with tarfile.open(file) as tar, tempfile.TemporaryFile() as rows:
+        with tarfile.open(file, "r:") as tar, tempfile.TemporaryFile() as rows:
             about = _examine(tar, rows, file)
             make_folder(folder)
             try:
@@ -142,7 +142,9 @@ def restore(file: Path, folder: Path, url: URL | None = None) -> dict[str, Any]:
             except BaseException:
                 shutil.rmtree(folder)
                 raise
-    except (tarfile.TarError, OSError, KeyError, ValueError) as error:
+    except OSError as error:
+        raise FleetfootError("io_error", f"cannot restore {file} in {folder}: {error}") from error
+    except (tarfile.TarError, KeyError, ValueError) as error:
         raise FleetfootError(
             "usage", f"{file} cannot be restored: {error}", remedy="name a file of 'fleetfoot manager backup'"
         ) from error

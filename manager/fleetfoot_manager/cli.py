@@ -128,7 +128,6 @@ def _add_run(commands: Any) -> None:
         default="text",
         help="lines of name=value, or a JSON object a line with the same names (default: %(default)s)",
     )
-    parser.add_argument("--json", action="store_true", help="say where it serves as one JSON object")
     parser.set_defaults(handler=_run)
 
 
@@ -140,7 +139,6 @@ def _add_status(commands: Any) -> None:
         "Reads only, whether or not the manager runs.",
         "--dir manager --json",
     )
-    parser.add_argument("--json", action="store_true", help="as one JSON object")
     parser.set_defaults(handler=_status)
 
 
@@ -159,6 +157,10 @@ def _init(args: argparse.Namespace) -> int:
         operators[name] = file
     database = None if args.database is None else parse(args.database)
     request = make_state(args.dir, args.fleet, operators, database)
+    if args.json:
+        about = {"fleet": args.fleet, "dir": str(args.dir), "request": str(request)}
+        print(json.dumps({**about, "operators": sorted(operators)}))
+        return 0
     folder = shlex.quote(str(args.dir))
     print(f"made the manager of fleet {args.fleet} in {args.dir}")
     print("next, where the root key is (every key comes from 'fleetfoot key new FILE'):")

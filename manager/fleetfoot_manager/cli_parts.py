@@ -30,6 +30,7 @@ def add_command(
         metavar="DIR",
         help="state folder of the manager (default: %(default)s)",
     )
+    parser.add_argument("--json", action="store_true", help="answer as one JSON object")
     return parser
 
 

@@ -52,7 +52,6 @@ def _add_backup(commands: Any) -> None:
         action="store_true",
         help="leave the artifacts out: bundles are published again if they are needed",
     )
-    parser.add_argument("--json", action="store_true", help="say what is in it as one JSON object")
     parser.set_defaults(handler=_backup)
 
 
@@ -101,7 +100,6 @@ def _add_recover(commands: Any) -> None:
         metavar="N",
         help="the broker has told everything when it was quiet for so long (default: %(default)g)",
     )
-    parser.add_argument("--json", action="store_true", help="as one JSON object")
     parser.set_defaults(handler=_recover)
 
 
@@ -115,7 +113,6 @@ def _add_prune(commands: Any) -> None:
         "--dir manager --dry-run",
     )
     parser.add_argument("--dry-run", action="store_true", help="say what would go, and delete nothing")
-    parser.add_argument("--json", action="store_true", help="as one JSON object")
     parser.set_defaults(handler=_prune)
 
 
@@ -123,6 +120,9 @@ def _migrate(args: argparse.Namespace) -> int:
     from fleetfoot_manager import migrate
 
     before, after = migrate.run(args.dir, args.to or migrate.CURRENT)
+    if args.json:
+        print(json.dumps({"before": before, "after": after}))
+        return 0
     print(
         f"the store had version {before} and has version {after} now"
         if before != after
@@ -153,6 +153,9 @@ def _restore(args: argparse.Namespace) -> int:
 
     url = None if args.database is None else parse(args.database)
     about = backup.restore(args.file, args.dir, url)
+    if args.json:
+        print(json.dumps({**about, "dir": str(args.dir)}))
+        return 0
     print(f"restored fleet {about['fleet']} in {args.dir}, as it was at {about['written']}")
     print("what was decided since is not known; next, once the old manager is stopped for good:")
     print(f"  fleetfoot manager run --dir {shlex.quote(str(args.dir))}")

@@ -70,7 +70,18 @@ def test_what_is_no_recording_is_refused(text: str) -> None:
         recording.read_head(io.StringIO(text))
 
 
-@pytest.mark.parametrize("line", ["x", "7", "{}", '{"t": 1, "topic": "a", "payload": "?"}', "[" * 9999])
+def test_a_recording_whose_end_is_cut_is_shown_as_far_as_it_is_whole() -> None:
+    line = '{"t": 1, "topic": "a", "payload": "YQ=="}'
+    for cut in range(len(line)):
+        assert len(list(recording.messages(io.StringIO(f"{line}\n{line[:cut]}")))) == 1
+    assert len(list(recording.messages(io.StringIO(f"{line}\n{line}")))) == 2
+
+
+BROKEN = ["x", "7", "{}", '{"t": 1, "topic": "a", "payload": "?"}', "[" * 9999]
+NEVER = [f'{{"t": {t}, "topic": "a", "payload": ""}}' for t in ("NaN", "1e400", "1e18", "-1")]
+
+
+@pytest.mark.parametrize("line", BROKEN + NEVER)
 def test_a_broken_line_is_named(line: str) -> None:
     with pytest.raises(FleetfootError, match="line 2"):
         list(recording.messages(io.StringIO(line + "\n")))

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -77,6 +78,26 @@ def test_status_says_what_the_store_holds(folder: Path, capsys: pytest.CaptureFi
         "manager of fleet fleet: not running, trust root not installed\n"
         "0 devices in 0 groups, 0 online; 0 releases; waiting for the broker: 0 messages\n"
     )
+
+
+def test_what_makes_and_keeps_a_store_answers_programs_too(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def answer(*words: object) -> dict[str, Any]:
+        assert fleetfoot(["manager", *map(str, words), "--json"]) == 0
+        return dict(json.loads(capsys.readouterr().out))
+
+    where, copy = folder / "manager", folder / "copy"
+    assert init(folder, "--fleet", "lab", "--json") == 0
+    made = json.loads(capsys.readouterr().out)
+    assert (made["fleet"], Path(made["request"]).exists(), made["operators"]) == ("lab", True, ["alice"])
+    same = answer("migrate", "--dir", where)
+    assert same["before"] == same["after"]
+    written = answer("backup", "--dir", where, "--out", copy)
+    restored = answer("restore", "--dir", folder / "restored", copy)
+    assert (restored["fleet"], restored["written"]) == ("lab", written["written"])
+    assert fleetfoot(["manager", "restore", "--dir", str(folder / "other"), str(folder / "missing")]) == 1
+    assert "code: io_error" in capsys.readouterr().err
 
 
 def test_an_operators_name_is_that_of_the_key_file_unless_another_is_given(folder: Path) -> None:
