@@ -21,7 +21,7 @@ from fleetfoot_agent.worker import memory
 from fleetfoot_agent.worker.by_hand import install
 from fleetfoot_agent.worker.run import Worker
 from fleetfoot_protocol.errors import FleetfootError
-from fleetfoot_sim import kiosk
+from fleetfoot_sim import kiosk, tied
 
 #: A fleet on loopback reconnects sooner than one on the internet may.
 LOOPBACK_TUNING = Tuning(reconnect_cap=2.0, reconnect_base=0.2, worker_restart=1.0)
@@ -209,6 +209,7 @@ class ProcessDevice:
             stdout=self._log,
             stderr=self._log,
             start_new_session=True,
+            preexec_fn=tied.to_me(),
         )
         self._processes[command] = process
         return process

@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from fleetfoot_protocol.errors import FleetfootError
+from fleetfoot_sim import tied
 
 
 class LineProcess:
     """A child of this Python that prints lines and may read commands; its stderr goes to a log file.
 
     `argv` are the arguments after the interpreter. A session of its own keeps the terminal's Ctrl-C away
-    from it: the demo ends its children in order.
+    from it: the demo ends its children in order. Where the demo is killed outright, they are told to end.
     """
 
     def __init__(
@@ -36,6 +37,7 @@ class LineProcess:
             text=True,
             bufsize=1,
             start_new_session=True,
+            preexec_fn=tied.to_me(),
         )
         self._reader = threading.Thread(target=self._read, name=f"read-{name}", daemon=True)
         self._reader.start()

@@ -136,6 +136,33 @@ def test_interrupted_it_leaves_no_process_and_no_file(
         until(lambda: not alive(pids), f"all of {pids} have ended")
 
 
+_GUIDED = (
+    "import time; from fleetfoot_sim import guided;"
+    "guided.run(['--devices', '6', '--speed', '2', '--asks'], lambda *_: time.sleep(200))"
+)
+
+
+@pytest.mark.timeout(200)
+@pytest.mark.parametrize(
+    "command",
+    [[FLEETFOOT, "demo", "--headless", "--devices", "6", "--speed", "2"], [sys.executable, "-c", _GUIDED]],
+    ids=["demo", "its console"],
+)
+def test_killed_outright_it_leaves_no_process(short: Path, command: list[str]) -> None:
+    environment = {**os.environ, "TMPDIR": str(short)}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        try:
+            assert process.stdout is not None
+            assert any("fleet is up" in line or "in 2 groups run" in line for line in process.stdout)
+            pids = descendants(process.pid)
+            assert len(pids) > 10
+        finally:
+            process.kill()
+    until(lambda: not alive(pids), f"all of {pids} have ended", seconds=60)
+    # Who played behind the console has ended in order; of a demo that was killed itself the folder stays.
+    assert command[0] == FLEETFOOT or not list(short.glob("fleetfoot-demo-*"))
+
+
 @pytest.mark.parametrize(
     "options",
     [["--devices", "2"], ["--devices", "many"], ["--speed", "0"], ["--speed", "nan"], ["--picture", "x.png"]],

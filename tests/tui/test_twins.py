@@ -1,10 +1,12 @@
 """Each screen has a command that says the same in plain lines, and with --json for programs.
 
-Of events, which nobody keeps: tests/client/test_devices_events.py.
+Of events, which nobody keeps, those that come while both look.
 """
 
 import asyncio
 import json
+import sys
+from asyncio.subprocess import PIPE
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,9 +20,13 @@ from tests.tui.test_terminal import recorded
 from fleetfoot_client import profiles
 from fleetfoot_client.cli import main
 from fleetfoot_client.session import Session
+from fleetfoot_protocol import topics
+from fleetfoot_protocol.codes import Code
+from fleetfoot_protocol.events import Event, cloud_event
 from fleetfoot_tui.app import Console
 from fleetfoot_tui.feed import Feed
 
+MAIN = "import sys; from fleetfoot_client.cli import main; sys.exit(main())"
 #: screen -> keys that lead there; commands; what stands on the screen, and in each kind of output of these
 #: commands together. `R` is the rollout that tripped, `W` the one that waits for approval.
 TWINS: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
@@ -125,6 +131,40 @@ def test_a_screen_has_a_plain_and_a_json_twin_that_say_the_same(
         for word in (names.get(word, word) for word in words):
             assert word in said, f"{screen} {more}: {word}\n{said}"
     assert seen[screen]
+
+
+async def test_events_have_one_too(
+    trouble: tuple[House, dict[str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    house, _ = trouble
+    monkeypatch.setenv("FLEETFOOT_CONFIG_DIR", str(tmp_path))
+    profiles.save(house.profile, {"FLEETFOOT_CONFIG_DIR": str(tmp_path)}, default=True)
+    topic = topics.build(topics.Kind.DEVICE_EVENTS, group="ovens", device="oven-2")
+    happened = cloud_event(
+        Event.UPGRADE_ROLLED_BACK, source="oven-2", event_id="twin", time="2026-01-01T00:00:07Z",
+        component=COMPONENT, data={"version": "1.1.0"}, code=Code.UPGRADE_BOOT_FAILED,
+    )  # fmt: skip
+    command = [sys.executable, "-c", MAIN, "events", "--limit", "1", "--timeout", "60s"]
+    known = ("oven-2", "upgrade_rolled_back", COMPONENT, "boot_failed", "1.1.0")
+    with Session(house.profile) as session, Feed(house.profile) as feed:
+        app = Console(session.root, feed, session, source=feed)
+        async with app.run_test(size=(160, 50)) as pilot:
+            await see(pilot, "4 of 4 devices")
+            await pilot.press("5")
+            twins = [
+                await asyncio.create_subprocess_exec(*command, *more, stdout=PIPE)
+                for more in ((), ("--json",))
+            ]
+            while any(twin.returncode is None for twin in twins):
+                house.fleet.publish(topic, json.dumps(happened).encode())
+                await pilot.pause(0.2)
+            text = await see(pilot, *known)
+    plain, rows = [(await twin.communicate())[0].decode() for twin in twins]
+    for word in known:
+        assert word in plain
+        assert word in rows
+        assert word in text
+    assert json.loads(rows)["id"] == "twin"
 
 
 def test_the_page_of_the_console_names_them() -> None:

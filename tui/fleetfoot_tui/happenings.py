@@ -31,6 +31,11 @@ class Happening:
     raw: bytes
 
     @property
+    def told(self) -> str:
+        """Of which component, and the details."""
+        return f"{self.component} {self.details}".strip()
+
+    @property
     def text(self) -> str:
         """Everything of it that a filter looks at."""
         return " ".join(

@@ -180,7 +180,7 @@ class DeviceRoom(Room):
                 Cell(event.time.removesuffix("Z")[-8:].ljust(10), "grey"),
                 Cell(event.kind.ljust(28)),
                 Cell(f"{event.code} ", "orange"),
-                Cell(event.details, "grey"),
+                Cell(event.told, "grey"),
             ]
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:

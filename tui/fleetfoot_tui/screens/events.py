@@ -109,7 +109,7 @@ class EventsRoom(Room):
         self.query_one("#about", Page).update(self.paint([cells]))
         event = self._shown.get(self.query_one(LineTable).cursor or "")
         if event is not None:
-            self.query_one("#whole", Page).update(self.paint(facts([("details", event.details)])))
+            self.query_one("#whole", Page).update(self.paint(facts([("details", event.told)])))
 
     def on_pointed(self) -> None:
         """Another one."""
@@ -124,7 +124,7 @@ class EventsRoom(Room):
             Cell(event.kind, colour),
             Cell(f"{event.group}/{event.who}" if event.who else event.group),
             Cell(event.code.removeprefix("upgrade_"), "orange"),
-            Cell(event.details, "grey"),
+            Cell(event.told, "grey"),
         )
 
     def action_filter(self) -> None:
