@@ -101,6 +101,19 @@ class Omission:
 #: Rooms whose files take longest: begun first, so that no worker is left alone with one at the end.
 LONG = ("tests/lab/", "tests/end_to_end/", "tests/crash/", "tests/conformance/", "tests/attack/")
 
+#: Files that go over the same lines thousands of times: measuring them covers nothing that others do not, and
+#: more than doubles what they cost. `make test` measures all the others.
+REPEATING = (
+    "tests/agent/test_lifecycle_stateful.py",
+    "tests/manager/test_rollout_mistakes.py",
+    "tests/manager/test_rollout_properties.py",
+    "tests/manager/test_rollout_stateful.py",
+    "tests/mutation/",
+    "tests/protocol/test_ed25519.py",
+    "tests/protocol/test_resolve_fixpoint.py",
+    "tests/sim/test_defects.py",
+)
+
 REQUIRED = pytest.StashKey[frozenset[str]]()
 OMITTED = pytest.StashKey[list[str]]()
 UNMET = pytest.StashKey[Omission]()
@@ -135,6 +148,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     left_out: list[pytest.Item] = []
     for item in items:
         # What tests/attack/rows.py set down, for the report from which docs/security.md is made.
+        if item.nodeid.startswith(REPEATING) and item.config.pluginmanager.hasplugin("_cov"):
+            item.add_marker("no_cover")
         item.user_properties += [("row", json.dumps(mark.args[0])) for mark in item.iter_markers("row")]
         needed = [str(name) for mark in item.iter_markers("needs") for name in mark.args]
         refuse_unknown(needed, item.nodeid)
