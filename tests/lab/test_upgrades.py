@@ -12,6 +12,7 @@ from tests.lab.device import (
     GOOD,
     GROUP,
     HANGS,
+    SPOOL,
     STATE,
     UNIT,
     Device,
@@ -22,6 +23,8 @@ from tests.support.waiting import until
 from fleetfoot_manager.artifacts import ArtifactServer
 from fleetfoot_manager.broker import EmbeddedBroker
 from fleetfoot_protocol.codes import Code
+from fleetfoot_protocol.documents import read
+from fleetfoot_protocol.reports import Status
 from fleetfoot_protocol.states import Lifecycle, Outcome
 
 pytestmark = [pytest.mark.needs("lab"), pytest.mark.timeout(300)]
@@ -212,6 +215,30 @@ def test_a_unit_that_has_given_up_wakes_the_worker(start: Start) -> None:
         lambda: device.host.show("fleetfoot-worker.service", "InvocationID")["InvocationID"] != runs,
         "the worker was woken",
     )
+
+
+def test_what_happens_after_the_commit_is_told_and_never_undone(start: Start) -> None:
+    device = start(window=60.0)
+    at_rest = "inactive"
+    until(lambda: state_of(device, "fleetfoot-worker.service") == at_rest, "the worker has had its look")
+    before = device.record()
+
+    def alarms() -> tuple[str, ...]:
+        device.host.path("/run/fleetfoot/wake/now").touch()
+        device.host.run("systemctl", "start", "--wait", "fleetfoot-worker.service")
+        return read(Status, device.host.path(f"{SPOOL}/out/status.json").read_bytes()).alarms
+
+    device.host.run("systemctl", "kill", "--signal=KILL", "--kill-whom=main", UNIT)
+    until(
+        lambda: device.unit("NRestarts", "ActiveState") == {"NRestarts": "1", "ActiveState": "active"},
+        "again",
+    )
+    assert alarms() == (Code.UPGRADE_BOOT_FAILED,)
+    with device.host.path(f"{STATE}/{device.current}/bin/kiosk").open("a") as program:
+        program.write("# changed\n")
+    assert set(alarms()) == {Code.UPGRADE_BOOT_FAILED, Code.UPGRADE_TREE_MISMATCH}
+    assert device.record() == before
+    assert device.unit("NRestarts", "ActiveState") == {"NRestarts": "1", "ActiveState": "active"}
 
 
 def state_of(device: Device, unit: str) -> str:
