@@ -21,24 +21,20 @@ from typing import Any
 
 from sqlalchemy.exc import OperationalError
 
-from fleetfoot_manager import agenda, documents, keyring, reassert, revocation, rollout, rollout_rows
+from fleetfoot_manager import agenda, documents, keyring, rollout, rollout_rows
 from fleetfoot_manager.claims import MAX_CLAIMS, Claim
 from fleetfoot_manager.database import FATAL
-from fleetfoot_manager.documents import Publication
 from fleetfoot_manager.errands import Errand
 from fleetfoot_manager.faults import Stage
 from fleetfoot_manager.happenings import (
-    Acknowledged,
     Arrived,
-    Connected,
-    Disconnected,
     Happening,
-    Subscribed,
     Transport,
 )
 from fleetfoot_manager.house import House
 from fleetfoot_manager.inbox import Inbox
 from fleetfoot_manager.ingest import Ingest, Pair
+from fleetfoot_manager.outlet import Outlet
 from fleetfoot_manager.reassert import Reassertion
 from fleetfoot_manager.registry import Registry
 from fleetfoot_manager.requests import chains
@@ -46,7 +42,6 @@ from fleetfoot_manager.requests.desk import Desk, Examined
 from fleetfoot_manager.rollout import Rollout
 from fleetfoot_manager.store import REQUESTS_SINCE, Store, get_meta
 from fleetfoot_manager.work import Work
-from fleetfoot_protocol import topics
 from fleetfoot_protocol.errors import FleetfootError
 from fleetfoot_protocol.topics import Kind, Topic
 
@@ -57,8 +52,6 @@ MAX_BATCH = 2000
 LOADED = 200
 BATCH_SECONDS = 0.05
 QUEUE_LENGTH = 20_000
-#: Publications handed to the broker and not acknowledged yet, at most.
-WINDOW = 500
 #: Claims that are verified in one turn when there is time: some 50 ms, which what comes then has to wait.
 _JUDGED_AT_ONCE = 500
 _TICK_SECONDS = 1.0
@@ -66,17 +59,8 @@ _TICK_SECONDS = 1.0
 #: stop it.
 _MOST_BEHIND = 300.0
 _TIDY_ROWS = 200
-_FAREWELL_SECONDS = 2.0
 _TELL_SECONDS = 60.0
 
-_LISTENED = (
-    Kind.STATUS,
-    Kind.STATUS_ATTESTATION,
-    Kind.PRESENCE,
-    Kind.REQUESTS,
-)
-#: What devices have retained.
-_KEPT = (Kind.STATUS, Kind.STATUS_ATTESTATION, Kind.PRESENCE)
 _OF_DEVICES = frozenset({Kind.STATUS, Kind.STATUS_ATTESTATION, Kind.PRESENCE})
 
 
@@ -106,7 +90,6 @@ class Engine:
         on_end: Callable[[], None] = lambda: None,
     ) -> None:
         self.failure: BaseException | None = None
-        self.listening = threading.Event()
         #: When the engine last looked up, by the monotonic clock: at rest every second.
         self.pulse = time.monotonic()
         self.ingest = Ingest()
@@ -120,17 +103,14 @@ class Engine:
         self._inbox: Inbox[Input] = Inbox(QUEUE_LENGTH)
         self._busy = False
         self._heard_until = 0.0
-        self._transport: Transport | None = None
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._live: dict[str, Rollout] = {}
         self._registry = Registry()
         self._ticks: dict[str, float] = {}
         self._not_before: dict[str, float] = {}
-        self._session: int | None = None
-        self._in_flight: dict[int, int] = {}
-        self._sent_up_to = 0
-        self._acknowledged: list[int] = []
         self.reassertion = Reassertion(house)
+        self._outlet = Outlet(store, house, self.reassertion)
+        self.listening = self._outlet.listening
         self._agenda = agenda.Agenda(house)
         self._ending = False
         self._closed = False
@@ -161,7 +141,7 @@ class Engine:
     @property
     def connected(self) -> bool:
         """Whether there is a connection to the broker."""
-        return self._session is not None
+        return self._outlet.connected
 
     def passed_over(self) -> Counter[str]:
         """What counted for nothing since the start, by why."""
@@ -174,7 +154,7 @@ class Engine:
 
     def begin(self, transport: Transport) -> None:
         """As `start`, but without a thread: whoever calls this calls `turn` too."""
-        self._transport = transport
+        self._outlet.transport = transport
         with self._store.read() as tx:
             self._live = {of.id: of for of in rollout_rows.load(tx, live=True)}
             self._registry.claims.load(tx)
@@ -196,7 +176,7 @@ class Engine:
     def turn(self, batch: list[Input]) -> None:
         """Take in a batch and whatever time has brought; then publish what was decided."""
         self._process(batch)
-        self._pump()
+        self._outlet.pump(self._clock())
 
     def _run(self) -> None:
         try:
@@ -207,7 +187,7 @@ class Engine:
             self.failure = error
             log.critical("the engine ends: %s", error, exc_info=not isinstance(error, FleetfootError))
         finally:
-            self._farewell()
+            self._outlet.farewell(self._clock(), partial(self._inbox.take, MAX_BATCH))
             self._closed = True
             self._on_end()
 
@@ -225,7 +205,7 @@ class Engine:
         moments = [self._planned(), *self._ticks.values()]
         if self._registry.behind:
             moments.append(self._clock())
-        if self._session is not None and len(self._in_flight) < WINDOW:
+        if self._outlet.open:
             moments.append(self.reassertion.next_deadline())
         return min(moments)
 
@@ -247,11 +227,12 @@ class Engine:
         heard = self._heard(now)
         overdue = [name for name, due in self._ticks.items() if due <= heard]
         # Acknowledgements alone are no reason to write; a row that is sent twice does no harm.
-        tidy = self._acknowledged and (not batch or len(self._acknowledged) >= _TIDY_ROWS)
+        acknowledged = self._outlet.acknowledged
+        tidy = acknowledged and (not batch or len(acknowledged) >= _TIDY_ROWS)
         if not (decisive or overdue or tidy or self._registry.behind or self._planned() <= now):
             return
         with self._transaction() as work:
-            documents.acknowledged(work.tx, self._acknowledged)
+            documents.acknowledged(work.tx, acknowledged)
             parsed = [
                 self._house.parse(item.topic) if isinstance(item, Arrived) else None for item in decisive
             ]
@@ -273,7 +254,7 @@ class Engine:
             work.evictions += self._registry.bouncer.due(now)
             self._guarded(work, "agenda", partial(self._agenda.act, work))
             self._guarded(work, "freshness", partial(self.reassertion.overdue, work))
-        self._acknowledged.clear()
+        acknowledged.clear()
         for item in decisive:
             if isinstance(item, Errand):
                 item.settle()
@@ -292,23 +273,10 @@ class Engine:
 
     def _note(self, item: Input) -> bool:
         """Take in what changes nothing in the store; whether it was that."""
-        match item:
-            case Connected(session):
-                self._begin_session(session)
-            case Disconnected(session):
-                if session == self._session:
-                    self._session = None
-            case Acknowledged(session, mid):
-                if session == self._session and (row := self._in_flight.pop(mid, None)):
-                    self._acknowledged.append(row)
-            case Subscribed(session):
-                if session == self._session:
-                    self.listening.set()
-            case Stop():
-                self._ending = True
-            case _:
-                return False
-        return True
+        if isinstance(item, Stop):
+            self._ending = True
+            return True
+        return self._outlet.note(item)
 
     @contextmanager
     def _transaction(self) -> Iterator[Work]:
@@ -318,12 +286,12 @@ class Engine:
             work.finish()
         self._live = work.rollouts
         self._plan_ticks()
-        self._hear([*work.newcomers, *work.unheard])
+        self._outlet.hear([*work.newcomers, *work.unheard])
         self._remember(work.enrolments)
-        self._turn_away(work.evictions)
+        self._outlet.turn_away(work.evictions)
         if work.effects:
             self._house.faults.hit(Stage.AFTER_COMMIT, work.effects)
-            self._pump()
+            self._outlet.pump(self._clock())
             self._house.faults.hit(Stage.AFTER_PUBLISH, work.effects)
 
     def _remember(self, enrolments: list[dict[str, Any]]) -> None:
@@ -334,24 +302,6 @@ class Engine:
         except OSError as error:
             # Made good at the next start; nothing is decided by it while the store is there.
             log.warning("keys of devices are not kept beside the store: %s", error)
-
-    def _hear(self, devices: list[tuple[str, str]]) -> None:
-        """Ask for what the broker keeps of them: said before they were enrolled, or lost on its way here."""
-        if devices and self._transport is not None:
-            root = self._house.topic_root
-            self._transport.fetch(
-                topics.build(kind, root=root, group=group, device=device)
-                for group, device in devices
-                for kind in _KEPT
-            )
-
-    def _turn_away(self, evictions: list[tuple[str, str]]) -> None:
-        """End the sessions of devices that were revoked, and clear what they left."""
-        for group, device in evictions:
-            if self._transport is not None:
-                # The id where the broker takes it from the certificate, the courier's own elsewhere.
-                names = (device, topics.device_client_id(device, root=self._house.topic_root))
-                self._transport.evict(names, revocation.left_topics(self._house.whole, group, device))
 
     def _plan_ticks(self) -> None:
         """When each live rollout has to be told the time."""
@@ -428,54 +378,3 @@ class Engine:
     def _tick(self, work: Work, name: str, heard: float) -> None:
         if name in work.rollouts:
             work.advance(name, rollout.due(work.rollouts[name], heard))
-
-    # --- publishing ----------------------------------------------------------------------------------
-
-    def _begin_session(self, session: int) -> None:
-        self._session = session
-        self._in_flight.clear()
-        self._sent_up_to = 0
-        if self._transport is not None:
-            root = self._house.topic_root
-            self._transport.subscribe(topics.subscription(kind, root=root) for kind in _LISTENED)
-            self.reassertion.connected()
-
-    def _pump(self) -> None:
-        """Send what waits in the outbox, then what has to be re-asserted, as far as the window allows."""
-        room = WINDOW - len(self._in_flight)
-        if self._session is None or self._transport is None or room <= 0:
-            return
-        with self._store.read() as tx:
-            rows = list(documents.waiting(tx, self._sent_up_to, room))
-            again = list(self.reassertion.due(tx, room - len(rows), self._clock()))
-        rows += [Publication(0, topic, payload, True, 1) for topic, payload in again]
-        new = self.reassertion.to_subscribe(row.topic for row in rows if row.retained)
-        self._transport.subscribe(self._house.whole(topic) for topic in new)
-        for row in rows:
-            if not self._send(self._transport, row):
-                return
-
-    def _send(self, transport: Transport, row: Publication) -> bool:
-        topic = self._house.whole(row.topic)
-        mid = transport.publish(topic, row.payload, retained=row.retained, qos=row.qos)
-        if mid is None:
-            # The connection is gone; that it has ended will be told. The next one begins from the store.
-            self._session = None
-            return False
-        self._sent_up_to = max(self._sent_up_to, row.id)
-        if row.retained:
-            self.reassertion.sent(row.topic, row.payload, self._clock())
-        self._in_flight[mid] = row.id
-        return True
-
-    def _farewell(self) -> None:
-        """Say that the manager is offline, and wait until the broker has it."""
-        if self._session is None or self._transport is None:
-            return
-        offline = Publication(0, reassert.PRESENCE, reassert.OFFLINE, True, 1)
-        if not self._send(self._transport, offline):
-            return
-        end = time.monotonic() + _FAREWELL_SECONDS
-        while self._in_flight and (left := end - time.monotonic()) > 0:
-            for item in self._inbox.take(MAX_BATCH, left):
-                self._note(item)
