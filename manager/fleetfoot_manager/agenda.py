@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from fleetfoot_manager import acts, audit, documents, inventory, publisher, reassert, schema
 from fleetfoot_manager.house import House
-from fleetfoot_manager.store import get_meta, set_meta
+from fleetfoot_manager.store import REQUESTS_SINCE, get_meta, set_meta
 from fleetfoot_manager.work import Work
 from fleetfoot_protocol.states import Terminal
 from fleetfoot_protocol.topics import Kind
@@ -25,6 +25,9 @@ REQUEST_SECONDS = 30 * 24 * 3600.0
 #: what it has acknowledged. What it left retained is asked for, of so many at a look.
 UNHEARD_SECONDS = 30.0
 _UNHEARD_AT_ONCE = 200
+
+#: Up to which restoration documents were signed anew.
+_TOLD_SINCE = "told_since"
 
 
 class Agenda:
@@ -40,8 +43,15 @@ class Agenda:
         return self._next
 
     def at_start(self, work: Work) -> None:
-        """Bring the store's documents up to what this process runs with."""
+        """Bring the store's documents up to what this process runs with.
+
+        Those of a store that was restored are older than what devices may have heard, also where no broker
+        retains that any more: signed anew they are the newest again, and not refused as replayed.
+        """
         self._put_roots(work)
+        since = get_meta(work.tx, REQUESTS_SINCE) or ""
+        restored = since != (get_meta(work.tx, _TOLD_SINCE) or "")
+        set_meta(work.tx, _TOLD_SINCE, since)
         mirror = get_meta(work.tx, "mirror")
         root = get_meta(work.tx, "root")
         another_root = root != str(self._house.root.version)
@@ -50,7 +60,7 @@ class Agenda:
             sa.select(table.group, table.component).where(table.kind == str(Kind.GROUP_DESIRED))
         ).all()
         for group, component in rows:
-            if another_root or mirror != self._house.mirror:
+            if another_root or restored or mirror != self._house.mirror:
                 work.renew_desired(group, component)
         set_meta(work.tx, "mirror", self._house.mirror)
         set_meta(work.tx, "root", str(self._house.root.version))
@@ -58,14 +68,14 @@ class Agenda:
             work.renew_progress(name)
         for group in {*inventory.known_groups(work.tx), *(row[0] for row in rows)}:
             known = documents.get(work.tx, documents.place(Kind.HEARTBEAT, group=group))
-            if known is None or another_root:
+            if known is None or another_root or restored:
                 work.renew_heartbeat(group)
         known_head = documents.get(work.tx, documents.place(Kind.AUDIT_HEAD))
         end = audit.last(work.tx)
         if another_root or (end is not None and (known_head is None or known_head.sequence != end.n)):
             work.renew_audit_head()
         for one in acts.every(work.tx):
-            if another_root or mirror != self._house.mirror:
+            if another_root or restored or mirror != self._house.mirror:
                 work.renew_own(one.device, one.component)
         self.act(work)
 
