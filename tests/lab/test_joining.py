@@ -21,6 +21,8 @@ from fleetfoot_protocol.trust import TrustRoot
 pytestmark = [pytest.mark.needs("lab"), pytest.mark.needs("mosquitto"), pytest.mark.timeout(300)]
 
 NAME = "oven-07"
+#: Where the pages are walked: the home of the one who installs.
+HOME = "/root"
 #: What `systemd/install` puts, which the lab's layers have put already.
 PUT = "/usr/lib/systemd/system/fleetfoot-* /usr/lib/sysusers.d/fleetfoot.* /usr/lib/tmpfiles.d/fleetfoot.*"
 
@@ -52,8 +54,8 @@ def machine(lab: Lab) -> Iterator[Host]:
     try:
         host.format()
         host.boot()
-        host.run("sh", "-c", f"rm {PUT}; chmod 700 /root")
-        shutil.copytree(ROOT / "systemd", host.path("/root/systemd"))
+        host.run("sh", "-c", f"rm {PUT}; chmod 700 {HOME}")
+        shutil.copytree(ROOT / "systemd", host.path(f"{HOME}/systemd"))
         yield host
     finally:
         host.remove()
@@ -78,15 +80,15 @@ def join(host: Host, house: House, folder: Path) -> None:
     device = Device(host, shop)
     # docs/systemd.md, by hand, and docs/identities.md, a device joins.
     host.run("sh", "-ec", "cd; sh systemd/install")
-    host.path("/root/token.txt").write_text(house.token())
+    host.path(f"{HOME}/token.txt").write_text(house.token())
     said = host.run(
         "sh", "-c", f"cd; fleetfoot-agent enroll token.txt --device {NAME} --component kiosk --enable"
     )
     assert f"device {NAME} of group {GROUP} is enrolled" in said
     assert "fleetfoot-agent adopt UNIT --component kiosk" in said  # what comes next
     first, second = shop.release("1.0.0"), shop.release("1.1.0", GOOD)
-    shutil.copytree(first.path, host.path("/root/kiosk-1.0.0"))
-    host.path("/root/page").write_text(page())
+    shutil.copytree(first.path, host.path(f"{HOME}/kiosk-1.0.0"))
+    host.path(f"{HOME}/page").write_text(page())
     said = host.run("bash", "-c", "cd; . ./page; echo all is well")
     assert said.endswith("all is well\n")  # the doctor ends with 1 if there is a problem
     assert device.runs(first)
