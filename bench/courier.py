@@ -46,9 +46,12 @@ def figures(quick: bool) -> list[Figure]:
     seconds = 3.0 if quick else 30.0
     found = []
     for tls, most in KINDS:
-        memory, cpu = _measure(tls, seconds)
+        memory, own, cpu = _measure(tls, seconds)
         kind = "with TLS" if tls else "without TLS"
         found.append(Figure(f"idle courier {kind}, resident", memory, "MiB", most, "the aim", at_most=1.0))
+        found.append(
+            Figure(f"idle courier {kind}, its own pages alone", own, "MiB", note="Private_* of smaps_rollup")
+        )
         found.append(
             Figure(
                 f"idle courier {kind}, processor", cpu / seconds * 100, "% of one", note=f"over {seconds:g} s"
@@ -57,7 +60,8 @@ def figures(quick: bool) -> list[Figure]:
     return found
 
 
-def _measure(tls: bool, seconds: float) -> tuple[float, float]:
+def _measure(tls: bool, seconds: float) -> tuple[float, float, float]:
+    """MiB resident, MiB of that shared with nobody, seconds of processor."""
     folder = Path(tempfile.mkdtemp(prefix="fleetfoot-bench-"))
     try:
         with _broker(folder, tls) as (url, lines):
@@ -77,12 +81,18 @@ def _measure(tls: bool, seconds: float) -> tuple[float, float]:
                 before = cost_of(courier.pid)
                 time.sleep(seconds)  # what is measured: nothing happens
                 after = cost_of(courier.pid)
-                return after.rss, after.cpu - before.cpu
+                return after.rss, _own(courier.pid), after.cpu - before.cpu
             finally:
                 courier.terminate()
                 courier.wait(20)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _own(pid: int) -> float:
+    """MiB of pages that no other process has mapped."""
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    return sum(int(line.split()[1]) for line in lines if line.startswith("Private_")) / 1024
 
 
 @contextmanager

@@ -3,8 +3,9 @@
 import argparse
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from fleetfoot_agent.config import DEFAULT_CONFIG
 from fleetfoot_protocol.errors import FleetfootError
@@ -25,8 +26,28 @@ example, everything in one folder and without root:
 """
 
 
+_ANY_WIDTH = partial(argparse.RawDescriptionHelpFormatter, width=80)
+
+
 class _Parser(argparse.ArgumentParser):
-    """A parser whose complaints are errors as all others: with a code and what to do."""
+    """A parser whose complaints are errors as all others: with a code and what to do.
+
+    argparse makes a formatter for each argument that is added, and loads what measures terminals for it,
+    which the resident courier would keep; so the width is asked for when there is something to show.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options, formatter_class=_ANY_WIDTH)
+
+    def format_help(self) -> str:
+        """The help, as wide as the terminal."""
+        self.formatter_class = argparse.RawDescriptionHelpFormatter
+        return super().format_help()
+
+    def format_usage(self) -> str:
+        """Likewise."""
+        self.formatter_class = argparse.RawDescriptionHelpFormatter
+        return super().format_usage()
 
     def error(self, message: str) -> NoReturn:
         """Raise the complaint, after a reminder of how the command is used."""
@@ -53,7 +74,6 @@ def parser() -> argparse.ArgumentParser:
         prog="fleetfoot-agent",
         description="Upgrades this device: decides, verifies, installs, proves itself healthy or goes back.",
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     top.add_argument("--version", action=_Version, help="print the version and exit")
     top.add_argument(
@@ -61,7 +81,8 @@ def parser() -> argparse.ArgumentParser:
         choices=("debug", "info", "warning", "error"),
         help="what is logged on stderr (default: info while it runs, warning for single answers)",
     )
-    sub = top.add_subparsers(dest="command", metavar="COMMAND")
+    # With `prog`, or argparse makes a usage for it.
+    sub = top.add_subparsers(dest="command", metavar="COMMAND", prog=top.prog)
 
     def add(name: str, text: str, details: str = "", *, example: str) -> argparse.ArgumentParser:
         command = sub.add_parser(
@@ -69,7 +90,6 @@ def parser() -> argparse.ArgumentParser:
             help=text,
             description=f"{text[0].upper()}{text[1:]}." + (f"\n\n{details}" if details else ""),
             epilog=f"example:\n  fleetfoot-agent {example}",
-            formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         command.add_argument(
             "--config", type=Path, metavar="FILE", help=f"configuration (default: {DEFAULT_CONFIG})"

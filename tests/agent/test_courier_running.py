@@ -317,13 +317,48 @@ def test_a_wrong_configuration_is_told_and_is_an_error_of_usage(
     assert "none.toml" in capsys.readouterr().err
 
 
-def test_an_idle_courier_has_not_loaded_what_only_downloads_and_proxies_need() -> None:
-    code = "import sys, fleetfoot_agent.courier.main; print(*sorted(sys.modules))"
+def bare(code: str) -> set[str]:
+    """The words that a fresh interpreter prints; without coverage, which loads modules of its own."""
     environ = {name: value for name, value in os.environ.items() if not name.startswith("COV")}
     run = subprocess.run(
         [sys.executable, "-c", code], env=environ, capture_output=True, text=True, check=True
     )
-    loaded = set(run.stdout.split())
+    return set(run.stdout.split())
+
+
+def test_an_idle_courier_has_not_loaded_what_only_downloads_and_proxies_need() -> None:
+    loaded = bare("import sys, fleetfoot_agent.courier.main; print(*sorted(sys.modules))")
     assert "paho.mqtt.client" in loaded
     assert not loaded & {"asyncio", "email", "http.client", "multiprocessing", "random", "tempfile"}
-    assert not loaded & {"urllib.request", "nacl", "pydantic", "argparse"}
+    assert not loaded & {"urllib.request", "nacl", "pydantic", "argparse", "_ssl"}
+
+
+def test_the_command_measures_no_terminal_before_it_shows_something() -> None:
+    code = """
+import sys
+from fleetfoot_agent import arguments
+arguments.parser().parse_args(["courier", "--config", "agent.toml"])
+print(*sys.modules)
+"""
+    loaded = bare(code)
+    assert "argparse" in loaded
+    assert "shutil" not in loaded
+
+
+def test_tls_is_loaded_by_whoever_makes_a_context_and_paho_knows_its_exceptions() -> None:
+    code = """
+import sys, fleetfoot_agent.courier.main
+from paho.mqtt import client
+assert not issubclass(BlockingIOError, client.ssl.SSLWantReadError)
+assert "_ssl" not in sys.modules, "loaded by looking"
+from fleetfoot_agent.courier import http_source, renewal, session
+context = http_source.ssl.create_default_context()
+import ssl, _ssl
+assert type(context) is ssl.SSLContext
+for module in (client, http_source, renewal):
+    assert module.ssl.SSLWantReadError is ssl.SSLWantReadError is _ssl.SSLWantReadError
+    assert module.ssl.SSLError is ssl.SSLError
+    assert module.ssl.SSLWantWriteError is _ssl.SSLWantWriteError
+print("agreed")
+"""
+    assert bare(code) == {"agreed"}

@@ -6,33 +6,16 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
-from types import FrameType, ModuleType
+from types import FrameType
 
 from fleetfoot_agent import config as configuration
 from fleetfoot_agent import durable
 from fleetfoot_agent.config import AgentConfig
+from fleetfoot_agent.courier import lean
 from fleetfoot_protocol.errors import FleetfootError
 
-
-def _load_paho_without_urllib_request() -> None:
-    """Keep paho from loading urllib.request, a tenth of an idle courier's memory.
-
-    paho 2.x wants it for one thing, proxies by way of PySocks. Where PySocks is, or something else has
-    loaded it already, nothing is done. A later import of it is the real one.
-    """
-    name = "urllib.request"
-    if name in sys.modules or find_spec("socks") is not None:
-        return
-    sys.modules[name] = ModuleType(name)
-    try:
-        import paho.mqtt.client  # noqa: F401
-    finally:
-        del sys.modules[name]
-
-
-_load_paho_without_urllib_request()
+lean.load_paho()
 
 from fleetfoot_agent.courier.courier import Courier  # noqa: E402
 from fleetfoot_agent.courier.running import ChildWorker  # noqa: E402
