@@ -106,6 +106,7 @@ class Agenda:
         """Ask for what awaited devices have said last, some at each look, one after the other."""
         if not work.rollouts:
             return
+        work.devices.flush(work.tx)
         awaited, known = schema.rollout_devices.c, schema.devices.c
         before = work.now - UNHEARD_SECONDS
         open_ends = [str(one) for one in Terminal if not one.ended]

@@ -338,6 +338,7 @@ class Engine:
         if not isinstance(item, Arrived) or topic is None or topic.kind is Kind.REQUESTS:
             # Who asks is told of what has been verified, and it is as much as can be.
             self._judge(work, self._registry.claims.take(work.tx, MAX_CLAIMS))
+            self._registry.flush(work.tx)
         match item:
             case Arrived(_, payload, _):
                 self._arrived(work, topic, payload)

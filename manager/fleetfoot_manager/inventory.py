@@ -64,6 +64,10 @@ class DeviceEntry:
         """The last attested status, or None."""
         return None if self.status_bytes is None else read(Status, self.status_bytes)
 
+    def forget_parsed(self) -> None:
+        """Parse the status anew when it is asked for again."""
+        self.__dict__.pop("status", None)
+
     @property
     def labels(self) -> Mapping[str, str]:
         """The labels by which the device admits itself, as far as is known."""

@@ -187,7 +187,7 @@ class MqttTransport:
             if time.monotonic() >= look:
                 look = time.monotonic() + 1.0
                 self.subscribe(link.subscriptions.due(time.monotonic()))
-                if link.overdue(ACK_SECONDS):
+                if link.overdue(ACK_SECONDS, loop.read_up_to):
                     log.warning("the broker does not acknowledge session=%d", link.session)
                     return
 
@@ -253,11 +253,16 @@ class _Link:
             else:
                 self._waiting[mid] = time.monotonic()
 
-    def overdue(self, seconds: float) -> bool:
-        """Whether a publication waits for its acknowledgement for longer than that."""
+    def overdue(self, seconds: float, read_up_to: float) -> bool:
+        """Whether a publication waits for its acknowledgement for longer than that, by what was read until
+        then (monotonic seconds).
+
+        What has come and was not read may hold it: a new connection would bring everything that devices have
+        retained once more, to a manager that is behind already.
+        """
         with self._lock:
             oldest = next(iter(self._waiting.values()), None)
-        return oldest is not None and time.monotonic() - oldest > seconds
+        return oldest is not None and read_up_to - oldest > seconds
 
     def on_connect(
         self, _client: mqtt.Client, _data: Any, _flags: Any, reason: Any, _properties: Any

@@ -12,6 +12,7 @@ import os
 import select
 import socket
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
@@ -117,6 +118,8 @@ class NetworkLoop:
         self._packets = packets
         self._burst_over = burst_over
         self._owner = threading.get_ident()
+        #: When everything that had come was read last, by the monotonic clock.
+        self.read_up_to = time.monotonic()
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         # A number that was closed may be another file's by now: nobody writes to it any more.
         self._open = True
@@ -151,7 +154,10 @@ class NetworkLoop:
         look = select.poll()
         look.register(self._wake_read, select.POLLIN)
         look.register(sock, select.POLLIN | (select.POLLOUT if client.want_write() else 0))
-        ready = dict(look.poll(0 if client.has_more else _LOOK_SECONDS * 1000))
+        ready = dict(look.poll(0))
+        if not client.has_more and not ready.get(sock.fileno(), 0) & select.POLLIN:
+            self.read_up_to = time.monotonic()
+            ready = ready or dict(look.poll(_LOOK_SECONDS * 1000))
         if ready.pop(self._wake_read, 0):
             os.read(self._wake_read, 4096)
         if ready or client.has_more:

@@ -16,7 +16,10 @@ from fleetfoot_manager.inventory import MAX_PAST_INCARNATIONS, DeviceEntry, Hear
 from fleetfoot_manager.revocation import Bouncer
 from fleetfoot_protocol.reports import Status
 
-MAX_DEVICES = 50_000
+#: A fleet beyond it is read again and again while it speaks; each takes some 1 to 3 KiB.
+MAX_DEVICES = 200_000
+#: Of larger groups parsed statuses, some 8 KiB each, are not kept once they were looked at.
+_PARSED = 20_000
 #: From so many on, who was heard is written in the midst of a flood too.
 _HEARD_AT_ONCE = 20_000
 
@@ -28,6 +31,8 @@ class Registry:
         self._entries: OrderedDict[str, DeviceEntry] = OrderedDict()
         self._changed: dict[str, DeviceEntry] = {}
         self._heard: dict[str, Heard] = {}
+        #: Entries of a large group that somebody looks at in this transaction.
+        self._lent: list[DeviceEntry] = []
         self.claims = Claims()
         #: Devices that may have an open act: more than there are does no harm, fewer would.
         self._acted: set[str] | None = None
@@ -78,6 +83,7 @@ class Registry:
             # The known entry has its status parsed already; what the table holds is the same by now.
             found.append(self._entries.setdefault(entry.id, entry))
         self._shrink()
+        self._lent = found if len(found) > _PARSED else []
         return found
 
     def _shrink(self) -> None:
@@ -122,6 +128,9 @@ class Registry:
         hurried: not yet who was heard and when, for a while: nobody signs that, and a device that says more
         than once in a flood is written once.
         """
+        for entry in self._lent:
+            entry.forget_parsed()
+        self._lent = []
         if self._changed:
             inventory.keep(tx, self._changed.values())
             self._changed = {}

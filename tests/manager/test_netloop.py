@@ -1,6 +1,7 @@
 """What is read past paho is what paho would have read, whatever comes and however it is cut."""
 
 import random
+import select
 import socket
 import struct
 import time
@@ -12,6 +13,7 @@ import pytest
 from paho.mqtt.enums import CallbackAPIVersion
 
 from fleetfoot_manager import netloop
+from fleetfoot_manager.mqtt import _Link
 from fleetfoot_manager.netloop import BufferedClient, NetworkLoop, next_message
 
 Message = tuple[bytes, bytes, bool]
@@ -163,3 +165,30 @@ def test_without_what_is_not_public_everything_goes_through_paho(monkeypatch: py
         made.feed(b"".join(publish(b"a", b"%d" % n, mid=n) for n in range(1, 50)), 49, [])
         assert len(made.came) == 49
         assert made.express == 0
+
+
+def test_what_has_come_and_was_not_read_is_told_from_silence() -> None:
+    with rig() as one:
+        one.loop.wake()
+        one.loop.turn()
+        silent = one.loop.read_up_to
+        one.peer.sendall(publish(b"a", b"1"))
+        sock = one.client.socket()
+        assert sock is not None
+        select.select([sock], [], [], 10)
+        one.loop.turn()
+        assert one.came == [(b"a", b"1", False)]
+        assert one.loop.read_up_to == silent
+        one.loop.wake()
+        one.loop.turn()
+        assert one.loop.read_up_to > silent
+
+
+def test_an_acknowledgement_is_overdue_only_by_what_was_read() -> None:
+    link = _Link(1, lambda _: None)
+    link.sent(7)
+    sent = time.monotonic()
+    assert not link.overdue(30.0, sent + 29.0)
+    assert link.overdue(30.0, sent + 31.0)
+    link.on_publish(mqtt.Client(CallbackAPIVersion.VERSION2), None, 7, None, None)
+    assert not link.overdue(30.0, sent + 31.0)

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import OperationalError
 from tests.support.stores import tamper
 
-from fleetfoot_manager import audit, documents, inventory, schema
+from fleetfoot_manager import audit, documents, inventory, registry, schema
 from fleetfoot_manager.database import FATAL, STORE_NAME, URL_NAME, translated
 from fleetfoot_manager.init import make_state
 from fleetfoot_manager.locks import holder_of
@@ -273,3 +273,18 @@ def test_who_was_heard_in_a_flood_is_written_once_there_is_time(store: Store) ->
         behind.append(devices.behind)
         assert inventory.demand(tx, "dev-1").online
     assert behind == [True, False]
+
+
+def test_of_a_large_group_no_parsed_status_stays_in_memory(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registry, "_PARSED", 1)
+    devices = Registry()
+    with store.write() as tx:
+        for name in ("dev-1", "dev-2"):
+            inventory.enroll(tx, name, "hall", "1" * 64, {}, NOW)
+        lent = devices.members(tx, ["hall"])
+        assert [entry.status for entry in lent] == [None, None]
+        assert all("status" in vars(entry) for entry in lent)
+        devices.flush(tx)
+    assert not any("status" in vars(entry) for entry in lent)
