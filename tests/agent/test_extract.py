@@ -3,15 +3,18 @@
 import ctypes
 import errno
 import gzip
+import hashlib
 import io
 import os
 import stat
 import subprocess
 import sys
 import tarfile
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -59,6 +62,30 @@ def test_the_tree_of_the_contract_arrives_with_its_digest(destination: Path) -> 
     assert (destination / "run").readlink() == Path("bin/app")
     assert (destination / "run").read_bytes() == APP
     assert hash_tree(destination) == PLAIN_MEMBERS
+
+
+def test_chunks_are_verified_beside_and_files_hashed_by_whoever_writes_them(
+    destination: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To change threads for each file costs, where others want the processors, more than hashing it."""
+    files = {b"f%02d" % n: os.urandom(40_000) for n in range(30)}
+    blob = zipped(b"".join(file(name, content) for name, content in files.items()) + END)
+    members = [file_member(name.decode(), content) for name, content in files.items()]
+    hashed: list[tuple[str, str]] = []
+
+    def watch(module: Any, where: str) -> None:
+        def sha256(data: bytes = b"") -> Any:
+            hashed.append((where, threading.current_thread().name))
+            return hashlib.sha256(data)
+
+        monkeypatch.setattr(module, "hashlib", SimpleNamespace(sha256=sha256))
+
+    watch(gunzip, "chunk")
+    watch(treewriter, "file")
+    extract(io.BytesIO(blob), facts_of(blob, members), destination)
+    here = threading.current_thread().name
+    assert set(hashed) == {("chunk", "verifier"), ("file", here)}
+    assert hashed.count(("file", here)) == len(files)
 
 
 def test_destination_may_be_a_descriptor_which_stays_open(destination: Path) -> None:

@@ -26,6 +26,7 @@ from tests.support.fleet import Bundle, everybody
 
 from fleetfoot_agent.worker import extract, unzstd
 from fleetfoot_agent.worker.extract import ArtifactFacts
+from fleetfoot_agent.worker.gunzip import PIECE
 from fleetfoot_client.archive import build_archive
 from fleetfoot_client.cli import main as fleetfoot
 from fleetfoot_client.zstd import ZstdWriter
@@ -66,10 +67,11 @@ def test_a_zstd_archive_is_unpacked_whatever_its_chunks(destination: Path, chunk
     assert extract.hash_tree(destination) == PLAIN_MEMBERS
 
 
-def test_a_piece_does_not_change_when_the_next_ones_are_made() -> None:
+def test_a_piece_is_unpacked_where_it_stays_and_does_not_change_when_the_next_ones_are_made() -> None:
     content = b"".join(b"%08d" % n for n in range(400_000))
     pieces = list(unzstd.ZstdStream(iter([packed(content)])).rest())
     assert len(pieces) > 4
+    assert {memoryview(piece.obj).nbytes for piece in pieces} == {PIECE}  # the last one too: nothing was copied
     assert b"".join(pieces) == content
 
 
