@@ -6,12 +6,11 @@ only then resolves `current`. A process that ends unasked, with whatever status,
 
 What belongs to a component is its process group, and whoever carries its mark in the environment: stopping
 sends SIGTERM to the group, and SIGKILL to all that is left when the first process has ended or the grace is
-over. A supervisor that was killed itself cannot do that; the record `<component>.pid` in its run folder lets
-the next one find and end what was left. Who leaves the group and drops the mark as well is not found.
+over. A supervisor that was killed itself cannot do that; its claim on the component lets the next one find
+and end what was left.
 """
 
 import atexit
-import fcntl
 import logging
 import os
 import selectors
@@ -22,14 +21,8 @@ from collections import deque
 from pathlib import Path
 
 from fleetfoot_agent import durable, launching, saved
-from fleetfoot_agent.child import (
-    Child,
-    Record,
-    boot_id,
-    bound_log,
-    end_left_over,
-    process_facts,
-)
+from fleetfoot_agent.child import Child, bound_log
+from fleetfoot_agent.claim import Claim
 from fleetfoot_agent.components import Component
 from fleetfoot_agent.config import AgentConfig
 from fleetfoot_agent.layout import Layout
@@ -80,8 +73,7 @@ class Supervisor:
         self._grace = component.stop_timeout if grace is None else grace
         self._run_dir = run_dir or component.socket.parent
         self._wake_dir = wake_dir
-        self._record_path = self._run_dir / f"{component.name}.pid"
-        self._mark = os.urandom(16).hex()
+        self._claim = Claim(component, self._run_dir)
         self._thread: threading.Thread | None = None
         self._quit = False
         self._queue: deque[tuple[str, Client]] = deque()
@@ -111,15 +103,15 @@ class Supervisor:
         for needed in (self._run_dir, path.parent):
             durable.make_folder(needed)
         self._quit, self._wanted = False, True
-        self._lock = self._take_lock()
+        self._claim.take()
         self._selector = selectors.DefaultSelector()
         try:
-            self._clear_left_over()
+            self._claim.clear_left_over()
             self._control = ControlSocket(path, self._selector, self._request)
             self._ready = ReadySocket(self._selector) if self._component.notify else None
         except BaseException:
             self._selector.close()
-            os.close(self._lock)
+            self._claim.give_back()
             raise
         self._bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._selector.register(self._bell, selectors.EVENT_READ, lambda: os.eventfd_read(self._bell))
@@ -145,30 +137,6 @@ class Supervisor:
         os.close(self._bell)
         atexit.unregister(self.stop)
 
-    def _take_lock(self) -> int:
-        path = self._run_dir / f"{self._component.name}.lock"
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            os.close(fd)
-            raise FleetfootError(
-                "supervisor_failed",
-                f"{self._component.name} has a supervisor already, which holds {path}",
-                remedy="stop the other supervisor of this component first",
-            ) from error
-        return fd
-
-    def _clear_left_over(self) -> None:
-        """What a killed supervisor has left: its processes and its socket. Both are nobody's: we hold the
-        lock. From here on the record names us, also for a process that we had no time to record."""
-        if record := Record.read(self._record_path):
-            for pid in end_left_over(record):
-                _log.warning("%s: ended process %d of a killed supervisor", self._component.name, pid)
-        Record(boot_id(), self._mark, 0, 0).write(self._record_path)
-        if self._component.socket.is_socket():
-            self._component.socket.unlink()
-
     # -- the thread
 
     def _run(self) -> None:
@@ -188,8 +156,7 @@ class Supervisor:
         if self._ready is not None:
             self._ready.close()
         self._selector.close()
-        self._record_path.unlink(missing_ok=True)
-        os.close(self._lock)
+        self._claim.close()
 
     def _step(self) -> None:
         self._wait(self._pause())
@@ -260,7 +227,7 @@ class Supervisor:
             if saved.put_back(self._layout.folder, self._target):  # it starts with its own state again
                 _log.info("%s: put back what was set aside for %s", self._component.name, self._target)
             program = launching.program_of(self._layout, self._target)
-            self._child = launching.launch(program, self._component, self._mark, output, self._expect())
+            self._child = launching.launch(program, self._component, self._claim.mark, output, self._expect())
         except (OSError, ValueError, FleetfootError) as error:
             _log.warning("%s: cannot start: %s", self._component.name, error)
             self._start_later()
@@ -269,7 +236,7 @@ class Supervisor:
             os.close(output)
         self._since = time.time()
         self._watch(self._child)
-        self._remember(self._child)
+        self._claim.remember(self._child)
         _log.info("%s: started %s as %d", self._component.name, self._target, self._child.pid)
 
     def _expect(self) -> str | None:
@@ -292,15 +259,6 @@ class Supervisor:
         if not guard.has_ended():
             _log.error("%s: the guard did not end within %g s", self._component.name, GUARD_SECONDS)
         self._reap(guard)
-
-    def _remember(self, child: Child) -> None:
-        facts = process_facts(child.pid)
-        try:
-            started = facts[2] if facts else 0
-            Record(boot_id(), self._mark, child.pid, started).write(self._record_path)
-        except OSError as error:
-            # The mark stands in the record since the beginning: it still finds the process.
-            _log.warning("%s: cannot record process %d: %s", self._component.name, child.pid, error)
 
     def _died(self, child: Child) -> None:
         up = time.monotonic() - child.started
@@ -343,7 +301,7 @@ class Supervisor:
         status = self._reap(child)
         self._child = None
         self._since = time.time()
-        end_left_over(Record(boot_id(), self._mark, 0, 0))  # who left the group
+        self._claim.end_marked()  # who left the group
         return status
 
     # -- any child, the guard too

@@ -24,6 +24,7 @@ from fleetfoot_agent.courier.floodgate import Floodgate
 from fleetfoot_agent.courier.http_source import Source
 from fleetfoot_agent.courier.inbox import Inbox
 from fleetfoot_agent.courier.outbox import Outbox
+from fleetfoot_agent.courier.presence import Presence
 from fleetfoot_agent.courier.renewal import Renewal
 from fleetfoot_agent.courier.running import Waker, WorkerRunner
 from fleetfoot_agent.courier.session import Session
@@ -39,7 +40,6 @@ log = logging.getLogger(__name__)
 _RACY_NS = 100_000_000
 #: Looks at a status and an attestation that do not belong together, before the next change is awaited.
 _STATUS_LOOKS = 5
-#: Seconds after which a message that the disk refused is asked for again.
 _NO_MARKS = OutMarks(None, None, None, None, None, None)
 
 
@@ -89,7 +89,7 @@ class Courier:
         self._status: tuple[bytes, bytes] | None = None
         self._status_looks = 0
         self._wake_at: WakeAt | None = None
-        self._presence = _Presence()
+        self._presence = Presence()
         #: Subscribed to and not let in yet: asked for again.
         self._awaited: set[str] = set()
         self._ask_again_at = self._listen_again_at = float("inf")
@@ -393,42 +393,3 @@ class Courier:
         with self._bell_lock:
             bell, self._bell = self._bell, -1
             os.close(bell)
-
-
-class _Presence:
-    """Our own presence as the broker tells it: a late Will is corrected, at most once a second."""
-
-    def __init__(self) -> None:
-        self.due_at = float("inf")
-        self._said_at = float("-inf")
-        self._leaving = False
-        self._mid: int | None = None
-        self._heard = False
-
-    def heard(self, payload: bytes) -> None:
-        if payload != b"offline":
-            return
-        if self._leaving:
-            self._heard = True
-        else:
-            self.due_at = min(self.due_at, self._said_at + 1.0)
-
-    def due(self, now: float) -> bool:
-        """Whether to say `online` again now."""
-        if now < self.due_at:
-            return False
-        self.due_at, self._said_at = float("inf"), now
-        return True
-
-    def leave(self, mid: int | None) -> None:
-        """`offline` was published as message `mid`."""
-        self._leaving, self._mid = True, mid
-
-    def acknowledged(self, mid: int) -> None:
-        if mid == self._mid:
-            self._mid = None
-
-    @property
-    def leaving(self) -> bool:
-        """Whether the broker still has to show that it took our `offline`."""
-        return self._leaving and (self._mid is not None or not self._heard)
