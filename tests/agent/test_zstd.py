@@ -71,7 +71,7 @@ def test_a_piece_is_unpacked_where_it_stays_and_does_not_change_when_the_next_on
     content = b"".join(b"%08d" % n for n in range(400_000))
     pieces = list(unzstd.ZstdStream(iter([packed(content)])).rest())
     assert len(pieces) > 4
-    assert {memoryview(piece.obj).nbytes for piece in pieces} == {PIECE}  # the last one too: nothing was copied
+    assert {memoryview(piece.obj).nbytes for piece in pieces} == {PIECE}  # the last too: nothing was copied
     assert b"".join(pieces) == content
 
 
