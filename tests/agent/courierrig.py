@@ -252,7 +252,7 @@ class ScriptedBroker:
                     (size,) = struct.unpack_from("!H", body)
                     connection.sendall(b"\x40\x02" + body[2 + size : 4 + size])
                 elif first >> 4 == 8 and (granted := self.grants()) is not None:
-                    topics = len(_filters(body))
+                    topics = len(levels_of(body))
                     connection.sendall(b"\x90" + _length(2 + topics) + body[:2] + granted * topics)
                 self.packets.put((first, body))
 
@@ -290,18 +290,19 @@ def _length(value: int) -> bytes:
             return bytes(found)
 
 
-def _filters(body: bytes) -> list[bytes]:
-    found, at = [], 2
+def levels_of(body: bytes) -> dict[str, int]:
+    """The topic filters in a SUBSCRIBE packet's body, each with the QoS that is asked for."""
+    found, at = {}, 2
     while at < len(body):
         (size,) = struct.unpack_from("!H", body, at)
-        found.append(body[at + 2 : at + 2 + size])
         at += size + 3
+        found[body[at - size - 1 : at - 1].decode()] = body[at - 1]
     return found
 
 
 def filters_of(body: bytes) -> set[str]:
     """The topic filters in a SUBSCRIBE packet's body."""
-    return {name.decode() for name in _filters(body)}
+    return set(levels_of(body))
 
 
 class Request:

@@ -6,6 +6,7 @@ import shutil
 import signal
 import ssl
 import subprocess
+import time
 from functools import partial
 from pathlib import Path
 
@@ -98,13 +99,15 @@ class Cluster:
         return Target(Address("127.0.0.1", port, False), run="usable")
 
     def usable(self, port: int) -> bool:
-        """Whether a node keeps what it is told to keep."""
-        target = self.target(port)
+        """Whether a node keeps what it is told to keep: a young cluster acknowledges what it then loses."""
+        target, mark = self.target(port), f"{port}-{time.monotonic_ns()}".encode()
         try:
-            with target.peer() as peer:
-                peer.publish(target.topic("ready"), b"1", retained=True)
+            with target.peer() as peer, target.peer() as reader:
+                peer.publish(target.topic("ready"), mark, retained=True)
+                reader.subscribe(target.topic("ready"))
+                kept = reader.receive(1.0)
                 peer.publish(target.topic("ready"), b"", retained=True)
-            return True
+            return kept is not None and kept.payload == mark
         except Exception:  # whatever a half started cluster does to a client
             return False
 

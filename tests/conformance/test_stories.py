@@ -151,50 +151,51 @@ def test_a_node_of_the_broker_is_killed_in_the_middle(opened: Open, name: str) -
 # -- where they differ
 
 
-def kept(port: int) -> bool:
-    """Whether a retained message can be read."""
-    target = Target(Address("127.0.0.1", port, False), run="conformance")
-    with target.peer() as peer:
-        peer.subscribe(target.topic("kept"))
-        message = peer.receive(PATIENCE / 3)
-    return message is not None
+class Alone:
+    """A broker that nobody uses but the test, and how to look at it."""
+
+    def __init__(self, name: str, folder: Path) -> None:
+        self.name = name
+        (port,) = free_ports(1)
+        self.server: Any = MAKERS[name](folder / name, port)
+        self.target = Target(Address("127.0.0.1", port, False), run="conformance")
+
+    def kept(self, name: str) -> bool:
+        """Whether a retained message can be read."""
+        with self.target.peer() as peer:
+            peer.subscribe(self.target.topic(name))
+            message = peer.receive(PATIENCE / 3)
+        return message is not None
+
+
+@pytest.fixture(scope="module", params=ON)
+def alone(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Alone]:
+    """One for the tests below, since a cluster takes its time to start; they leave it running."""
+    alone = Alone(str(request.param), tmp_path_factory.mktemp("alone"))
+    alone.server.start()
+    try:
+        yield alone
+    finally:
+        alone.server.end(signal.SIGKILL)
+
+
+def test_a_second_connection_of_one_name_does_as_expected(alone: Alone) -> None:
+    older = alone.target.peer("same")
+    with alone.target.peer("same") as newer:
+        expectation = BROKERS[alone.name].takeover
+        assert older.closed_within(PATIENCE) is expectation.value, expectation.reason
+        newer.ping()
+    older.vanish()
 
 
 @pytest.mark.parametrize(
     ("how", "expected"), [("SIGTERM", "retained_after_stop"), ("SIGKILL", "retained_after_kill")]
 )
-@pytest.mark.parametrize("name", ON)
-def test_what_is_retained_after_a_restart_is_as_expected(
-    tmp_path: Path, name: str, how: str, expected: str
-) -> None:
-    (port,) = free_ports(1)
-    server: Any = MAKERS[name](tmp_path, port)
-    server.start()
-    try:
-        target = Target(Address("127.0.0.1", port, False), run="conformance")
-        with target.peer() as peer:
-            peer.publish(target.topic("kept"), b"1", retained=True)
-            until(lambda: kept(port), "it is retained")
-        server.end(signal.Signals[how])
-        server.start()
-        expectation = getattr(BROKERS[name], expected)
-        assert kept(port) is expectation.value, expectation.reason
-    finally:
-        server.end(signal.SIGKILL)
-
-
-@pytest.mark.parametrize("name", ON)
-def test_a_second_connection_of_one_name_does_as_expected(tmp_path: Path, name: str) -> None:
-    (port,) = free_ports(1)
-    server = MAKERS[name](tmp_path, port)
-    server.start()
-    try:
-        target = Target(Address("127.0.0.1", port, False))
-        older = target.peer("same")
-        with target.peer("same") as newer:
-            expectation = BROKERS[name].takeover
-            assert older.closed_within(PATIENCE) is expectation.value, expectation.reason
-            newer.ping()
-        older.vanish()
-    finally:
-        server.end(signal.SIGKILL)
+def test_what_is_retained_after_a_restart_is_as_expected(alone: Alone, how: str, expected: str) -> None:
+    with alone.target.peer() as peer:
+        peer.publish(alone.target.topic(how), b"1", retained=True)
+        until(lambda: alone.kept(how), "it is retained")
+    alone.server.end(signal.Signals[how])
+    alone.server.start()
+    expectation = getattr(BROKERS[alone.name], expected)
+    assert alone.kept(how) is expectation.value, expectation.reason

@@ -167,11 +167,19 @@ class Session:
 
     def subscribe(self, names: Iterable[str]) -> None:
         """Subscribe to topics by their exact names; nothing while there is no session."""
-        wanted = [(name, 1) for name in sorted(names)]
+        wanted = [(name, self._qos(name)) for name in sorted(names)]
         if wanted and self._client is not None and self.up:
             _, mid = self._client.subscribe(wanted)
             if mid is not None:
                 self._asked[mid] = (time.monotonic(), [name for name, _ in wanted])
+
+    def _qos(self, name: str) -> int:
+        """0 for a manifest: it is retained and asked for until it has come, so a lost one is asked for again.
+
+        With 1, a cluster of NATS makes a consumer for each device and release, and takes half a second to.
+        """
+        topic = topics.parse(name, root=self._broker.topic_root)
+        return 0 if topic is not None and topic.kind is Kind.RELEASE else 1
 
     def _ask_again(self, now: float) -> None:
         """Subscribe to what was refused, when its time has come."""
