@@ -7,7 +7,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -37,6 +37,7 @@ from fleetfoot_agent.courier.courier import Courier
 from fleetfoot_agent.spool import (
     BlobState,
     BlobWant,
+    CourierSide,
     ManifestWant,
     WakeAt,
     Want,
@@ -271,6 +272,32 @@ def test_a_manifest_that_the_broker_lost_is_asked_for_again_until_it_comes(tmp_p
                 broker.packets.get()
             threading.Event().wait(0.3)  # longer than its pause: nothing may come
             assert broker.packets.empty()
+
+
+def test_what_is_wanted_is_not_forgotten_with_a_disk_that_failed_for_a_moment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    release = f"ff/v1/releases/kiosk/{DIGEST}"
+    truth, failing = CourierSide.keep_slots, threading.Event()
+
+    def keep_slots(self: CourierSide, is_kept: Callable[[str], bool]) -> None:
+        if failing.is_set():
+            raise OSError(5, "Input/output error")
+        truth(self, is_kept)
+
+    monkeypatch.setattr(CourierSide, "keep_slots", keep_slots)
+    with ScriptedBroker() as broker:
+        config = device(tmp_path, broker.port)
+        worker = WorkerSide(config.spool)
+        with carrying(config):
+            assert release not in filters_of(broker.await_packet(8))
+            failing.set()
+            worker.write_want(Want(manifests=(ManifestWant("kiosk", DIGEST),)))
+            until(lambda: "event=look_failed" in caplog.text, "the failure is told")
+            threading.Event().wait(0.2)  # several looks, of which one is told
+            failing.clear()
+            assert filters_of(broker.await_packet(8)) == {release}
+    assert caplog.text.count("event=look_failed") == 1
 
 
 # Out

@@ -91,9 +91,12 @@ class Shop:
         return self.house.root
 
     def release(
-        self, version: str, script: str = GOOD, *, component: str = COMPONENT, **files: str
+        self, version: str, script: str = GOOD, *, component: str = COMPONENT, source: str = "", **files: str
     ) -> Bundle:
-        """A component that runs `script`; files: more of its tree, by name. A version is one component's."""
+        """A component that runs `script`; files: more of its tree, by name. A version is one component's.
+
+        source: where its blobs are, before any mirror of an order.
+        """
         made_of = self.made_of.setdefault(version, (script, files))
         assert made_of == (script, files), f"{version} is another test's, and something else"
         if version in self.bundles:
@@ -113,6 +116,7 @@ class Shop:
         out = self.folder / "dist"
         build = ["release", "build", str(tree), "--component", component, "--version", version]
         build += ["--counter", str(_counter(version)), "--entrypoint", f"bin/{component}", "--out", str(out)]
+        build += ["--source", source] if source else []
         assert fleetfoot(build) == 0
         path = out / f"{component}-{version}"
         assert fleetfoot(["release", "sign", str(path), "--key", str(self.folder / "release.key")]) == 0

@@ -85,6 +85,8 @@ class Courier:
         self._events_topic = topic(Kind.DEVICE_EVENTS)
         self._progress_topic = topic(Kind.PROGRESS)
         self._marks = _NO_MARKS
+        #: What failed at the last look, to be said once.
+        self._fault = ""
         self._look_at = self._busy_until = float("-inf")
         self._status: tuple[bytes, bytes] | None = None
         self._status_looks = 0
@@ -207,11 +209,23 @@ class Courier:
                 self._session.ready(events, time.monotonic())
 
     def _look(self, now: float) -> None:
-        """Take notice of what the worker wrote since the last look."""
+        """Take notice of what the worker wrote since the last look; of all of it again if the disk fails."""
         old, new = self._marks, self._spool.marks()
         self._marks, self._look_at = new, float("inf")
         if new != old:
             self._busy_until = now + self._tuning.busy_for
+        try:
+            self._take_notice(old, new)
+        except OSError as error:
+            # What is wanted must not be forgotten with one write that failed: the worker says it once.
+            self._marks, self._busy_until = old, now
+            if str(error) != self._fault:
+                log.error("event=look_failed device=%s error=%a", self._config.device, error)
+            self._fault = str(error)
+        else:
+            self._fault = ""
+
+    def _take_notice(self, old: OutMarks, new: OutMarks) -> None:
         if new.want != old.want:
             self._take_want()
         if new.seen != old.seen:

@@ -37,10 +37,12 @@ class Inbox:
             if m.component in self._config.components
         }
         wanted |= {topics.build(Kind.TRUST_ROOT, root=self._root, step=str(step)) for step in want.roots}
-        before, self.names = self.names, frozenset(self._standing | wanted)
-        slots = {self._slot(name) for name in self.names}
+        names = frozenset(self._standing | wanted)
+        slots = {self._slot(name) for name in names}
         self._spool.keep_slots(slots.__contains__)
-        return self.names - before, before - self.names
+        # Taken over last: if the disk fails, the list is to be new the next time, too.
+        before, self.names = self.names, names
+        return names - before, before - names
 
     def is_manifest(self, name: str) -> bool:
         """Whether a release is published under this topic."""
