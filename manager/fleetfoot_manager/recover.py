@@ -144,7 +144,7 @@ def _releases(
     baselines = {one.baseline.digest for one, _ in desired if one.baseline is not None}
     goals = {target.goal.digest: target.goal.version for one, _ in desired for target in one.targets}
     goals |= {one.baseline.digest: one.baseline.version for one, _ in desired if one.baseline is not None}
-    found = []
+    found, unused = [], 0
     for name, topic, payload in parsed:
         if topic.kind is Kind.RELEASE:
             read = _verified(lambda data=payload: trust.verify_release(data, root), name, report)
@@ -159,6 +159,7 @@ def _releases(
             continue
         life = Life.LIVE if digest in baselines else Life.BLESSED if digest in goals else Life.PUBLISHED
         catalogue.live_on(tx, digest, life)
+        unused += life is Life.PUBLISHED
         documents.put(tx, Kind.RELEASE, {"component": release.component, "digest": digest}, payload, now)
         goals.pop(digest, None)
         report.recovered["releases"] += 1
@@ -166,6 +167,11 @@ def _releases(
         wanted |= {one.index_sha256: one.index_length for one in release.artifacts}
         if blobs.missing(wanted):
             report.lost.append(f"artifacts of {release.component} {release.version}: publish it again")
+    if unused:
+        report.lost.append(
+            f"the lives of {_releases_text(unused)} that nobody is ordered to run: published now, so promote"
+            " what was blessed"
+        )
     for digest, version in goals.items():
         report.lost.append(f"the manifest of {version} ({digest[:12]}), which is wanted: publish it again")
 
@@ -225,8 +231,13 @@ def _group(
     report.recovered["group documents"] += 1
     if one.withdrawn:
         report.lost.append(
-            f"why {len(one.withdrawn)} releases are withdrawn in {one.group}: recalls count as rollbacks now"
+            f"the reasons for what is withdrawn in {one.group} ({_releases_text(len(one.withdrawn))}):"
+            " recalls count as rollbacks now"
         )
+
+
+def _releases_text(count: int) -> str:
+    return f"{count} release{'' if count == 1 else 's'}"
 
 
 def _own(tx: Connection, one: Desired, payload: bytes, now: float, report: Report) -> None:

@@ -121,6 +121,7 @@ def test_inventory_and_intent_are_back_and_what_is_not_is_said(
     assert said(report, town.rollout, "was running, wave 2 of 2", "start it again")
     assert said(report, "audit log", "entries")
     assert said(report, "policies")
+    assert not said(report, "lives")
 
 
 def test_what_is_signed_next_says_the_same_on_hold_and_is_newer(
@@ -138,6 +139,13 @@ def test_what_is_signed_next_says_the_same_on_hold_and_is_newer(
     own = topics.build(Kind.DEVICE_DESIRED, group="yard", device="dev-9", component=COMPONENT)
     (pin,) = [trust.verify_desired(data, town.realm.root) for data in rig.broker.on(own)][-1:]
     assert not pin.released
+
+
+def test_a_blessing_that_no_document_shows_is_told_as_lost(town: Town) -> None:
+    town.rig.publish(town.realm.release("1.2.0", 3))
+    heard = town.retained()
+    town.lose()
+    assert said(town.recover(heard), "the lives of 1 release", "promote")
 
 
 def test_a_preflight_that_nobody_knows_any_more_is_cleared_and_can_be_asked_again(town: Town) -> None:

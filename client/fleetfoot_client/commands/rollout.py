@@ -68,13 +68,14 @@ def _start(args: argparse.Namespace) -> int:
 
 def _list(args: argparse.Namespace) -> int:
     result = online.ask(args, "rollout.list", state="all" if args.all else "active")
-    text = "" if args.json else _listing(result)
+    text = "" if args.json else _listing(result, ended=args.all)
     terminal.show(result, text, as_json=args.json)
     return Exit.OK
 
 
-def _listing(result: dict[str, Any]) -> str:
-    return rollout_text.listing(parse_list(RolloutRow, result, "rollouts"), parse(More, result).more)
+def _listing(result: dict[str, Any], *, ended: bool) -> str:
+    rows = parse_list(RolloutRow, result, "rollouts")
+    return rollout_text.listing(rows, parse(More, result).more, ended=ended)
 
 
 def _show(args: argparse.Namespace) -> int:

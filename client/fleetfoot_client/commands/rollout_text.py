@@ -68,8 +68,10 @@ def estimate(row: PlanRow) -> str:
     return f"{_seconds(row.estimated_total_seconds)}, by {source}"
 
 
-def listing(rows: list[RolloutRow], left_out: int) -> str:
-    """Rollouts, a line each, and how many more there are."""
+def listing(rows: list[RolloutRow], left_out: int, *, ended: bool) -> str:
+    """Rollouts, a line each, and how many more there are. ended: also those that have ended."""
+    if not rows and ended:
+        return "there was no rollout yet; begin one: fleetfoot rollout plan"
     if not rows:
         return "no rollout is under way; ended ones: fleetfoot rollout list --all"
     cells = [
