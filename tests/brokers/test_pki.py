@@ -11,6 +11,7 @@ from cryptography.x509.oid import NameOID
 
 from fleetfoot_client.cli import main
 from fleetfoot_client.exits import Exit
+from fleetfoot_protocol import times
 
 ROLES = {"device": "devices", "manager": "manager", "operator": "operators", "integrator": "integrators"}
 
@@ -115,8 +116,16 @@ def test_every_certificate_of_a_revoked_name_is_listed_and_stays_so(
     assert certificate(path).serial_number not in listed(folder, "operator")
     capsys.readouterr()
     assert pki(folder, "list", "--json") == Exit.OK
-    rows = json.loads(capsys.readouterr().out)["issued"]
-    assert {"role": "operator", "name": "alice", "certificates": 3, "revoked": 2} in rows
+    said = json.loads(capsys.readouterr().out)
+    (row,) = [row for row in said["issued"] if row["role"] == "operator"]
+    ends = times.to_text(certificate(path).not_valid_after_utc.timestamp())
+    assert row == {"role": "operator", "name": "alice", "certificates": 3, "revoked": 2, "expires": ends}
+    pki(folder, "revoke", "--role", "operator", "alice")
+    capsys.readouterr()
+    assert pki(folder, "list") == Exit.OK
+    listing = capsys.readouterr().out
+    assert f"server broker.example.org 192.0.2.7: until {said['server']['expires']}\n" in listing
+    assert "operator alice: not kept here; 3 made, 3 revoked" in listing
 
 
 @pytest.mark.parametrize("verb", ["issue", "renew", "revoke"])

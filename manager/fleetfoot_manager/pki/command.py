@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fleetfoot_manager.pki.folder import DAYS, ROLES, SERVER, Pki
+from fleetfoot_protocol import times
 from fleetfoot_protocol.errors import FleetfootError
 
 Handler = Callable[[argparse.Namespace], dict[str, Any]]
@@ -128,13 +129,26 @@ def _revoke(args: argparse.Namespace) -> dict[str, Any]:
 
 def _list(args: argparse.Namespace) -> dict[str, Any]:
     pki = Pki(args.dir)
-    rows = []
+    rows: list[dict[str, Any]] = []
     for role in ROLES:
         gone = pki.revoked(role)
         for name, serials in pki.issued(role).items():
             rows.append(
                 {"role": role, "name": name, "certificates": len(serials),
-                 "revoked": sum(serial in gone for serial in serials)}
+                 "revoked": sum(serial in gone for serial in serials), "expires": _day(pki, role, name)}
             )  # fmt: skip
-    lines = [f"{row['role']} {row['name']}: {row['certificates']}, revoked {row['revoked']}" for row in rows]
-    return {"issued": rows, "text": "\n".join(lines) or "nothing was issued"}
+    server: dict[str, Any] = {"names": pki.server_hosts(), "expires": _day(pki, SERVER)}
+    lines = [f"server {' '.join(server['names'])}: until {server['expires']}", *map(_listed, rows)]
+    return {"issued": rows, "server": server, "text": "\n".join(lines)}
+
+
+def _day(pki: Pki, role: str, name: str = "") -> str | None:
+    """When a certificate ends, as wire time; None if it is not here."""
+    expires = pki.expires(role, name)
+    return None if expires is None else times.to_text(expires)
+
+
+def _listed(row: dict[str, Any]) -> str:
+    """Such as `operator alice: until 2027-03-01T10:00:00Z; 2 made, 1 revoked`."""
+    life = f"until {row['expires']}" if row["expires"] else "not kept here"
+    return f"{row['role']} {row['name']}: {life}; {row['certificates']} made, {row['revoked']} revoked"

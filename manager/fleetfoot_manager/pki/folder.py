@@ -109,6 +109,13 @@ class Pki:
             found.setdefault(name, []).append(int(serial, 16))
         return found
 
+    def expires(self, role: str, name: str = "") -> float | None:
+        """When the certificate of a name ends, Unix seconds; None if it is not here, as a device's is not."""
+        file = "server.crt" if role == SERVER else f"{ROLES[role]}/{name}.crt"
+        if not (self.folder / file).is_file():
+            return None
+        return self._certificate(file).not_valid_after_utc.timestamp()
+
     # -- what it can do
 
     def sign(self, role: str, name: str, public: PublicKey, days: float = DAYS) -> x509.Certificate:
