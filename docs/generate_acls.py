@@ -1,4 +1,4 @@
-"""broker_conf/mosquitto/*.acl, from the tables of topics and rights: ``python -m docs.generate_acls``.
+"""Access lists in broker_conf/, from the tables of topics and rights: ``python -m docs.generate_acls``.
 
 tests/brokers/test_mosquitto_files.py fails while one of them is out of date.
 """
@@ -11,6 +11,7 @@ from fleetfoot_protocol import topics
 from fleetfoot_protocol.topics import Kind
 
 FOLDER = Path(__file__).parent.parent / "broker_conf" / "mosquitto"
+EMQX = FOLDER.parent / "emqx" / "acl.conf"
 #: Where `fleetfoot broker check` works: its topics are never a fleet's, since no root has two levels there.
 CHECKS = "ffcheck/#"
 
@@ -41,17 +42,17 @@ _ABOUT: dict[Role, tuple[str, ...]] = {
 }
 
 
-def _rules(role: Role) -> Iterator[str]:
+def _rules(role: Role) -> Iterator[tuple[str, str]]:
+    """(read, write or readwrite; filter in which %u is who connects)."""
     own = RIGHTS[role].own
     for kind in Kind:
         what = verb(role, kind)
         if not what:
             continue
         shape = next(shape for found, shape, _, _ in topics.rows() if found is kind)
-        # `pattern` also where no %u stands: `topic` would hold for the nameless only.
-        yield f"pattern {what} {topics.DEFAULT_ROOT}/{topics.VERSION}/{_filled(shape, own)}"
+        yield what, f"{topics.DEFAULT_ROOT}/{topics.VERSION}/{_filled(shape, own)}"
     if role is Role.MANAGER:
-        yield f"pattern readwrite {CHECKS}"
+        yield "readwrite", CHECKS
 
 
 def _filled(shape: str, own: str) -> str:
@@ -62,17 +63,45 @@ def _filled(shape: str, own: str) -> str:
 def acl(role: Role) -> str:
     """The access list of one role."""
     about = "".join(f"# {line}\n" for line in _ABOUT[role])
-    return _HEAD + about + "".join(f"{rule}\n" for rule in _rules(role))
+    # `pattern` also where no %u stands: `topic` would hold for the nameless only.
+    return _HEAD + about + "".join(f"pattern {what} {name}\n" for what, name in _rules(role))
 
 
 def files() -> dict[str, str]:
     """Every access list, by its name in `FOLDER`."""
-    return {f"{role}s.acl" if role is not Role.MANAGER else "manager.acl": acl(role) for role in Role}
+    return {f"{name_of(role)}.acl": acl(role) for role in Role}
+
+
+_EMQX_HEAD = """\
+%% Written by `python -m docs.generate_acls`: change the tables it is made from, not this file.
+%% EMQX 5.9 or newer, file authorization. NOT RUN by our tests: there is no EMQX where they run. Look at yours
+%% with `fleetfoot broker check --as device` and `--as manager` before a fleet depends on it.
+%% Who has what role is decided by the listener, which knows one authority: see emqx.conf. The user name is
+%% the certificate's common name. Fleets with another topic root than `ff` replace it here.
+"""
+#: How EMQX calls what a rule is about.
+_EMQX_ACTION = {"read": "subscribe", "write": "publish", "readwrite": "all"}
+
+
+def emqx() -> str:
+    """The one access list of EMQX: a rule for each role and topic, by listener, and nothing else."""
+    rules = [
+        f'{{allow, {{listener, "ssl:{name_of(role)}"}}, {_EMQX_ACTION[what]}, ["{name}"]}}.'
+        for role in Role
+        for what, name in _rules(role)
+    ]
+    return _EMQX_HEAD + "\n".join([*rules, "{deny, all}.", ""]).replace("%u", "${username}")
+
+
+def name_of(role: Role) -> str:
+    """What lists and listeners of a role are called."""
+    return str(role) if role is Role.MANAGER else f"{role}s"
 
 
 def main() -> None:
     for name, text in files().items():
         (FOLDER / name).write_text(text, encoding="utf-8")
+    EMQX.write_text(emqx(), encoding="utf-8")
 
 
 if __name__ == "__main__":

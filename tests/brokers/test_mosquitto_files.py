@@ -1,4 +1,7 @@
-"""The files of broker_conf/mosquitto, read without a broker: in step with the tables, and closed."""
+"""The files of broker_conf, read without a broker: in step with the tables, and closed.
+
+Of EMQX's nothing else is tried.
+"""
 
 import re
 
@@ -35,6 +38,23 @@ def may(role: Role, name: str, what: str, topic: str) -> bool:
 @pytest.mark.parametrize("name", FILES)
 def test_an_access_list_is_in_step_with_the_tables(name: str) -> None:
     assert (SHIPPED / name).read_text() == FILES[name], "run `python -m docs.generate_acls`"
+
+
+def test_the_list_of_emqx_is_in_step_with_the_tables_and_goes_by_the_listeners_of_its_configuration() -> None:
+    text = generate_acls.EMQX.read_text()
+    assert text == generate_acls.emqx(), "run `python -m docs.generate_acls`"
+    rules = re.findall(r'^\{allow, \{listener, "ssl:(\w+)"\}, (\w+), \["([^"]+)"\]\}\.$', text, re.M)
+    assert text.splitlines()[-1] == "{deny, all}."
+    # Nothing else is in it, and nothing in it is of nobody.
+    assert len(rules) == sum(not line.startswith("%%") for line in text.splitlines()) - 1
+    conf = (generate_acls.EMQX.parent / "emqx.conf").read_text()
+    listeners = dict(re.findall(r'^listeners\.ssl\.(\w+) \{\n  bind = "0\.0\.0\.0:(\d+)"', conf, re.M))
+    assert {name for name, _, _ in rules} == set(listeners) == {generate_acls.name_of(role) for role in Role}
+    assert {int(port) for port in listeners.values()} == set(LISTENERS.values())
+    authorities = re.findall(r'cacertfile = "/etc/emqx/fleetfoot/(\w+)-ca\.crt"', conf)
+    assert authorities == list(listeners)
+    assert ("devices", "publish", "ff/v1/groups/+/devices/${username}/status") in rules
+    assert ("devices", "all", "ff/v1/groups/+/devices/${username}/presence") in rules
 
 
 def test_there_is_a_list_for_each_role_and_no_other() -> None:
