@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -37,6 +38,9 @@ from fleetfoot_protocol.fields import Url
 log = logging.getLogger(__name__)
 
 _LOOK_SECONDS = 0.2
+#: For so long at most the engine keeps the interpreter from the network's thread, which asks for it after
+#: each call into the kernel: some five for a hundred messages, as many as a broker sends unacknowledged.
+_SWITCH_SECONDS = 0.0005
 #: How often systemd hears that the engine turns.
 _WATCHDOG_SECONDS = 5.0
 #: Where a running manager serves, for whoever has its folder.
@@ -86,6 +90,7 @@ def run(options: Options, on_ready: Callable[[Ready], None]) -> None:
             notify.tell(f"STATUS={error.message}")
             raise
         collector.calm()
+        sys.setswitchinterval(_SWITCH_SECONDS)
         while not over.is_set() and not engine.listening.wait(_LOOK_SECONDS):
             continue
         if not over.is_set():

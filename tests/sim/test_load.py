@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+import socket
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
@@ -369,6 +370,23 @@ def test_a_manifest_that_does_not_come_is_asked_for_again_also_on_the_next_conne
         server.close()
 
     asyncio.run(whole())
+
+
+@pytest.mark.parametrize("came", [True, False])
+def test_what_came_while_a_fleet_was_told_something_is_read_before_it_counts_as_silence(came: bool) -> None:
+    async def story() -> bool:
+        ours, brokers = socket.socketpair()
+        with ours, brokers:
+            connection = Connection("c", lambda *_: None)
+            asyncio.get_running_loop().add_reader(ours, lambda: setattr(connection, "unacknowledged", 0))
+            connection.unacknowledged = 1
+            if came:
+                brokers.send(b"an acknowledgement")
+            silent = await fleets._unanswered(connection)
+            asyncio.get_running_loop().remove_reader(ours)
+            return silent
+
+    assert asyncio.run(story()) is not came
 
 
 def test_a_broker_that_owes_an_answer_for_too_long_is_overdue(monkeypatch: pytest.MonkeyPatch) -> None:

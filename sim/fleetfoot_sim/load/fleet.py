@@ -52,6 +52,16 @@ class Plan:
         return [f"{self.prefix}-{number:0{width}}" for number in range(1, self.devices + 1)]
 
 
+async def _unanswered(connection: Connection) -> bool:
+    """Whether an acknowledgement is overdue, by all that has come: to tell a large fleet something keeps this
+    loop from reading for longer than a courier would wait."""
+    if not connection.overdue(_COURIER.ack_timeout):
+        return False
+    for _ in range(2):  # the loop looks at the sockets, then what it found is taken in
+        await asyncio.sleep(0)
+    return connection.overdue(_COURIER.ack_timeout)
+
+
 class Link:
     """A connection with the devices that share it; kept up until `stop`."""
 
@@ -114,7 +124,7 @@ class Link:
             now = loop.time()
             if done:
                 return
-            if now >= lost or connection.overdue(_COURIER.ack_timeout):
+            if now >= lost or await _unanswered(connection):
                 connection.abort()
                 lost = float("inf")
                 continue
