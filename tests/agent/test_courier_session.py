@@ -764,7 +764,7 @@ def test_a_broker_that_does_not_answer_a_subscription_is_left_and_was_never_a_li
     with DeafBroker() as broker:
         config = device(tmp_path, broker.port)
         worker = WorkerSide(config.spool)
-        with carrying(config, replace(QUICK, ack_timeout=0.3)):
+        with carrying(config, replace(QUICK, suback_timeout=0.3)):
             first = filters_of(broker.await_packet(8))
             link = worker.link()
             assert link is not None

@@ -122,7 +122,7 @@ class Session:
             self._lose("the broker does not acknowledge", now)
         # Connected and deaf is worse than not connected: nobody would notice.
         asked_at, _ = next(iter(self._asked.values()), (now, []))
-        if self.up and now - asked_at > self._tuning.ack_timeout:
+        if self.up and now - asked_at > self._tuning.suback_timeout:
             self._lose("the broker does not answer a subscription", now)
         if self._unread():
             self.ready(select.POLLIN, now)

@@ -27,8 +27,10 @@ class Tuning:
     #: For TCP and TLS, and for the broker's answer to CONNECT.
     connect_timeout: float = 5.0
     connack_timeout: float = 10.0
-    #: For the acknowledgement of a message or a subscription: then the connection is held for lost.
+    #: For the acknowledgement of a message: then the connection is held for lost.
     ack_timeout: float = 30.0
+    #: Likewise of a subscription, for which a cluster that a whole fleet comes back to takes its time.
+    suback_timeout: float = 120.0
     #: Until what is wanted and did not come, or was not kept, is subscribed to again: that brings it again.
     ask_again: float = 30.0
     #: Until everything is subscribed to again (half of it to all of it): against whatever a broker lost.
