@@ -1,6 +1,6 @@
 """One HTTP(S) answer to "this file, from this byte on", and where a download may go.
 
-http.client is imported at the first download: an idle courier does not pay for it. Redirects, at
+http.client and ssl are imported at the first download: an idle courier does not pay for them. Redirects, at
 most three, never lead from https to http, never to this device itself or its link unless the source that
 the worker named is there already, and never to anything but http and https.
 """
@@ -8,7 +8,6 @@ the worker named is there already, and never to anything but http and https.
 import ipaddress
 import re
 import socket
-import ssl
 import threading
 from contextlib import suppress
 from enum import Enum
@@ -100,6 +99,7 @@ class Source:
 
         length: of the whole file; an answer that says otherwise is refused. Raises `SourceError`.
         """
+        import ssl
         from http.client import HTTPException
 
         try:
@@ -127,6 +127,7 @@ class Source:
         raise SourceError(Code.UPGRADE_URL_REFUSED, "too many redirects", final=True)
 
     def _connect(self, parts: SplitResult, leash: Leash) -> "HTTPConnection":
+        import ssl
         from http.client import HTTPConnection, HTTPSConnection
 
         host = parts.hostname or ""

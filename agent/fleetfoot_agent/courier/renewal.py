@@ -6,7 +6,6 @@ fails is tried again an hour later; the session uses the new certificate from it
 
 import json
 import logging
-import ssl
 import threading
 import time
 from pathlib import Path
@@ -72,6 +71,7 @@ class Renewal:
             log.info("event=renewed device=%s", self._device)
 
     def _ask(self, url: str) -> tuple[str, int]:
+        import ssl
         from http.client import HTTPException, HTTPSConnection
 
         broker, parts = self._broker, urlsplit(url)
@@ -97,6 +97,8 @@ class Renewal:
 
 
 def _demand_usable(certificate: str, key: Path | None, folder: Path) -> None:
+    import ssl
+
     candidate = folder / "tls.crt.new"
     durable.write_file(candidate, certificate.encode("ascii"))
     try:
