@@ -11,6 +11,8 @@ from tests.support.waiting import until
 
 from fleetfoot_client.broker.rights import Role
 from fleetfoot_client.broker.wire import V5, ClosedError, Peer, Will
+from fleetfoot_client.cli import main
+from fleetfoot_client.exits import Exit
 
 pytestmark = pytest.mark.needs("mosquitto")
 
@@ -61,6 +63,19 @@ def test_without_a_certificate_nobody_is_connected(broker: Production) -> None:
     for port in broker.ports:
         with pytest.raises((ClosedError, ssl.SSLError)):
             Peer(("127.0.0.1", port), "nobody", timeout=10, tls=nameless, username="manager")
+
+
+def test_the_check_says_what_to_show_to_a_listener_that_does_not_take_a_certificate(
+    broker: Production, capsys: pytest.CaptureFixture[str]
+) -> None:
+    who = broker.issue(Role.DEVICE, "dev-001", at=Role.MANAGER)
+    shown = ["--cert-file", str(who.cert), "--cert-key-file", str(who.key)]
+    for words in (shown, []):
+        assert main(["broker", "check", who.url, "--ca-file", str(who.ca), *words]) == Exit.BROKER
+        assert (
+            "what to do: show by what it knows you: --cert-file and --cert-key-file for the role"
+            in capsys.readouterr().err
+        )
 
 
 @pytest.mark.parametrize("at", Role)

@@ -10,6 +10,7 @@ from fleetfoot_client.broker.report import ROWS, Finding
 from fleetfoot_client.broker.rights import Role
 from fleetfoot_client.broker.sessions import Silence
 from fleetfoot_client.broker.target import FAILURES, Target, UnseenError
+from fleetfoot_client.broker.wire import ClosedError
 from fleetfoot_protocol import topics
 from fleetfoot_protocol.errors import FleetfootError
 
@@ -29,6 +30,11 @@ _BELOW: dict[str, Check] = {
     "redelivery": sessions.redelivery,
 }
 
+_NOT_TAKEN = (
+    "show by what it knows you: --cert-file and --cert-key-file for the role that this port is for,"
+    " neither revoked nor expired (`fleetfoot pki list` tells), or --username"
+)
+
 
 def check(target: Target, role: Role | None = None, root: str = topics.DEFAULT_ROOT) -> Iterator[Finding]:
     """Findings as they are made, in the order of `ROWS`. Leaves nothing retained.
@@ -40,7 +46,10 @@ def check(target: Target, role: Role | None = None, root: str = topics.DEFAULT_R
         target.peer().leave()
     except FAILURES as error:
         raise FleetfootError(
-            "broker_unreachable", f"cannot reach the broker {target.address}: {error}"
+            "broker_unreachable",
+            f"cannot reach the broker {target.address}: {error}",
+            # With TLS 1.3 a certificate that is not taken ends the connection after the handshake.
+            remedy=_NOT_TAKEN if target.tls is not None and isinstance(error, ClosedError) else None,
         ) from error
     with ExitStack() as stack:
         unseen = _unseen(target)
