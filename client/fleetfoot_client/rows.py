@@ -151,7 +151,10 @@ class EngineRow(Row):
 
 
 class ReachableRow(Row):
-    """A release that a device could go to: `direct` at once, else `reason` says why not."""
+    """A release that a device could go to: `direct` at once, else `reason` says why not.
+
+    `refused`: the attempt in which it failed there; whoever orders it all the same orders one more.
+    """
 
     version: str
     channel: str = ""
@@ -160,6 +163,14 @@ class ReachableRow(Row):
     direct: bool
     code: str = ""
     reason: str = ""
+    refused: int = 0
+
+    @property
+    def remark(self) -> str:
+        """Why not, or what to know before."""
+        if self.direct and self.refused:
+            return f"failed here before: this would be attempt {self.refused + 1}"
+        return self.reason or self.code
 
 
 class RefusingRow(Row):

@@ -10,6 +10,7 @@ from tests.manager.enginerig import Rig
 from tests.manager.realm import COMPONENT, Bundle, Device, Realm, ended, runs
 from tests.support.waiting import until
 
+from fleetfoot_client.rows import ReachableRow
 from fleetfoot_protocol import topics, trust
 from fleetfoot_protocol.documents import Desired
 from fleetfoot_protocol.reports import Answer, ComponentStatus, PolicySummary
@@ -148,6 +149,12 @@ def test_a_rejection_of_this_very_document_ends_the_act(kitchen: Kitchen) -> Non
 
 def test_who_asks_again_for_what_failed_orders_another_attempt(kitchen: Kitchen) -> None:
     kitchen.say(runs(kitchen["1.1.0"], refused={kitchen["2.0.0"].digest: 2}))
+    up = kitchen.ask("upgrades")["releases"]
+    assert [(row["version"], row["direct"], row.get("refused")) for row in up] == [
+        ("2.0.0", True, 2),
+        ("3.0.0", False, None),
+    ]
+    assert ReachableRow.model_validate(up[0]).remark == "failed here before: this would be attempt 3"
     assert kitchen.ask("upgrade", "2.0.0")["attempt"] == 3
 
 

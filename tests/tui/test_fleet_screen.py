@@ -10,7 +10,8 @@ from tests.tui.trouble import troubled
 
 from fleetfoot_protocol.topics import Kind
 from fleetfoot_tui.columns import GAP, Column, widths
-from fleetfoot_tui.look import fitted
+from fleetfoot_tui.look import Cell, fitted
+from fleetfoot_tui.room import hanging
 from fleetfoot_tui.screens.fleet import COLUMNS
 from fleetfoot_tui.table import LineTable
 
@@ -211,3 +212,13 @@ def test_the_least_important_column_gives_way_first() -> None:
 def test_a_cell_is_exactly_as_wide_as_it_should_be(text: str, width: int) -> None:
 
     assert cell_len(fitted(text, width)) == width
+
+
+def test_what_does_not_fit_hangs_below_its_beginning_and_keeps_its_colours() -> None:
+    line = [Cell("12:00  ", "grey"), Cell("one two  ", "red"), Cell("three " + "x" * 25, "blue")]
+    shown = [[(cell.text, cell.colour) for cell in cells] for cells in hanging(line, 27)]
+    assert shown == [
+        [("12:00  ", "grey"), ("one ", "red"), ("two  ", "red"), ("three ", "blue"), ("x" * 5, "blue")],
+        [(" " * 7, ""), ("x" * 20, "blue")],
+    ]
+    assert hanging(line, 80) == [line]

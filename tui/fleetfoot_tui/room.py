@@ -1,9 +1,10 @@
 """What every screen shares: head, foot, the way back, help, and asking the manager."""
 
-import textwrap
+import re
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
+from rich.cells import cell_len, chop_cells
 from rich.text import Text
 from textual.app import ComposeResult
 from textual.binding import Binding
@@ -126,16 +127,29 @@ class Room(Screen[None]):
 
 
 def hanging(cells: list[Cell], width: int) -> list[list[Cell]]:
-    """A name and a value that does not fit behind it: wrapped, so that the name stands alone on its left."""
-    if len(cells) != 2 or cells[0].colour != "grey":
+    """A grey name and what does not fit behind it: wrapped, so that the name stands alone on its left."""
+    if len(cells) < 2 or cells[0].colour != "grey":
         return [cells]
-    name, value = cells
-    room = width - len(name.text)
-    if room < 20 or len(value.text) <= room:
+    name, *values = cells
+    indent = cell_len(name.text)
+    room = width - indent
+    if room < 20 or sum(cell_len(safe(cell.text)) for cell in values) <= room:
         return [cells]
-    indent = Cell(" " * len(name.text))
-    wrapped = textwrap.wrap(safe(value.text), room)
-    return [[name if not n else indent, Cell(part, value.colour)] for n, part in enumerate(wrapped)]
+    lines, left = [[name]], room
+    for cell in values:
+        for word in re.findall(r"\s*\S+\s*|\s+", safe(cell.text)):
+            # One that no line could hold begins where there is room, in pieces.
+            pieces = [word]
+            if cell_len(word.rstrip()) > room:
+                first = chop_cells(word, max(2, left))[0]
+                pieces = [first, *chop_cells(word[len(first) :], room)]
+            for piece in pieces:
+                if cell_len(piece.rstrip()) > left:
+                    lines.append([Cell(" " * indent)])
+                    left = room
+                lines[-1].append(Cell(piece, cell.colour))
+                left -= cell_len(piece)
+    return lines
 
 
 def packed(cells: Iterable[Cell], width: int, gap: int = 2) -> list[list[Cell]]:

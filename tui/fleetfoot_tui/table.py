@@ -32,7 +32,7 @@ class LineTable(ScrollView, can_focus=True):
         Binding("pagedown,ctrl+f", "page(1)", show=False),
         Binding("home,g", "end(-1)", show=False),
         Binding("end,G", "end(1)", show=False),
-        Binding("enter", "choose", "Open", show=False),
+        Binding("enter", "choose", "Open", key_display="↵", id="open"),
     ]
     DEFAULT_CSS = """
     LineTable { height: 1fr; background: $background; overflow-x: hidden; scrollbar-size-vertical: 1;
@@ -152,7 +152,7 @@ class LineTable(ScrollView, can_focus=True):
         if key in self.marks:
             strip = strip.apply_style(base + Style(bold=True))
         if place == self._cursor:
-            return strip.apply_style(base + self._here())
+            return self._readable(strip).apply_style(base + self._here())
         return strip.apply_style(base)
 
     def _strip(self, cells: Sequence[Cell], width: int) -> Strip:
@@ -168,6 +168,11 @@ class LineTable(ScrollView, can_focus=True):
         dark = self.app.current_theme.dark
         strong = "#1f4f7f" if dark else "#bcd9f5"
         return Style(bgcolor=strong if self.has_focus else "#444444" if dark else "#d0d0d0", bold=True)
+
+    def _readable(self, strip: Strip) -> Strip:
+        """What is grey elsewhere would not be read on the colour of the cursor."""
+        grey, plain = self._style("grey"), self._style("")
+        return Strip([Segment(text, plain if own == grey else own) for text, own, _ in strip])
 
     def _style(self, colour: str) -> Style:
         return style(colour, dark=self.app.current_theme.dark)

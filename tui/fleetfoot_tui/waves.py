@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from fleetfoot_client.commands import rollout_text
 from fleetfoot_client.rows import BeforeRow, RolloutDevice, RolloutRow, TookRow
 from fleetfoot_protocol import times
-from fleetfoot_protocol.states import TAKEN_BACK
+from fleetfoot_protocol.states import TAKEN_BACK, RolloutState
 from fleetfoot_tui.look import Cell, badge, bar, glyph, plural, rollout_badge, span
 
 #: How devices ended, in the order of the strip.
@@ -18,6 +18,7 @@ ENDS = (
 _SEGMENT, _STEP, _GATE = 8, 7, 30
 #: Differences below this many seconds say nothing.
 _CHANCE_SECONDS = 5.0
+_ENDED = {str(state) for state in RolloutState if state.ended}
 #: What a rollout stands for -> in words.
 _AWAITED = {
     "approval": "awaits approval",
@@ -111,8 +112,9 @@ def gate(row: RolloutRow, now: float, width: int, *, turning: bool = True) -> li
     for number in shown:
         size = row.waves[number - 1]
         passed = number < row.wave or (number == row.wave and row.state == "completed")
-        mark = "✓" if passed else "▶" if number == row.wave else "·"
-        colour = "blue" if passed else "bold" if number == row.wave else "grey"
+        is_open = number == row.wave and row.state not in _ENDED
+        mark = "✓" if passed else "▶" if is_open else "·"
+        colour = "blue" if passed else "bold" if is_open else "grey"
         cells.append(Cell(f"{mark} {size}  ", colour))
     if len(shown) < len(row.waves):
         cells.append(Cell(f"of {len(row.waves)}  ", "grey"))

@@ -154,10 +154,7 @@ def _reachable(args: argparse.Namespace) -> int:
         terminal.show_json(result)
         return Exit.OK
     rows = parse_list(ReachableRow, result, "releases")
-    cells = [
-        (r.version, r.channel, r.life, "yes" if r.direct else "no", r.reason or r.code, r.created)
-        for r in rows
-    ]
-    header = ("VERSION", "CHANNEL", "LIFE", "DIRECT", "WHY NOT", "CREATED")
+    cells = [(r.version, r.channel, r.life, "yes" if r.direct else "no", r.remark, r.created) for r in rows]
+    header = ("VERSION", "CHANNEL", "LIFE", "DIRECT", "REMARK", "CREATED")
     terminal.say(terminal.table(header, cells) if cells else f"no {args.verb.partition('.')[2]}")
     return Exit.OK

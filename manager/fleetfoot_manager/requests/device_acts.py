@@ -277,6 +277,7 @@ def _listed(work: Work, request: Request, *, up: bool) -> dict[str, Any]:
         why = _why_not(work, entry, entry.status, one, row)
         line = {"version": row.version, "digest": row.digest, "channel": row.channel, "counter": row.counter}
         line |= {"life": row.life, "created": row.manifest.created, "direct": why is None}
+        line |= {"refused": one.refused[row.digest]} if row.digest in one.refused else {}
         (reachable if why is None else others).append({**line, **(why or {})})
     for lines in (reachable, others):
         lines.sort(key=lambda line: (line["life"] == Life.ARCHIVED, -line["counter"]))

@@ -11,7 +11,7 @@ from fleetfoot_protocol.auditchain import AuditHead, Entry
 from fleetfoot_protocol.errors import FleetfootError
 from fleetfoot_tui.columns import Column
 from fleetfoot_tui.dialogs import Paper
-from fleetfoot_tui.look import Cell
+from fleetfoot_tui.look import Cell, safe
 from fleetfoot_tui.messages import Answered, Chosen, Refused
 from fleetfoot_tui.model import Changes
 from fleetfoot_tui.room import Page, Room, facts
@@ -138,5 +138,22 @@ class AuditRoom(Room):
         """One entry, whole."""
         one = self._entries.get(message.key)
         if one is not None:
-            pairs = [(name, str(value)) for name, value in one.model_dump().items()]
-            self.app.push_screen(Paper(f"Entry {one.n}", self.paint(facts(pairs))))
+            pairs = [(name, str(value)) for name, value in one.model_dump(exclude={"data"}).items()]
+            self.app.push_screen(Paper(f"Entry {one.n}", self.paint(facts([*pairs, *_single(one.data)]))))
+
+
+def _single(data: str) -> list[tuple[str, str]]:
+    """What an entry says, one thing after the other; as it is written, where it is nothing of that kind."""
+    try:
+        found = json.loads(data)
+    except ValueError:
+        found = None
+    if not isinstance(found, dict) or not found:
+        return [("data", data)]
+    return [(f"{safe(name)[:24]}  ", _plain(value)) for name, value in found.items()]
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, list):
+        return " ".join(map(_plain, value))
+    return value if isinstance(value, str) else json.dumps(value)

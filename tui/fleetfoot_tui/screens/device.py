@@ -168,7 +168,7 @@ class DeviceRoom(Room):
             if not rows:
                 yield [Cell("nothing", "grey")]
             for row in rows[:_SHOWN]:
-                yield [Cell(_reachable(row), "" if row.direct else "grey")]
+                yield [Cell(_reachable(row), "grey" if not row.direct else "orange" if row.refused else "")]
 
     def _events(self) -> Iterable[list[Cell]]:
         found = [e for e in reversed(self.fleet.events) if e.who == self.device][:20]
@@ -231,7 +231,9 @@ class DeviceRoom(Room):
 
 
 def _reachable(row: ReachableRow) -> str:
-    return f"✓ {row.version}  {row.channel}" if row.direct else f"✗ {row.version}  {row.reason or row.code}"
+    if not row.direct:
+        return f"✗ {row.version}  {row.remark}"
+    return f"{'!' if row.refused else '✓'} {row.version}  {row.channel}  {row.remark}".rstrip()
 
 
 def recent(device: Device) -> Iterable[list[Cell]]:

@@ -20,11 +20,11 @@ from fleetfoot_tui.room import Page, Room, facts
 from fleetfoot_tui.table import LineTable
 
 COLUMNS = (
-    Column("TIME", 8, 20),
+    Column("TIME", 8, 8),
     Column("SEVERITY", 8, 8, rank=2),
-    Column("EVENT", 20, 28),
-    Column("WHO", 20, 30),
-    Column("CODE", 12, 28, rank=1),
+    Column("EVENT", 26, 26),
+    Column("WHO", 18, 24),
+    Column("CODE", 12, 20, rank=1),
     Column("DETAILS", 12, 200, rank=3),
 )
 

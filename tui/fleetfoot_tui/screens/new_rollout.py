@@ -138,7 +138,7 @@ class NewRolloutRoom(Room):
         refusing = max(plan.refusing_count, len(plan.refusing))
         yield from facts(_told(plan, refusing), width=_NAME)
         for one in plan.refusing[:_LISTED]:
-            yield [Cell(f"  {one.device:20} "), Cell(f"{one.code} ", "orange"), Cell(one.reason, "grey")]
+            yield [Cell(f"  {one.device:20} ", "grey"), Cell(f"{one.code} ", "orange"), Cell(one.reason)]
         if refusing > _LISTED:
             yield [Cell(f"  and {refusing - min(_LISTED, len(plan.refusing))} more", "grey")]
         for warning in plan.warnings:

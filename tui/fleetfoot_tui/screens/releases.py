@@ -53,7 +53,7 @@ class ReleasesRoom(Room):
         Binding("c", "compare", "Compare", id="release.compare"),
         Binding("n", "new", "New rollout", id="rollout.new"),
     ]
-    DEFAULT_CSS = "ReleasesRoom #about { height: 8; border-top: solid $surface-lighten-2; }"
+    DEFAULT_CSS = "ReleasesRoom #about { height: 8; max-height: 35%; border-top: solid $surface-lighten-2; }"
 
     def __init__(self) -> None:
         super().__init__()

@@ -53,6 +53,7 @@ class RolloutRoom(Room):
         self._devices: dict[str, RolloutDevice] = {}
         self._asking = self._again = False
         self._wrong: FleetfootError | None = None
+        self._answered = False
 
     @property
     def crumb(self) -> str:
@@ -62,7 +63,7 @@ class RolloutRoom(Room):
     def body(self) -> Iterable[Widget]:
         """Picture and devices."""
         yield Page(id="picture")
-        yield LineTable(COLUMNS, self._cells, empty=" The manager tells no single devices.")
+        yield LineTable(COLUMNS, self._cells)
 
     # -- keeping up
 
@@ -111,7 +112,7 @@ class RolloutRoom(Room):
     def on_answered(self, message: Answered) -> None:
         """The rollout as the manager has it, or the outcome of an act."""
         if message.tag == "show":
-            self._asking, self._wrong = False, None
+            self._asking, self._wrong, self._answered = False, None, True
         try:
             row = parse(RolloutRow, message.result)
         except FleetfootError as error:
@@ -149,6 +150,11 @@ class RolloutRoom(Room):
 
     def _draw(self) -> None:
         self.query_one("#picture", Page).update(self.paint(self._lines()))
+        self.query_one(LineTable).empty = (
+            " The manager tells no single devices."
+            if self._answered
+            else " Single devices are known to the manager alone."
+        )
 
     def _lines(self) -> Iterable[list[Cell]]:
         row = self.row
@@ -178,7 +184,8 @@ class RolloutRoom(Room):
             yield [Cell("how far they got", "title")]
             yield from shown
         if self._wrong is not None:
-            yield [Cell(f"single devices are as they were: {self._wrong.message}", "yellow")]
+            known = "as they were" if row.devices else "not known"
+            yield [Cell(f"single devices are {known}: {self._wrong.message}", "yellow")]
 
     def _lifecycle(self, device: str) -> str:
         found = self.fleet.devices.get(device)

@@ -10,7 +10,7 @@ from fleetfoot_protocol.errors import FleetfootError
 from fleetfoot_protocol.states import RolloutState
 from fleetfoot_tui import waves
 from fleetfoot_tui.columns import Column
-from fleetfoot_tui.look import Cell, rollout_badge
+from fleetfoot_tui.look import Cell, plural, rollout_badge
 from fleetfoot_tui.messages import Answered, Chosen, Refused
 from fleetfoot_tui.model import Changes
 from fleetfoot_tui.room import Page, Room
@@ -21,10 +21,10 @@ from fleetfoot_tui.table import LineTable
 COLUMNS = (
     Column("ROLLOUT", 12, 14),
     Column("UPGRADE", 12, 24),
-    Column("GROUPS", 8, 24, rank=1),
+    Column("GROUPS", 14, 24, rank=1),
     Column("STATE", 19, 19),
     Column("WAVE", 5, 5),
-    Column("DEVICES", 16, 60),
+    Column("DEVICES", 12, 60),
     Column("STARTED", 20, 20, rank=2),
 )
 
@@ -131,13 +131,13 @@ def _ended(row: RolloutRow) -> bool:
 
 
 def _rates(result: dict[str, object]) -> list[Cell]:
-    """`success: kiosk 92 % of 12 rollouts`."""
+    """`devices that got well  kiosk 92 % in 12 rollouts`."""
     found = result.get("components")
-    cells = [Cell("success  ", "grey")]
+    cells = [Cell("devices that got well  ", "grey")]
     for name, value in list(found.items())[:4] if isinstance(found, dict) else ():
         rate = parse(RateRow, value)
         share = "-" if rate.success_percent is None else f"{rate.success_percent} %"
         good = rate.success_percent is None or rate.success_percent >= 90
         cells.append(Cell(f"{name} {share}", "blue" if good else "orange"))
-        cells.append(Cell(f" of {rate.rollouts}   ", "grey"))
+        cells.append(Cell(f" in {plural(rate.rollouts, 'rollout')}   ", "grey"))
     return cells if len(cells) > 1 else []
