@@ -246,6 +246,8 @@ def test_a_root_that_is_not_signed_verifies_nothing(run: Run, fleet: Fleet, app:
     done = run("release", "verify", path, "--root", fleet.root, "--json")
     assert done.code == Exit.TRUST
     assert "cannot be relied on" in done.json["error"]["message"]
+    fleet.root.write_text("{}")
+    assert f"{fleet.root} holds no trust root" in run("release", "verify", path, "--root", fleet.root).err
 
 
 def test_a_root_is_no_release(run: Run, fleet: Fleet, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from tests.manager.realm import COMPONENT, Bundle, Device, ended, runs
 from tests.support.waiting import until
 
 from fleetfoot_protocol import topics
-from fleetfoot_protocol.reports import PolicySummary
+from fleetfoot_protocol.reports import Answer, PolicySummary
 from fleetfoot_protocol.states import Lifecycle
 from fleetfoot_protocol.topics import Kind
 
@@ -61,6 +61,24 @@ def test_drift_names_what_the_device_itself_forbids(rig: Rig, devices: dict[str,
     rig.say(devices["behind"], devices["behind"].status(runs(old), policy=off))
     found = {r["device"]: r for r in rig.do("group.drift", {"group": "hall"})["drift"]}
     assert found["behind"]["code"] == "upgrade_disabled"
+
+
+def test_drift_gives_the_devices_own_reason_for_the_document_that_stands(
+    rig: Rig, devices: dict[str, Device]
+) -> None:
+    until(lambda: rig.desired("hall").baseline, "the rollout is over, and the document the last one")
+    old, (epoch, sequence) = releases(rig)["1.0.0"], rig.desired("hall").order
+    said = {
+        "verdict": "deferred",
+        "code": "upgrade_window_closed",
+        "reason": "opens at 02:00",
+        "scope": "group",
+    }
+    for answered, code in ((sequence, "upgrade_window_closed"), (sequence - 1, None)):
+        answer = Answer.model_validate({"epoch": epoch, "sequence": answered, **said})
+        rig.say(devices["behind"], devices["behind"].status(runs(old, answered=answer)))
+        (row,) = (r for r in rig.do("group.drift", {"group": "hall"})["drift"] if r["device"] == "behind")
+        assert row.get("code") == code
 
 
 def test_who_is_pinned_does_not_drift(rig: Rig, devices: dict[str, Device]) -> None:

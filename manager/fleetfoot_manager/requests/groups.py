@@ -103,18 +103,25 @@ def _drift_of(work: Work, entry: DeviceEntry, wanted: dict[str, Desired | None])
         device = Device(entry.id, status.labels, one.running, one.previous, one.refused, one.floor)
         plan = resolve(wanted.get(name), own, device)
         if plan.why not in _AT_HOME:
-            found.append(_drift_row(work, entry, status, name, one, plan))
+            document = own if own is not None and not own.released else wanted.get(name)
+            found.append(_drift_row(work, entry, status, name, one, plan, document))
     return found
 
 
 def _drift_row(
-    work: Work, entry: DeviceEntry, status: Status, name: str, one: ComponentStatus, plan: Plan
+    work: Work,
+    entry: DeviceEntry,
+    status: Status,
+    name: str,
+    one: ComponentStatus,
+    plan: Plan,
+    document: Desired | None,
 ) -> dict[str, Any]:
     code, reason = str(plan.code or ""), ""
     row = catalogue.by_digest(work.tx, plan.goal.digest) if plan.goal else None
     if plan.act is Act.INSTALL and plan.goal is not None and row is not None:
         refused = planning.refusal(status, row.manifest, plan.goal)
-        code, reason = (str(refused.code), refused.reason) if refused else ("", "")
+        code, reason = (str(refused.code), refused.reason) if refused else _its_own_word(one, document)
     return {
         "device": entry.id,
         "component": name,
@@ -130,6 +137,14 @@ def _drift_row(
         ),
         "badge": badge_of(one)[0],
     }
+
+
+def _its_own_word(one: ComponentStatus, document: Desired | None) -> tuple[str, str]:
+    """(code, reason) with which the device answered the document that stands, if it did not accept it."""
+    said = one.answered
+    if said is None or document is None or (said.epoch, said.sequence) != document.order:
+        return "", ""
+    return said.code, said.reason
 
 
 def create(work: Work, request: Request) -> dict[str, Any]:
