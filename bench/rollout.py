@@ -23,6 +23,8 @@ _SMALL = 1000
 #: None takes everybody, so that each has a cut to be found.
 _WAVES = ("1%", "10%", "90%")
 _REPORTS = 20_000
+#: Each has to stage before a wave opens: of a million, that alone would take a minute.
+_STAGED = 100_000
 _NOW = 1_800_000_000.0
 
 T = TypeVar("T")
@@ -39,12 +41,12 @@ def _memory() -> float:
     return cost_of(int(Path("/proc/self").resolve().name)).rss
 
 
-def _plan(devices: int) -> Rollout:
+def _plan(devices: int, stage: str = "") -> Rollout:
     pairs = [(f"dev-{number:07}", "everywhere") for number in range(devices)]
     waves = admission.wave_sizes(_WAVES, devices)
     return planned(
         id="r-bench", component="kiosk", goal=_GOAL, devices=pairs, waves=waves, now=_NOW, settle=0.0,
-        breaker=0,
+        breaker=0, stage=stage,
     )  # fmt: skip
 
 
@@ -53,6 +55,20 @@ def _cuts(devices: int) -> list[float]:
     fit = [admission.Candidate(f"dev-{number:07}", {}) for number in range(devices)]
     sizes = admission.wave_sizes(_WAVES, devices)
     return [_timed(partial(admission.cut_for, size, "r-bench", fit))[1] for size in sizes]
+
+
+def _open_staged(devices: int) -> tuple[float, float]:
+    """Seconds of processor to let everybody stage, and then to open the last wave, whose devices have."""
+    rollout = _plan(devices, stage="first")
+    (rollout, _), staging = _timed(lambda: advance(rollout, Start(), _NOW))
+    for device in _awaited(rollout, rollout.total):
+        said = Report(device, "b" * 64, Terminal.STAGED, rollout=rollout.id, attempt=1)
+        rollout, _ = advance(rollout, said, _NOW)
+    last = rollout.waves[-1] - rollout.waves[-2]
+    (_, count), seconds = _timed(lambda: rollout.devices.open(len(rollout.waves), _NOW))
+    if rollout.wave != 1 or count < last:
+        raise RuntimeError(f"wave {rollout.wave} is open, and {count} devices are asked again")
+    return staging, seconds
 
 
 def _open_all(rollout: Rollout) -> tuple[Rollout, list[float]]:
@@ -107,12 +123,19 @@ def figures(quick: bool) -> list[Figure]:
     large = _report_cost(opened, min(_REPORTS, devices))
     small = _report_cost(_open_all(_plan(_SMALL))[0], _SMALL)
     label = f"{devices} devices"
+    some = min(_STAGED, devices)
+    staging, behind = _open_staged(some)
+    any_cut = min(cuts) * some / devices
     open_one, its_cut = _dearest(opening, cuts)
     return [
         Figure(f"{label}: plan three waves", plan * each, "µs a device", sum(cuts) * each,
                "to find the three cuts", note="the cuts, the order of all, a record each"),
         Figure(f"{label}: open a wave, the dearest of three", open_one * 1e3, "ms", its_cut * 1e3,
                "to find its cut", at_most=1.0, note="with the report that lets it open"),
+        Figure(f"{some} devices: let everybody stage", staging * 1e3, "ms", any_cut * 1e3, "to find a cut",
+               at_most=1.0),
+        Figure(f"{some} devices: open a wave behind staging", behind * 1e3, "ms", any_cut * 1e3,
+               "to find a cut", at_most=1.0, note="of nine tenths of them, who have all staged"),
         Figure(f"a report among {devices}", large * 1e6, "µs", small * 1e6, f"a report among {_SMALL}",
                at_most=2.0, note="eight tenths of the devices are awaited"),
         Figure(f"{label}: memory of the rollout", memory, "B a device"),

@@ -190,6 +190,7 @@ class PlanNote(Row):
     author: str = ""
     at: str = ""
     text: str = ""
+    tags: tuple[str, ...] = ()
 
 
 class GateRow(Row):
@@ -307,6 +308,7 @@ class RolloutRow(GateRow):
     took: TookRow | None = None
     before: BeforeRow | None = None
     causes: tuple[CauseRow, ...] = ()
+    notes: tuple[PlanNote, ...] = ()
     devices: tuple[RolloutDevice, ...] = ()
     more: int = 0
 

@@ -11,6 +11,7 @@ import sqlalchemy as sa
 
 from fleetfoot_manager import acts, audit, documents, inventory, publisher, reassert, schema
 from fleetfoot_manager.house import House
+from fleetfoot_manager.rollout_devices import RESTS, STAGING_WAVE
 from fleetfoot_manager.store import REQUESTS_SINCE, get_meta, set_meta
 from fleetfoot_manager.work import Work
 from fleetfoot_protocol.states import Terminal
@@ -113,8 +114,13 @@ class Agenda:
         rows = work.tx.execute(
             sa.select(known.group, known.id)
             .join(schema.rollout_devices, awaited.device == known.id)
-            .where(awaited.rollout.in_(list(work.rollouts)), awaited.terminal.in_(open_ends))
-            .where(sa.or_(awaited.since <= before, *_opened(work, before)))
+            .where(awaited.rollout.in_(list(work.rollouts)))
+            .where(
+                sa.or_(
+                    sa.and_(awaited.terminal.in_(open_ends), awaited.since <= before),
+                    *_opened(work, before, open_ends),
+                )
+            )
             .where(known.online, known.last_seen <= work.now - UNHEARD_SECONDS)
             .where(known.id > self._asked_up_to)
             .order_by(known.id)
@@ -137,10 +143,15 @@ class Agenda:
                 work.drop_own(entry.group, act)
 
 
-def _opened(work: Work, before: float) -> Iterator[sa.ColumnElement[bool]]:
-    """Who is exposed with a wave that opened before then: rows say so only once they are written again."""
+def _opened(work: Work, before: float, open_ends: list[str]) -> Iterator[sa.ColumnElement[bool]]:
+    """Who is asked with a wave that opened before then: rows say so only once they are written again."""
     row = schema.rollout_devices.c
     for of in work.rollouts.values():
-        waves = [wave for wave, at in of.devices.opened.items() if at <= before]
+        waves = {wave: at for wave, at in of.devices.opened.items() if at <= before}
+        mine = sa.and_(row.rollout == of.id, row.gone.is_(False), row.wave > 0)
         if waves:
-            yield sa.and_(row.since.is_(None), row.gone.is_(False), row.rollout == of.id, row.wave.in_(waves))
+            there = sa.true() if STAGING_WAVE in waves else row.wave.in_(list(waves))
+            yield sa.and_(mine, row.since.is_(None), row.terminal.in_(open_ends), there)
+        for wave, at in waves.items() if of.stage else ():
+            rests = row.terminal.in_([str(terminal) for terminal in RESTS])
+            yield sa.and_(mine, row.wave == wave, rests, row.since <= at)

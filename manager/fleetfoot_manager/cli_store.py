@@ -140,11 +140,23 @@ def _backup(args: argparse.Namespace) -> int:
         return 0
     tables = about["tables"]
     counts = ", ".join(
-        f"{tables.get(name, 0)} {name}" for name in ("devices", "releases", "rollouts", "audit")
+        _count(tables.get(name, 0), what)
+        for name, what in (
+            ("devices", "devices"),
+            ("releases", "releases"),
+            ("rollouts", "rollouts"),
+            ("audit", "audit entries"),
+        )
     )
     print(f"wrote {args.out}: fleet {about['fleet']}, {counts}")
     print("it holds the director key: keep it where you would keep that")
     return 0
+
+
+def _count(number: int, what: str) -> str:
+    """`what` in the plural, and in the singular for one."""
+    one = what.replace("entries", "entry").removesuffix("s").replace("orders", "order")
+    return f"{number} {one if number == 1 else what}"
 
 
 def _restore(args: argparse.Namespace) -> int:
@@ -177,7 +189,7 @@ def _recover(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(report.to_json()))
         return 0
-    print("recovered: " + (", ".join(f"{n} {what}" for what, n in report.recovered.items()) or "nothing"))
+    print("recovered: " + (", ".join(_count(n, what) for what, n in report.recovered.items()) or "nothing"))
     print("not recovered:")
     for line in report.lost:
         print("  " + "".join(char if char.isprintable() else "?" for char in line))

@@ -2,7 +2,8 @@
 
 A wave that opens exposes devices by the thousand. That is one fact, kept once (`DeviceTable.opened`): a
 record says since when its device is exposed as soon as anybody looks at it, and is written anew only once it
-changes.
+changes. So it is where staging goes first: that everybody may stage is the opening of wave 0, and whoever has
+staged, or was silent, is asked again when the wave opens that activates it.
 """
 
 from collections import Counter
@@ -15,6 +16,10 @@ from immutables import Map
 from fleetfoot_protocol.states import Terminal
 
 FAILURES = (Terminal.FAILED, Terminal.ROLLED_BACK)
+#: The wave that opens where everybody may stage and nobody activates yet.
+STAGING_WAVE = 0
+#: How staging ends for a device that is asked again when its wave activates what it has staged.
+RESTS = (Terminal.STAGED, Terminal.SILENT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,8 +122,9 @@ class DeviceTable(Mapping[str, DeviceRecord]):
     A table and the one made of it share what they have in common (a hash array mapped trie), so that a
     report costs the same in a rollout over ten devices and over a million. The gate asks for sums at every
     report: they are kept with the records, by the methods that make a new table. `opened`: wave -> when
-    it was exposed as a whole. `news`: devices whose records changed since the table was last `kept`, for
-    whoever stores them; what follows from `opened` is no news.
+    it was exposed as a whole, `STAGING_WAVE` for staging, which exposes those of every wave. `news`: devices
+    whose records changed since the table was last `kept`, for whoever stores them; what follows from `opened`
+    is no news.
     """
 
     __slots__ = ("_awaited", "_counts", "_exposed", "_moved", "_news", "_records", "_waves", "opened")
@@ -174,13 +180,24 @@ class DeviceTable(Mapping[str, DeviceRecord]):
         return None if record is None else self._seen(record)
 
     def _seen(self, record: DeviceRecord) -> DeviceRecord:
-        """The record as it is: exposed, if its wave is."""
-        if record.since is not None or record.gone or record.wave not in self.opened:
+        """The record as it is: exposed, if its wave is; asked again, if it rested until its wave."""
+        if record.gone or not record.wave or (record.since is not None and record.terminal not in RESTS):
             return record
         found = self._exposed.get(id(record))
         if found is None:
-            found = self._exposed[id(record)] = (record, replace(record, since=self.opened[record.wave]))
+            found = self._exposed[id(record)] = (record, self._opened(record))
         return found[1]
+
+    def _opened(self, record: DeviceRecord) -> DeviceRecord:
+        """What the waves that are open make of a record."""
+        at = self.opened.get(record.wave)
+        if record.since is None:
+            since = self.opened.get(STAGING_WAVE, at)
+            return record if since is None else replace(record, since=since)
+        # Who was asked before the wave opened rested; who is silent since has been asked already.
+        if at is None or (record.terminal is Terminal.SILENT and record.since >= at):
+            return record
+        return replace(record.anew(), since=at)
 
     @property
     def news(self) -> Collection[str]:
@@ -209,19 +226,45 @@ class DeviceTable(Mapping[str, DeviceRecord]):
         return table
 
     def open(self, wave: int, now: float) -> "tuple[DeviceTable, int]":
-        """With every device up to this wave exposed, that was not; and how many those are."""
+        """With every device up to this wave asked, that was not; and how many those are.
+
+        `STAGING_WAVE`: those of every wave may stage; later each is asked again when its own wave opens.
+        """
         table, count = self._copy(), 0
+        waves = {number for number, _ in self._waves if number > 0}
         newly = [number for number in range(1, wave + 1) if number not in self.opened]
-        table.opened = {**self.opened, **dict.fromkeys(newly, now)}
+        table.opened = {**self.opened, **dict.fromkeys(newly or [wave], now)}
         table._exposed = {}  # this table may be opened again at another time, if nothing comes of it now
-        for number in newly:
-            count += table.sum("waiting", (number,))
-            table._moved += table.sum("moving", (number,))
-            if due := table.sum("due", (number,)):
-                table._awaited[now] += due
-            for mark in ("waiting", "moving", "due"):
-                table._waves = table._waves.set((number, mark), 0)
+        for number in newly if wave != STAGING_WAVE else sorted(waves):
+            count += table._expose(number, now) + table._ask_again(number, now)
         return table, count
+
+    def _expose(self, number: int, now: float) -> int:
+        """Nobody of the wave waits to be exposed any more; returns how many did."""
+        count = self.sum("waiting", (number,))
+        self._moved += self.sum("moving", (number,))
+        self._await(now, self.sum("due", (number,)))
+        for mark in ("waiting", "moving", "due"):
+            self._waves = self._waves.set((number, mark), 0)
+        return count
+
+    def _ask_again(self, number: int, now: float) -> int:
+        """Nobody of the wave rests any more; returns how many did. While all stage, nobody rests yet."""
+        count = 0
+        for terminal in RESTS:
+            resting = self.sum(terminal, (number,))
+            count += resting
+            self._counts[terminal] -= resting
+            self._waves = self._waves.set((number, str(terminal)), 0)
+        self._counts[Terminal.PENDING] += count
+        pending = (number, str(Terminal.PENDING))
+        self._waves = self._waves.set(pending, self._waves.get(pending, 0) + count)
+        self._await(now, count)
+        return count
+
+    def _await(self, since: float, count: int) -> None:
+        if count:
+            self._awaited[since] += count
 
     def _copy(self) -> "DeviceTable":
         table = DeviceTable({})

@@ -17,7 +17,7 @@ from fleetfoot_manager.effects import (
     Stand,
     Withdraw,
 )
-from fleetfoot_manager.rollout_devices import FAILURES, DeviceRecord
+from fleetfoot_manager.rollout_devices import FAILURES, STAGING_WAVE, DeviceRecord
 from fleetfoot_manager.rollout_state import Rollout
 from fleetfoot_protocol import admission
 from fleetfoot_protocol.documents import Target
@@ -42,8 +42,6 @@ AWAITS_ACTIVATION = "everything is staged; nobody activates before somebody says
 STAGING = "everybody stages, nobody activates yet"
 #: Under these the cut alone keeps the next wave out: who was admitted before goes on, what is staged stays.
 _UNHELD = frozenset({AWAITS_APPROVAL, AWAITS_ACTIVATION})
-#: Who is asked anew when its wave activates what everybody has staged.
-_STAGED = (Terminal.STAGED, Terminal.SILENT)
 _NO_ANSWER = "no answer within the device timeout"
 AWAY = "offline when it was asked"
 
@@ -120,7 +118,8 @@ def away(rollout: Rollout, devices: Collection[str], now: float) -> Rollout:
 def succeeded(rollout: Rollout) -> bool:
     """Whether enough devices that the newest wave admitted are on the goal: without one, no wave passes."""
     if rollout.staging:
-        return any(r.success or r.terminal is Terminal.STAGED for r in rollout.devices.values())
+        every = range(len(rollout.waves) + 1)
+        return any(rollout.devices.sum(mark, every) for mark in ("success", Terminal.STAGED))
     needed = max(1, min(rollout.min_successes, _judged(rollout, "all")))
     return _judged(rollout, "success") >= needed
 
@@ -142,32 +141,25 @@ def stages(rollout: Rollout, device: str) -> bool:
 
 def open_staging(rollout: Rollout, now: float) -> Turn:
     """Everybody may stage, nobody activates: wave 0."""
-    exposed = {
-        device: replace(record, since=now)
-        for device, record in rollout.devices.items()
-        if record.wave and not record.gone and stages(rollout, device)
-    }
     opened = replace(rollout, state=RolloutState.RUNNING, reason=STAGING)
-    data = {"batch_index": 0, "device_count": len(exposed), "phase": "stage"}
-    return with_devices(opened, exposed), [
-        PublishDesired(),
-        PublishProgress(),
-        Emit(Event.BATCH_STARTED, data),
-    ]
+    if all(stages(rollout, device) for device in rollout.include):
+        devices, count = rollout.devices.open(STAGING_WAVE, now)
+        opened = replace(opened, devices=devices)
+    else:
+        exposed = {
+            device: replace(record, since=now)
+            for device, record in rollout.devices.items()
+            if record.wave and not record.gone and stages(rollout, device)
+        }
+        opened, count = with_devices(opened, exposed), len(exposed)
+    data = {"batch_index": 0, "device_count": count, "phase": "stage"}
+    return opened, [PublishDesired(), PublishProgress(), Emit(Event.BATCH_STARTED, data)]
 
 
 def open_wave(rollout: Rollout, now: float) -> Turn:
-    """The next wave goes out: its devices are exposed from now on."""
+    """The next wave goes out: its devices are exposed from now on, or asked again if they have staged."""
     wave = rollout.wave + 1
     devices, count = rollout.devices.open(wave, now)
-    if rollout.stage:
-        # Those are exposed already, since they were to stage.
-        again = {
-            device: replace(record.anew(), since=now)
-            for device, record in devices.items()
-            if record.wave == wave and record.terminal in _STAGED
-        }
-        devices, count = devices.put(again), count + len(again)
     opened = replace(
         rollout,
         state=RolloutState.RUNNING,

@@ -26,6 +26,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from fleetfoot_manager import database, migrate, schema
 from fleetfoot_manager.database import STORE_NAME, Database, refused, unusable
+from fleetfoot_manager.director import KEY_NAME
 from fleetfoot_manager.locks import FolderLock
 from fleetfoot_protocol.errors import FleetfootError
 
@@ -78,10 +79,7 @@ class Store:
         self.folder = folder
         url = database.of_folder(folder)
         if url is None and not (folder / STORE_NAME).is_file():
-            raise refused(
-                f"no store in {folder}",
-                f"make one with 'fleetfoot manager init --dir {folder} ...', or name the folder with --dir",
-            )
+            raise _without(folder)
         if url is None:
             database.demand_access(folder, read_only=read_only)
         self._lock = FolderLock(folder)
@@ -189,6 +187,20 @@ class Store:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _without(folder: Path) -> FleetfootError:
+    """Why there is no store: the folder was never a manager's, or it has lost it."""
+    if (folder / KEY_NAME).exists():
+        return refused(
+            f"{folder} has a director key and no store any more",
+            "put the newest backup into a new folder ('fleetfoot manager restore'), or rebuild it from"
+            f" what the broker retains: 'fleetfoot manager recover --dir {folder} --root ROOT --broker URL'",
+        )
+    return refused(
+        f"no store in {folder}",
+        f"make one with 'fleetfoot manager init --dir {folder} ...', or name the folder with --dir",
+    )
 
 
 @contextmanager

@@ -4,11 +4,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import sqlalchemy as sa
-from tests.manager.rollouts import DEVICES, START, go, healthy, plan, running
+from tests.manager.rollouts import DEVICES, OLD, START, go, healthy, plan, running, says
 
 from fleetfoot_manager import migrate, rollout_rows, schema
 from fleetfoot_manager.rollout import Cancel, DeviceTable, Joined, Left, Rollout, Start
 from fleetfoot_manager.store import Store
+from fleetfoot_protocol.states import Terminal
 
 
 def kept(store: Store, before: Rollout | None, after: Rollout) -> Rollout:
@@ -74,6 +75,30 @@ def test_an_open_wave_is_brought_to_an_older_store_and_back(folder: Path) -> Non
         found = rollout_rows.load_one(tx, rollout.id)
         assert found == opened
         assert (found.devices.opened, found.devices.awaited) == ({}, 2)
+
+
+def test_staging_and_the_waves_behind_it_write_no_row_of_a_device(folder: Path) -> None:
+    with Store(folder) as store:
+        store.acquire()
+        rollout = kept(store, None, plan(stage="first", settle=0.0))
+        started = go(rollout, Start())
+        assert (started.devices.news, started.devices.awaited) == ([], started.total)
+        started = kept(store, rollout, started)
+        *most, last = (member.device for member in rollout.cohort)
+        resting = go(started, *(says(device, Terminal.STAGED, OLD) for device in most))
+        resting = kept(store, started, resting)
+        staged = go(resting, says(last, Terminal.STAGED, OLD))
+        assert (staged.wave, staged.devices.news) == (1, [last])
+        staged = kept(store, resting, staged)
+        again, count = staged.devices.open(2, START + 60)
+        assert (again.news, count) == ([], staged.waves[1] - staged.waves[0])
+    assert staged.devices.counts == {"pending": staged.waves[0], "staged": staged.total - staged.waves[0]}
+    migrate.run(folder, "7")
+    migrate.run(folder, migrate.CURRENT)
+    with Store(folder) as store, store.read() as tx:
+        found = rollout_rows.load_one(tx, rollout.id)
+        assert found == staged
+        assert (found.devices.opened, found.devices.counts) == ({}, staged.devices.counts)
 
 
 def test_lists_read_the_sums_of_devices_and_no_device(store: Store) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from fleetfoot_agent.worker import intake, lifecycle, planning, steps
+from fleetfoot_agent.worker import preflight as agent_preflight
 from fleetfoot_manager import (
     audit,
     compose,
@@ -29,23 +30,29 @@ from fleetfoot_manager import (
     work,
 )
 from fleetfoot_manager import planning as manager_planning
-from fleetfoot_manager.requests import chains, engine_acts, starting
+from fleetfoot_manager.requests import chains, engine_acts, preflight, starting
 from fleetfoot_protocol import admission, auditchain, resolve, trust
 from fleetfoot_protocol.documents import Desired
 from fleetfoot_protocol.dsse import decode
 from fleetfoot_protocol.reports import Installed
 from fleetfoot_protocol.resolve import Act, Plan, Why
-from fleetfoot_protocol.states import RolloutState, Terminal
+from fleetfoot_protocol.states import Lifecycle, RolloutState, Terminal
+from fleetfoot_sim.world.device import Device
 
 Patch = pytest.MonkeyPatch
 #: Where the search for a defect begins, if it shows seldom. Another seed finds it too, only later.
 FIRST_SEEDS = {
     "approval_is_skipped": 32,
-    "nobody_is_ever_silent": 39,
     "older_statuses_count": 17,
     "pause_does_not_hold": 17,
     "recall_waits_for_the_verdict": 12,
-    "signatures_are_not_checked": 14,
+    "older_documents_are_taken": 6,
+    "whoever_is_ahead_goes_down": 11,
+    # Every tenth story has probes.
+    "silence_counts_as_yes": 8,
+    "answers_to_another_probe_count": 8,
+    "preflight_forgets_what_was_refused": 38,
+    "preflight_overlooks_the_hold": 158,
     "rollback_withdraws_nothing": 11,
     "emptied_broker_is_told_nothing": 9,
     "resolve_ignores_the_floor": 281,
@@ -478,6 +485,33 @@ def recall_waits_for_the_verdict(patch: Patch) -> None:
 
 
 @defect
+def whoever_is_ahead_goes_down(patch: Patch) -> None:
+    def down(document: Desired | None) -> Desired | None:
+        if document is None:
+            return None
+        told = document.model_dump()
+        for goal in [told["baseline"], *(target["goal"] for target in told["targets"])]:
+            if goal is not None:
+                goal["mode"] = "exactly"
+        return Desired.model_validate(told)
+
+    _resolved(patch, lambda group, own, device: (down(group), down(own), device))
+
+
+@defect
+def probation_ends_with_the_first_boot(patch: Patch) -> None:
+    real = Device.switch_on
+
+    def switch_on(self: Device) -> None:
+        work = self.record.work
+        if self.record.state is Lifecycle.PROBATION and work is not None:
+            self.runs = work.old
+        real(self)
+
+    patch.setattr(Device, "switch_on", switch_on)
+
+
+@defect
 def older_documents_are_taken(patch: Patch) -> None:
     def desired(self: Any, message: Any, intake: Any) -> None:
         document = trust.verify_desired(message.payload, self._memory.root)
@@ -501,3 +535,41 @@ def signatures_are_not_checked(patch: Patch) -> None:
         return Desired.model_validate_json(decode(data).payload)
 
     patch.setattr(trust, "verify_desired", verify)
+
+
+# --- preflight
+
+
+@defect
+def silence_counts_as_yes(patch: Patch) -> None:
+    patch.setattr(preflight, "UNKNOWN", "ok")
+
+
+@defect
+def answers_to_another_probe_count(patch: Patch) -> None:
+    real = preflight._row
+
+    def row(entry: Any, asked: Any) -> Any:
+        one = entry.status.components.get(asked.component) if entry.status else None
+        said = one.preflight if one else None
+        return real(entry, asked if said is None else asked.model_copy(update={"id": said.id}))
+
+    patch.setattr(preflight, "_row", row)
+
+
+@defect
+def preflight_forgets_what_was_refused(patch: Patch) -> None:
+    real = resolve.resolve
+
+    def forgetful(group: Any, own: Any, device: Any) -> Plan:
+        return real(group, own, replace(device, refused={}))
+
+    patch.setattr(agent_preflight, "resolve", forgetful)
+
+
+@defect
+def preflight_overlooks_the_hold(patch: Patch) -> None:
+    real = resolve.resolve
+    patch.setattr(
+        agent_preflight, "resolve", lambda group, own, device: real(_without(group, hold=False), own, device)
+    )

@@ -11,7 +11,6 @@ A probe is answered once. The answer says when it was given, and stays until ano
 
 import json
 import logging
-import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -95,7 +94,7 @@ class Preflights:
                 verdict=found.verdict,
                 code=str(found.code or ""),
                 reason=found.reason[:_MAX_REASON],
-                at=times.to_text(time.time()),
+                at=times.to_text(clock.now),
             )
         self.wants = tuple(wants)
         if fresh:

@@ -150,6 +150,10 @@ def _one(row: DeviceRow) -> str:
             ("alarms", " ".join(row.alarms)),
         ]
     )
+    if not row.components:
+        text += (
+            "\n\nnothing was heard yet that its key has signed: see 'fleetfoot-agent doctor' on the device"
+        )
     for name, component in row.components.items():
         pairs = [
             ("component", name),

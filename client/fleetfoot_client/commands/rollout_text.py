@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from fleetfoot_client.following import View
-from fleetfoot_client.rows import CauseRow, GateRow, PlanRow, RolloutRow, TookRow, awaited
+from fleetfoot_client.rows import CauseRow, GateRow, PlanNote, PlanRow, RolloutRow, TookRow, awaited
 from fleetfoot_client.terminal import facts, literal, table
 from fleetfoot_protocol.states import BADGES, RolloutState
 
@@ -114,8 +114,17 @@ def summary(row: RolloutRow) -> str:
     )
     if row.causes:
         text += f"\n\nfailures by cause\n{_causes(row.causes)}"
+    if row.notes:
+        text += "\n\nnoted\n" + "\n".join(_note(note) for note in row.notes)
     hint = _hint(row.state, literal(row.rollout), row.reason, literal(f"{row.component} {row.version}"))
     return f"{text}\n\n{hint}" if hint else text
+
+
+def _note(note: PlanNote) -> str:
+    """A note with the whole story, its lines set in below the first."""
+    tags = "".join(f" #{tag}" for tag in note.tags)
+    head = literal(f"{note.at}  {note.author}  {note.category}: {note.title}{tags}")
+    return "\n".join([head, *(f"    {literal(line)}" for line in note.text.splitlines())])
 
 
 def took(row: TookRow | None) -> str:

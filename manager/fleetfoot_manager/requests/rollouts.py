@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from fleetfoot_manager import course, planning, policies, rights, rollout, rollout_rows
+from fleetfoot_manager import course, notes, planning, policies, rights, rollout, rollout_rows
 from fleetfoot_manager.requests import arguments, returning, rollout_arguments, starting
 from fleetfoot_manager.requests.answers import BUDGET, fitted, moment, some
 from fleetfoot_manager.rollout import (
@@ -25,6 +25,7 @@ from fleetfoot_protocol.states import Terminal
 
 _LISTED = 200
 _SHOWN = 500
+_NOTES = 10
 #: Whom a person looks for first, when not everybody can be shown.
 _INTERESTING = (
     Terminal.FAILED,
@@ -79,6 +80,7 @@ def show(work: Work, request: Request) -> dict[str, Any]:
         "settle": int(of.settle),
         **(order.row() if order else {}),
         **course.of(work.tx, of),
+        **some(notes=[note.row() for note in notes.newest(work.tx, _NOTES, rollout=of.id)]),
     }
     rows = [_device(of, *member) for member in members[:_SHOWN]]
     rows, _ = fitted(rows, BUDGET - len(strictjson.dumps(head)))

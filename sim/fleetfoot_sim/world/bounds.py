@@ -14,6 +14,8 @@ from fleetfoot_sim.world.witness import Witness, demand
 
 _S = RolloutState
 _FAILED = (Terminal.FAILED, Terminal.ROLLED_BACK)
+#: A timer may be a second late, and a turn takes one.
+_LATE_SECONDS = 3.0
 _OBEYS = "obeys rollout "
 _BY = "superseded by "
 #: Ended, and whoever had not begun is not to begin any more.
@@ -47,6 +49,7 @@ class Bounds:
         for of in live:
             over = of.lives_until is not None and now >= of.lives_until
             demand(not over or of.state is _S.ROLLING_BACK, "lives on beyond its time", of.id, of.state)
+            self._check_patience(of, now)
         for of in changed:
             before = self._before.get(of.id)
             self._check_asked(of, asked(of.id))
@@ -94,6 +97,14 @@ class Bounds:
             demand(not late, "a wave opens when its time is over", of.id, late)
         if of.state is _S.EXPIRED:
             demand(of.lives_until is not None and now >= of.lives_until, "expires before its time", of.id)
+
+    def _check_patience(self, of: Rollout, now: float) -> None:
+        """Nobody is waited for beyond the device timeout; time under a hold does not count."""
+        if of.state is not _S.RUNNING:
+            return
+        since = [r.since for r in of.devices.values() if r.since is not None and not r.terminal.ended]
+        late = [at for at in since if now > max(at, of.unheld or 0.0) + of.device_timeout + _LATE_SECONDS]
+        demand(not late, "waits for who is silent", of.id, len(late))
 
     # --- failures and successes ----------------------------------------------------------------------
 
@@ -160,8 +171,8 @@ class Bounds:
             demand(not beside or bool(bound), "stands beside what it supersedes", of.id, other.id)
 
     def _check_ranks(self, live: Iterable[Rollout]) -> None:
-        """Of two over one group, one has the higher priority; what waits for a hop has no place yet."""
-        for one, other in combinations((of for of in live if not of.after), 2):
+        """Of two over one group, one has the higher priority; what has not started has no place yet."""
+        for one, other in combinations((of for of in live if of.started is not None), 2):
             apart = not set(one.groups) & set(other.groups) or one.priority != other.priority
             demand(apart, "two rollouts of one rank", one.id, other.id, one.priority)
 

@@ -14,17 +14,26 @@ from fleetfoot_agent import config as configuration
 from fleetfoot_agent.worker import lifecycle, planning, report, steps
 from fleetfoot_agent.worker.intake import Reader
 from fleetfoot_agent.worker.planning import Clock, Planned
+from fleetfoot_agent.worker.preflight import Judgement, Preflights
 from fleetfoot_agent.worker.record import Record, Work
 from fleetfoot_agent.worker.steps import StepEvent
 from fleetfoot_protocol import dsse, keys, times, topics
 from fleetfoot_protocol.allow import Environment, Permission, Rules, allow
 from fleetfoot_protocol.codes import Code
-from fleetfoot_protocol.documents import Release
+from fleetfoot_protocol.documents import Goal, Release
 from fleetfoot_protocol.events import Event
-from fleetfoot_protocol.reports import Answer, ComponentStatus, Disk, Installed, PolicySummary, Status
+from fleetfoot_protocol.reports import (
+    Answer,
+    ComponentStatus,
+    Disk,
+    Installed,
+    PolicySummary,
+    Preflight,
+    Status,
+)
 from fleetfoot_protocol.reports import Clock as StatusClock
 from fleetfoot_protocol.resolve import Act, Plan, Why
-from fleetfoot_protocol.states import Lifecycle
+from fleetfoot_protocol.states import Lifecycle, Verdict
 from fleetfoot_protocol.topics import Kind
 from fleetfoot_sim.world.fleet import COMPONENT, FLEET, PLATFORM, Fleet, secret_of
 from fleetfoot_sim.world.memory import RamMemory, RamSpool
@@ -59,6 +68,27 @@ class Watcher(Protocol):
 
     def stepped(self, device: "Device", before: Record, event: StepEvent) -> None:
         """The device's record has made a step."""
+
+    def answered(self, device: "Device", goal: Goal, said: Preflight) -> None:
+        """The device has answered a probe of that goal."""
+
+
+class RamPreflights(Preflights):
+    """The worker's own answers to probes, without a disk to keep them, and on the played machine."""
+
+    def _load(self) -> dict[str, Preflight]:
+        return {}
+
+    def _save(self) -> None:
+        """Nothing here can be lost."""
+
+    def _permission(
+        self, name: str, driver: "Driver", plan: Plan, release: Release, clock: Clock
+    ) -> Judgement:
+        environment = Environment(PLATFORM, _AGENT, driver.record.run, _FREE)
+        found = allow(plan, release, planning.rules_of(self._config), environment)
+        verdict = Verdict.ACCEPTED if found.verdict == "proceed" else Verdict.REJECTED
+        return Judgement(verdict, found.code, found.reason)
 
 
 @dataclass(eq=False)
@@ -102,6 +132,7 @@ class Device:
         text = _TOML.format(device=self.id, group=self.group, site=self.site)
         self.config = configuration.parse(text, Path("/nowhere/agent.toml"))
         self.reader = Reader(self.config, self.memory, self.spool)
+        self.preflights = RamPreflights(self.config, self.memory)
 
     @property
     def floor(self) -> int:
@@ -147,6 +178,7 @@ class Device:
                 (Kind.GROUP_DESIRED, ("group", "component")),
                 (Kind.DEVICE_DESIRED, ("group", "device", "component")),
                 (Kind.HEARTBEAT, ("group",)),
+                (Kind.PROBE, ("group", "component")),
             )
         ]
         self.broker.subscribe(self.wire, names)
@@ -195,7 +227,29 @@ class Device:
             if generation != self._generation or not self._advance(planned) or generation != self._generation:
                 break
         if generation == self._generation:
+            self._look_at_probes(clock)
             self.tell()
+
+    def _look_at_probes(self, clock: Clock) -> None:
+        before = self.preflights.answers.get(COMPONENT)
+        self.preflights.look({COMPONENT: cast("Driver", self)}, clock, ())
+        for want in self.preflights.wants:
+            self._ask_for(want.digest)
+        said, probe = self.preflights.answers.get(COMPONENT), self.memory.probe(COMPONENT)
+        if said is not None and said is not before and probe is not None:
+            self.watcher.answered(self, probe.goal, said)
+
+    def release_of(self, work: Work) -> tuple[Release, str] | None:
+        """As the driver's: the manifest of a work's goal."""
+        found = self._release(work.goal.digest)
+        return None if found is None else (found, work.goal.digest)
+
+    def _ask_for(self, digest: str) -> None:
+        """A manifest, and look again soon."""
+        if self.wire is not None and self.wire.up:
+            name = topics.build(Kind.RELEASE, component=COMPONENT, digest=digest)
+            self.broker.subscribe(self.wire, [name], keep=False)
+        self.time.after(5.0, self._woken(self._generation))
 
     def _follow(self, planned: Planned) -> None:
         """As `Driver.follow`."""
@@ -258,10 +312,7 @@ class Device:
     def _wait_for_manifest(self, work: Work, planned: Planned) -> bool:
         release = self._release(work.goal.digest)
         if release is None:
-            if self.wire is not None and self.wire.up:
-                name = topics.build(Kind.RELEASE, component=COMPONENT, digest=work.goal.digest)
-                self.broker.subscribe(self.wire, [name], keep=False)
-            self.time.after(5.0, self._woken(self._generation))
+            self._ask_for(work.goal.digest)
             return False
         permitted = self._permitted(work, release)
         self.answer = planning.answer(self.config, planned, permitted)
@@ -343,7 +394,8 @@ class Device:
 
     def tell(self) -> None:
         """Say how things stand, if that has changed."""
-        component = report.component_status(cast("Driver", self))
+        answer = self.preflights.answers.get(COMPONENT)
+        component = report.component_status(cast("Driver", self), answer)
         essence = (component, self.group, self.lying, tuple(sorted(self.memory.alarms)))
         if essence == self._essence:
             return

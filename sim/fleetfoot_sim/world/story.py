@@ -56,7 +56,28 @@ def draw(seed: int) -> list[Happening]:
         told = _formed(told, seed)
     if seed % 200 >= 150:
         told = _bounded(told, seed)
+    if seed % 10 == 8:
+        told = told + _probes(told, seed)
     return sorted(told, key=lambda one: one.at)
+
+
+def _probes(told: list[Happening], seed: int) -> list[Happening]:
+    """Somebody asks the fleet itself before, while and after things happen, and while the engine is paused.
+
+    In every tenth seed, so that the stories of the others stay what they were.
+    """
+    chance = random.Random(f"probes {seed}")  # noqa: S311 - a story that can be told again, no secret
+    asked = []
+    paused = [one.at + 10.0 for one in told if one.what == "halt"]
+    for at in (1.0, chance.uniform(5, 120), chance.uniform(120, SECONDS), *paused):
+        arguments = {
+            "version": chance.choice(VERSIONS),
+            "groups": chance.choice([["hall"], ["yard"], list(GROUPS)]),
+            "mode": chance.choice(["at_least", "at_least", "exactly"]),
+            "deadline": chance.choice([20, 120, 600]),
+        }
+        asked.append(Happening(at, "probe", arguments))
+    return asked
 
 
 def _formed(told: list[Happening], seed: int) -> list[Happening]:

@@ -17,6 +17,7 @@ from fleetfoot_manager.rollout import Rollout
 from fleetfoot_protocol import dsse, topics, trust
 from fleetfoot_protocol.documents import Desired, Goal, Target
 from fleetfoot_protocol.errors import FleetfootError
+from fleetfoot_protocol.reports import Preflight
 from fleetfoot_protocol.resolve import Act
 from fleetfoot_protocol.states import RolloutState, Terminal
 from fleetfoot_protocol.topics import Kind
@@ -83,6 +84,9 @@ class Witness:
         self._floors: dict[str, int] = {}
         self._failed: dict[tuple[str, str], int] = {}
         self._ran: dict[str, set[str]] = {}
+        #: What the processes of each device ran behind its last step; whose work proved bad or was recalled.
+        self._stood: dict[str, str | None] = {}
+        self._leaving: set[str] = set()
 
     def note(self, text: str) -> None:
         """One line of the course of the run."""
@@ -198,6 +202,7 @@ class Witness:
         """What a device came with."""
         self._floors[device.id] = device.record.floor
         self._ran[device.id] = {device.runs} if device.runs else set()
+        self._stood[device.id] = device.runs
 
     def read(self, device: "Device") -> None:
         """What a device takes for the newest never goes back."""
@@ -214,6 +219,7 @@ class Witness:
         """One step: may it be made?"""
         name = type(event).__name__
         self.note(f"{device.id} {name} {before.state}->{device.record.state}")
+        self._check_stand(device, before, event)
         if isinstance(event, steps.Begin):
             self._check_begin(device, before, event)
         elif isinstance(event, steps.Activate):
@@ -226,6 +232,45 @@ class Witness:
             self._failed[device.id, before.work.goal.digest] = before.work.goal.attempt
         elif isinstance(event, steps.Healthy):
             self._check_commit(device, before)
+
+    def answered(self, device: "Device", goal: Goal, said: Preflight) -> None:
+        """An answer to a probe is what the device would do, by what it has and obeys; nothing comes of it."""
+        wanted = self._would(device, goal)
+        self.note(f"{device.id} answers {said.verdict} {said.code} to {goal.version}")
+        demand(str(said.verdict) == wanted, "answers a probe wrongly", device.id, goal.version, said, wanted)
+
+    def _would(self, device: "Device", goal: Goal) -> str:
+        record = device.record
+        run = record.run
+        if run is not None and run.digest == goal.digest:
+            return "accepted"
+        group, own = device.memory.desired("group", "kiosk"), device.memory.desired("own", "kiosk")
+        if own is not None and not own[0].released:
+            return "rejected"
+        if goal.mode == "at_least" and run is not None and run.counter > goal.counter:
+            return "accepted"
+        if goal.counter < self._floors[device.id] or record.refused.get(goal.digest, 0) >= goal.attempt:
+            return "rejected"
+        if group is not None and group[0].hold:
+            return "deferred"
+        release = self._fleet.digests[goal.digest].release
+        majors = [int(version.split(".")[0]) for version in (run.version if run else "1", goal.version)]
+        return "rejected" if release.channel != "stable" or majors[1] - majors[0] > 1 else "accepted"
+
+    def _check_stand(self, device: "Device", before: Record, event: StepEvent) -> None:
+        """What runs changes by a switch, or goes back once the new one proved bad or was recalled."""
+        if isinstance(event, steps.Begin):
+            self._leaving.discard(device.id)
+        elif isinstance(event, (steps.Unwell, steps.Recalled)):
+            self._leaving.add(device.id)
+        stood, self._stood[device.id] = self._stood.get(device.id), device.runs
+        if device.runs == stood:
+            return
+        work = before.work
+        demand(work is not None, "runs something else without any work", device.id, device.runs)
+        if work is not None and device.runs != work.goal.digest:
+            back = device.runs == work.old and device.id in self._leaving
+            demand(back, "goes back for nothing", device.id, work.goal.version)
 
     def _documents(self, device: "Device") -> tuple[Desired | None, set[str]]:
         group = device.memory.desired("group", "kiosk")
@@ -276,11 +321,15 @@ class Witness:
         demand(not document.hold, "works under a hold", device.id)
         floor = self._floors[device.id]
         demand(goal.counter >= floor, "works on what is below its floor", device.id, goal.version, floor)
+        target = next((t for t in document.targets if t.rollout == rollout), None)
+        signed = target.goal if target else document.baseline
+        down = device.record.run is not None and goal.counter < device.record.run.counter
+        permitted = signed is not None and signed.mode == "exactly"
+        demand(not down or permitted, "goes down without a signed permission", device.id, goal.version)
         if rollout is None:
             named = document.baseline is not None and document.baseline.digest == goal.digest
             demand(named, "works on what nobody ordered", device.id, goal.version)
             return
-        target = next((t for t in document.targets if t.rollout == rollout), None)
         demand(target is not None, "works on an order that does not stand", device.id, rollout)
         if target is not None:
             demand(not target.hold, "begins under a hold", device.id, rollout)

@@ -32,6 +32,8 @@ from fleetfoot_sim.world.witness import Broken, Witness, demand, verified
 
 _S = RolloutState
 _WAITING = (_S.AWAITING_APPROVAL, _S.PLANNED)
+#: The verdict of an answer to a probe -> as what it counts.
+_COUNTS_AS = {"accepted": "ok", "deferred": "deferred", "rejected": "refused"}
 _CALM_ROUNDS = 40
 _ROUND_SECONDS = 60.0
 
@@ -51,6 +53,8 @@ class World:
         self.devices: dict[str, Device] = {}
         self.managers: list[Manager] = []
         self._replies: dict[str, bool] = {}
+        #: Requests about probes -> what came of them.
+        self._results: dict[str, dict[str, Any] | None] = {}
         self._requests = 0
         self._twins = 0
         self._asked: set[str] = set()
@@ -180,6 +184,8 @@ class World:
         demand(known is None or known == reply.ok, "two replies to one request", reply.id)
         demand(reply.code != "upgrade_internal", "the manager met what it did not expect", reply.message)
         self._replies[reply.id] = reply.ok
+        if reply.id in self._results and reply.ok:
+            self._results[reply.id] = reply.result
         if not reply.ok:
             self.witness.note(f"refused {reply.id} {reply.code}: {reply.message[:80]}")
 
@@ -253,6 +259,9 @@ class World:
     def _do_go_on(self) -> None:
         self._ask("engine.resume", {})
 
+    def _do_probe(self, **asked: Any) -> None:
+        self._results[self._ask("rollout.probe", {"component": COMPONENT, **asked})] = None
+
     def _do_recall(self, version: str) -> None:
         self._ask("release.recall", {"component": COMPONENT, "version": version, "reason": "story"})
 
@@ -303,8 +312,9 @@ class World:
 
     def _do_move(self, device: Device, group: str) -> None:
         if device.group != group:
-            self._ask("device.move", {"device": device.id, "group": group})
-            self.time.after(3.0, lambda: device.move(group))
+            asked = self._ask("device.move", {"device": device.id, "group": group})
+            # Who is refused leaves the device where it is; who hears nothing goes on with it.
+            self.time.after(3.0, lambda: device.move(group) if self._replies.get(asked, True) else None)
 
     def _do_forget(self, device: Device) -> None:
         self._ask("device.forget", {"device": device.id})
@@ -399,7 +409,28 @@ class World:
                 continue
             for of in live:
                 self._answer(of)
+        self._check_probes()
         self._check_end()
+
+    def _check_probes(self) -> None:
+        """Of each probe the manager counts what the devices have answered; who has not is unknown."""
+        for probe in [found for found in self._results.values() if found is not None]:
+            wanted = {name: probe[name] for name in ("id", "component", "digest", "groups")}
+            request = self._ask("rollout.answers", wanted)
+            self._results[request] = None
+            self.time.run(5)
+            counted = self._results[request]
+            demand(counted is not None, "nobody counts the answers", probe["id"])
+            for row in counted["devices"] if counted else ():
+                self._check_counted(probe["id"], row)
+
+    def _check_counted(self, probe: str, row: dict[str, Any]) -> None:
+        device = self.devices[row["device"]]
+        said = device.preflights.answers.get(COMPONENT)
+        truth = _COUNTS_AS[str(said.verdict)] if said is not None and said.id == probe else "unknown"
+        # Of who is gone the last word may never have come.
+        may = {truth} if device.on else {truth, "unknown"}
+        demand(row["counts_as"] in may, "counts what nobody answered", device.id, row["counts_as"], truth)
 
     def _enroll_missing(self, devices: list[Device]) -> None:
         """Whose enrolment or move was lost is enrolled now, as it stands on the device."""
@@ -414,8 +445,14 @@ class World:
             ]
         if missing:
             facts = [{**one.enrolment, "replace": True} for one in missing]
-            self._ask("device.enroll", {"devices": facts})
+            asked = self._ask("device.enroll", {"devices": facts})
             self.time.run(5)
+            if self._replies.get(asked) is False:
+                # Out of support: it is not moved, but may be taken away and come anew.
+                for one in missing:
+                    self._ask("device.revoke", {"device": one.id})
+                self._ask("device.enroll", {"devices": facts})
+                self.time.run(5)
 
     def _answer(self, of: Rollout) -> None:
         match of.state:

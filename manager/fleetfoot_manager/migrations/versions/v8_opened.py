@@ -15,7 +15,12 @@ _DEVICES = sa.table(
     sa.column("wave"),
     sa.column("since"),
     sa.column("gone", sa.Boolean),
+    sa.column("terminal"),
+    sa.column("code"),
+    sa.column("reason"),
+    sa.column("ended"),
 )
+_ASKED = {"terminal": "pending", "code": "", "reason": "", "ended": None}
 
 
 def upgrade() -> None:
@@ -28,7 +33,12 @@ def downgrade() -> None:
     row = _DEVICES.c
     for name, text in tx.execute(sa.select(_ROLLOUTS.c.id, _ROLLOUTS.c.rollout)).all():
         body = json.loads(text)
-        for wave, at in body.pop("opened", {}).items():
-            there = (row.rollout == name, row.wave == int(wave), row.since.is_(None), row.gone.is_(False))
-            tx.execute(sa.update(_DEVICES).where(*there).values(since=at))
+        opened = {int(wave): at for wave, at in body.pop("opened", {}).items()}
+        for wave, at in sorted(opened.items()):
+            mine = (row.rollout == name, row.gone.is_(False), row.wave == wave if wave else row.wave > 0)
+            tx.execute(sa.update(_DEVICES).where(*mine, row.since.is_(None)).values(since=at))
+            # Who has staged is asked again with its wave.
+            rests = sa.or_(row.terminal == "staged", sa.and_(row.terminal == "silent", row.since < at))
+            if wave and body.get("stage"):
+                tx.execute(sa.update(_DEVICES).where(*mine, rests).values(since=at, **_ASKED))
         tx.execute(sa.update(_ROLLOUTS).where(_ROLLOUTS.c.id == name).values(rollout=json.dumps(body)))
