@@ -82,6 +82,7 @@ def _marks(record: DeviceRecord) -> Iterator[str]:
 
     waiting: not exposed, and will be when its wave opens; of those the `due` are awaited then, and the
     `moving` have moved. passive: could not take the goal. left: proved healthy, and runs something else now.
+    rests: ended for now, and asked again when its wave opens.
     """
     if record.success:
         yield "success"
@@ -89,6 +90,8 @@ def _marks(record: DeviceRecord) -> Iterator[str]:
             yield "left"
     if record.terminal is Terminal.SKIPPED and not record.gone:
         yield "passive"
+    if record.terminal in RESTS and not record.gone:
+        yield f"rests {record.terminal}"
     if record.since is None and not record.gone:
         yield "waiting"
         exposed = replace(record, since=0.0)
@@ -233,7 +236,7 @@ class DeviceTable(Mapping[str, DeviceRecord]):
         table, count = self._copy(), 0
         waves = {number for number, _ in self._waves if number > 0}
         newly = [number for number in range(1, wave + 1) if number not in self.opened]
-        table.opened = {**self.opened, **dict.fromkeys(newly or [wave], now)}
+        table.opened = {**self.opened, **dict.fromkeys(newly if wave else [STAGING_WAVE], now)}
         table._exposed = {}  # this table may be opened again at another time, if nothing comes of it now
         for number in newly if wave != STAGING_WAVE else sorted(waves):
             count += table._expose(number, now) + table._ask_again(number, now)
@@ -252,15 +255,18 @@ class DeviceTable(Mapping[str, DeviceRecord]):
         """Nobody of the wave rests any more; returns how many did. While all stage, nobody rests yet."""
         count = 0
         for terminal in RESTS:
-            resting = self.sum(terminal, (number,))
+            resting = self.sum(f"rests {terminal}", (number,))
             count += resting
             self._counts[terminal] -= resting
-            self._waves = self._waves.set((number, str(terminal)), 0)
+            for mark in (str(terminal), f"rests {terminal}"):
+                self._add(number, mark, -resting)
         self._counts[Terminal.PENDING] += count
-        pending = (number, str(Terminal.PENDING))
-        self._waves = self._waves.set(pending, self._waves.get(pending, 0) + count)
+        self._add(number, str(Terminal.PENDING), count)
         self._await(now, count)
         return count
+
+    def _add(self, wave: int, mark: str, step: int) -> None:
+        self._waves = self._waves.set((wave, mark), self._waves.get((wave, mark), 0) + step)
 
     def _await(self, since: float, count: int) -> None:
         if count:
@@ -295,8 +301,7 @@ class DeviceTable(Mapping[str, DeviceRecord]):
         self._counts[record.terminal] += step
         self._moved += step * record.moved
         for mark in ("all", str(record.terminal), *_marks(record)):
-            key = (record.wave, mark)
-            self._waves = self._waves.set(key, self._waves.get(key, 0) + step)
+            self._add(record.wave, mark, step)
         if record.awaited and record.since is not None:
             self._awaited[record.since] += step
             if not self._awaited[record.since]:
