@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, replace
 from functools import partial
 from types import MappingProxyType
 from typing import Any
@@ -234,11 +234,12 @@ def is_plain(value: object) -> bool:
 FORMS: list[dict[str, Any]] = [
     SAID,
     {"listed": True},
-    {"stage": "first", "selector": MappingProxyType({"a": "b"})},
+    {"stage": "first", "selector": {"a": "b"}},
 ]
 ONES: dict[str, Callable[[], Rollout]] = {
     **{f"form {number}": partial(plan, **form) for number, form in enumerate(FORMS)},
     **{f"form {number} at work": partial(at_work, **form) for number, form in enumerate(FORMS)},
+    "whose selector nobody may change": lambda: replace(plan(), selector=MappingProxyType({"a": "b"})),
     **{str(state): make for state, make in IN_STATE.items()},
 }
 
