@@ -9,7 +9,7 @@ from tests.manager.rollouts import START, T, plan, running
 
 from fleetfoot_manager.rollout import DeviceRecord, DeviceTable
 
-MARKS = ("all", "success", "passive", "waiting", "due", "moving", *T)
+MARKS = ("all", "success", "left", "passive", "waiting", "due", "moving", *T)
 #: One of each kind that a rollout knows, in two waves and behind them.
 KINDS = {
     "fresh": DeviceRecord(1),
@@ -20,6 +20,7 @@ KINDS = {
     "works": DeviceRecord(1, T.ACTIVE, since=4.0),
     "tries": DeviceRecord(1, T.ACTIVE, since=3.0, on_goal=True),
     "well": DeviceRecord(1, T.HEALTHY, since=2.0, on_goal=True),
+    "moved on": DeviceRecord(1, T.HEALTHY, since=2.0),
     "fell": DeviceRecord(1, T.FAILED, since=2.0, on_goal=True),
     "back": DeviceRecord(1, T.ROLLED_BACK, since=2.0),
     "mute": DeviceRecord(1, T.SILENT, since=2.0, on_goal=True, gone=True),
@@ -38,6 +39,7 @@ def facts(table: DeviceTable) -> dict[str, Any]:
         "awaited": table.awaited,
         "first": table.first_awaited,
         "moved": table.moved,
+        "left": table.left,
         "marks": {(wave, mark): table.sum(mark, [wave]) for wave in (0, 1, 2) for mark in MARKS},
     }
 
@@ -47,6 +49,7 @@ def is_marked(record: DeviceRecord, mark: str) -> bool:
     return {
         "all": True,
         "success": record.success,
+        "left": record.success and not record.on_goal,
         "passive": record.terminal is T.SKIPPED and not record.gone,
         "waiting": waiting,
         "due": waiting and record.terminal is T.PENDING,
@@ -64,6 +67,7 @@ def counted(records: Mapping[str, DeviceRecord]) -> dict[str, Any]:
         "awaited": len(awaited),
         "first": min((since for since in awaited if since is not None), default=None),
         "moved": sum(record.moved for record in ones),
+        "left": sum(record.success and not record.on_goal for record in ones),
         "marks": {
             (wave, mark): sum(record.wave == wave and is_marked(record, mark) for record in ones)
             for wave in (0, 1, 2)
@@ -76,7 +80,7 @@ def test_what_is_said_of_a_record() -> None:
     said = {name: (one.awaited, one.success, one.moved) for name, one in KINDS.items()}
     assert [name for name, (awaited, _, _) in said.items() if awaited] == ["asked", "works", "tries"]
     assert [name for name, (_, success, _) in said.items() if success] == [
-        "there", "well", "later there", "beyond",
+        "there", "well", "moved on", "later there", "beyond",
     ]  # fmt: skip
     assert [name for name, (_, _, moved) in said.items() if moved] == ["works", "tries", "well", "fell"]
 

@@ -259,3 +259,19 @@ def test_a_named_device_that_left_and_came_back_is_asked_again() -> None:
     rollout = running(listed=True)
     rollout = go(rollout, Left(FIRST), Joined(*rollout.cohort[0]), at=LATER)
     assert rollout.devices[FIRST] == DeviceRecord(1, since=LATER)
+
+
+def test_who_was_taken_back_with_its_rollout_is_told_apart_from_who_is_healthy() -> None:
+    rollout = running()
+    first, second, third = exposed(rollout)
+    on = go(rollout, healthy(first), healthy(second), says(first, None))
+    assert on.counts == on.devices.counts == {"pending": 28, "healthy": 2}, "it has merely gone on"
+    assert [on.result(name) for name in (first, second, third)] == ["healthy", "healthy", "pending"]
+    back = go(on, Decide(Decision.ROLLBACK))
+    assert back.state is S.ROLLING_BACK
+    assert back.counts == {"healthy": 1, "taken_back": 1, "canceled": 28}
+    assert [back.result(name) for name in (first, second, third)] == ["taken_back", "healthy", "canceled"]
+    over = go(back, says(second, None), says(third, None))
+    assert over.state is S.ROLLED_BACK
+    assert over.counts == {"taken_back": 2, "canceled": 28}
+    assert over.result(second) == "taken_back"

@@ -61,7 +61,11 @@ class _Planted(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 def _child(module: str, origin: str, code: CodeType, tests: Sequence[str]) -> int:
     sys.meta_path.insert(0, _Planted(module, origin, code))
     _hush()
-    return int(pytest.main([*_QUIETLY, *tests], plugins=[OneProfile()]))
+    # One file after the other: most are noticed before the second would be collected.
+    for test in tests:
+        if failed := int(pytest.main([*_QUIETLY, test], plugins=[OneProfile()])):
+            return failed
+    return 0
 
 
 def _hush() -> None:
