@@ -168,6 +168,8 @@ def show(found: dict[str, Any], *, as_json: bool) -> None:
     runs = ", ".join(f"{count} run {version}" for version, count in sorted(found["running"].items()))
     line = f"{found['seconds']:7.1f} s  {found['connected']} connected  {runs}"
     line += f"  completed {found['completed']}  rolled back {found['rolled_back']}"
+    if found["failures"]:
+        line += f"  connections failed {found['failures']}"
     if sys.stdout.isatty():
         print(f"\r{line}\x1b[K", end="", flush=True)
     else:
