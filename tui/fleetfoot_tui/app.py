@@ -1,12 +1,10 @@
 """The console: one model, one feed, a stack of screens."""
 
-import os
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from rich.text import Text
 from textual import events
 from textual.app import App, SystemCommand
 from textual.binding import Binding
@@ -16,18 +14,16 @@ from fleetfoot_client.rows import DeviceRow, parse_list
 from fleetfoot_client.session import READING
 from fleetfoot_protocol.errors import FleetfootError
 from fleetfoot_protocol.trust import TrustRoot
-from fleetfoot_tui import dialogs, underway
+from fleetfoot_tui import dialogs, helping, pictures, underway
 from fleetfoot_tui.asking import TIMEOUT, Asker, Nobody
 from fleetfoot_tui.feed import Inbox
 from fleetfoot_tui.head import Head, Health
 from fleetfoot_tui.messages import Answered, Refused, Told
 from fleetfoot_tui.model import Fleet
-from fleetfoot_tui.pictures import self_contained
 from fleetfoot_tui.room import Room
 from fleetfoot_tui.screens import ROOMS
 from fleetfoot_tui.screens.fleet import FleetRoom
 from fleetfoot_tui.swift import Sweeper
-from fleetfoot_tui.table import LineTable
 from fleetfoot_tui.underway import Underway
 
 _TICK = 0.1
@@ -387,20 +383,7 @@ class Console(App[None]):
         screen = self.screen
         if not isinstance(screen, Room):
             return
-        own = {
-            binding.description
-            for kind in (*type(screen).__mro__, LineTable, Console)
-            if kind.__module__.startswith("fleetfoot_tui")
-            for binding in kind.__dict__.get("BINDINGS", ())
-        }
-        keys: dict[str, str] = {}
-        for active in screen.active_bindings.values():
-            if active.binding.description in own - {""}:
-                keys.setdefault(active.binding.description, self.get_key_display(active.binding))
-        keys["Palette"] = self.get_key_display(Binding(self.COMMAND_PALETTE_BINDING, "", ""))
-        text = Text(f"{screen.ABOUT}\n" if screen.ABOUT else "")
-        for place, (what, key) in enumerate(keys.items()):
-            text.append("" if place % 2 else "\n").append(f"{key:>7}  ", "bold").append(f"{what:22}")
+        text = helping.text(self, screen)
         self.push_screen(dialogs.Paper(f"Help: {screen.crumb}", text))
 
     def action_picture(self) -> None:
@@ -408,9 +391,7 @@ class Console(App[None]):
         moment = time.strftime("%Y%m%d-%H%M%S", time.gmtime(self.now()))
         path = self.folder / f"fleetfoot-{moment}.svg"
         try:
-            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
-            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                file.write(self_contained(self.export_screenshot(title=f"fleetfoot {self.fleet.root.fleet}")))
+            pictures.write(path, self.export_screenshot(title=f"fleetfoot {self.fleet.root.fleet}"))
         except OSError as error:
             self.notify(f"no picture: {path}: {error.strerror}", severity="error", markup=False)
         else:

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from fleetfoot_tui.device import Device
 from fleetfoot_tui.dialogs import Deed, must_type
-from fleetfoot_tui.model import Device
 
 #: What a device says that can be asked to upgrade.
 CAPABILITY = "upgrade"

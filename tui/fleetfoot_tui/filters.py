@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any
 
-from fleetfoot_tui.model import Device, Fleet, search_text
+from fleetfoot_tui.device import Device, search_text
+from fleetfoot_tui.model import Fleet
 
 Holds = Callable[[Device], bool]
 

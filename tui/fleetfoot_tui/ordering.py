@@ -8,10 +8,10 @@ from rich.text import Text
 
 from fleetfoot_protocol.errors import FleetfootError
 from fleetfoot_tui import device_acts, dialogs, underway
+from fleetfoot_tui.device import Device
 from fleetfoot_tui.device_acts import LABELS, Order
 from fleetfoot_tui.dialogs import Ask, Confirm, Field, Paper
 from fleetfoot_tui.look import plural, safe
-from fleetfoot_tui.model import Device
 
 if TYPE_CHECKING:
     from fleetfoot_tui.app import Console

@@ -1,7 +1,7 @@
 """How a device stands, in one cell."""
 
+from fleetfoot_tui.device import Device
 from fleetfoot_tui.look import Cell, badge
-from fleetfoot_tui.model import Device
 
 #: Stages of an upgrade, short enough to stand behind the badge.
 _STAGES = {

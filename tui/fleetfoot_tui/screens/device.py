@@ -11,11 +11,12 @@ from fleetfoot_protocol.codes import TABLE, Code
 from fleetfoot_protocol.errors import FleetfootError
 from fleetfoot_protocol.resolve import Why
 from fleetfoot_tui import ordering
+from fleetfoot_tui.device import Device
 from fleetfoot_tui.device_acts import CAPABILITY
 from fleetfoot_tui.facts import ComponentFacts, read_outcomes
 from fleetfoot_tui.look import Cell, ago, badge
 from fleetfoot_tui.messages import Answered, Refused
-from fleetfoot_tui.model import Changes, Device
+from fleetfoot_tui.model import Changes
 from fleetfoot_tui.room import Page, Room, facts
 
 _ATTESTED = {

@@ -12,10 +12,11 @@ from textual.widgets import Input
 
 from fleetfoot_tui import filters, ordering
 from fleetfoot_tui.columns import Column
+from fleetfoot_tui.device import Device
 from fleetfoot_tui.filters import ORDERS, Sight
 from fleetfoot_tui.look import Cell, ago, bar, plural
 from fleetfoot_tui.messages import Chosen
-from fleetfoot_tui.model import Changes, Device
+from fleetfoot_tui.model import Changes
 from fleetfoot_tui.room import Page, Room
 from fleetfoot_tui.screens.device import DeviceRoom
 from fleetfoot_tui.screens.new_rollout import NewRolloutRoom

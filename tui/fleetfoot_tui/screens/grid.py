@@ -14,9 +14,10 @@ from textual.scroll_view import ScrollView
 from textual.strip import Strip
 from textual.widget import Widget
 
+from fleetfoot_tui.device import Device
 from fleetfoot_tui.look import Cell, badge, fitted, glyph, plural, style
 from fleetfoot_tui.messages import Chosen, Pointed
-from fleetfoot_tui.model import Changes, Device
+from fleetfoot_tui.model import Changes
 from fleetfoot_tui.room import Page, Room, packed
 from fleetfoot_tui.screens.device import DeviceRoom
 from fleetfoot_tui.standing import link, state
