@@ -257,6 +257,15 @@ def test_check_of_an_older_release_says_that_going_down_must_be_permitted(
     assert "--exactly" in said
 
 
+def test_check_of_a_withdrawn_release_says_so(
+    rig: Rig, stock: Stock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rig.send(stock.order(2, withdrawn=(stock["1.1.0"].digest,)))
+    rig.run()
+    status, outlook = checked(capsys, str(stock["1.1.0"].path))
+    assert (status, outlook["act"], outlook["cause"]) == (1, "stay", "it is withdrawn for this device")
+
+
 def test_check_tells_of_an_order_what_the_worker_then_does(
     rig: Rig, stock: Stock, capsys: pytest.CaptureFixture[str]
 ) -> None:

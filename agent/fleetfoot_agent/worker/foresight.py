@@ -150,6 +150,10 @@ def _of_bundle(config: AgentConfig, memory: Memory, bundle: Bundle) -> Outlook:
     record = _record(config, name)
     if record.run is not None and record.run.digest == digest:
         return Outlook(name, release.version, digest, "stay", None, "it runs already")
+    if digest in _planned(config, memory, name, record).withdrawn:
+        # Put on by hand it would be left again with the next order that is read.
+        cause = "it is withdrawn for this device"
+        return Outlook(name, release.version, digest, "stay", Code.UPGRADE_CANCELED, cause)
     if release.counter < (floor := planning.floor_of(config, name, record)):
         cause = f"counter {release.counter} is below the floor {floor}"
         return Outlook(name, release.version, digest, "reject", Code.UPGRADE_BELOW_FLOOR, cause)
