@@ -171,3 +171,21 @@ async def test_marked_devices_are_the_target_and_what_is_under_way_forbids_the_s
         assert "supersedes  r-9" in text
         assert "newer ones  go down to it" in text
         assert stage.asker.of("rollout.start") == []
+
+
+async def test_read_only_is_said_before_anything_is_typed(stage: Stage) -> None:
+    troubled(stage)
+    managed(stage)
+    app = stage.console(read_only=True)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settle(pilot)
+        await pilot.press("u")
+        text = await settle(pilot)
+        assert "read_only" in text
+        assert "to which version" not in text
+        await pilot.press("escape", "n", "tab")
+        await type_text(pilot, "1.2.0")
+        await pilot.pause(0.5)
+        assert "Start is not possible: this console is read-only" in await settle(pilot)
+        await pilot.press("ctrl+s")
+        assert "Start the rollout" not in await settle(pilot)

@@ -8,6 +8,7 @@ from rich.text import Text
 
 from fleetfoot_protocol.errors import FleetfootError
 from fleetfoot_tui import device_acts, dialogs, underway
+from fleetfoot_tui.asking import Nobody
 from fleetfoot_tui.device import Device
 from fleetfoot_tui.device_acts import LABELS, Order
 from fleetfoot_tui.dialogs import Ask, Confirm, Field, Paper
@@ -20,7 +21,12 @@ if TYPE_CHECKING:
 def begin(console: "Console", kind: str, devices: Sequence[Device], candidates: Sequence[str] = ()) -> None:
     """Ask for the version where the act needs one, then whether it is meant."""
     can, unable = device_acts.able(devices)
-    if not can:
+    if console.read_only:
+        # At once, not after somebody has typed what they want.
+        live = not isinstance(console.asker, Nobody)
+        remedy = "leave, and start without --read-only" if live else "act with 'fleetfoot tui'"
+        console.show_error(FleetfootError("read_only", "this console signs nothing", remedy=remedy))
+    elif not can:
         console.notify(
             f"{plural(len(unable), 'device')} cannot be upgraded from afar: no capability 'upgrade'",
             severity="warning",

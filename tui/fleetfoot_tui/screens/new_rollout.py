@@ -107,7 +107,8 @@ class NewRolloutRoom(Room):
         except FleetfootError as error:
             self._forbid(error.message)
             return
-        self.reason = self.plan.blocked or ("" if self.plan.total else "no device would be in it")
+        nobody = "" if self.plan.total else "no device would be in it"
+        self.reason = "this console is read-only" if self.console.read_only else self.plan.blocked or nobody
         self._draw()
 
     def refused(self, message: Refused) -> None:
