@@ -79,6 +79,9 @@ class Witness:
         self._now = now
         self._orders: dict[str, tuple[int, int]] = {}
         self._payloads: dict[str, set[str]] = {}
+        #: Digests of every order that a manager has published, and envelopes that were found to be of them.
+        self._said: set[str] = set()
+        self._genuine: set[bytes] = set()
         self._counters: dict[tuple[str, str | None], int] = {}
         self._read: dict[tuple[str, str], tuple[int, int]] = {}
         self._floors: dict[str, int] = {}
@@ -106,6 +109,7 @@ class Witness:
         if digest in known:
             return
         known.add(digest)
+        self._said.add(digest)
         document = trust.verify_desired(payload, self._fleet.root)
         before = self._orders.get(topic, (0, 0))
         demand(document.order > before, "the order goes back", topic, before, document.order)
@@ -205,8 +209,12 @@ class Witness:
         self._stood[device.id] = device.runs
 
     def read(self, device: "Device") -> None:
-        """What a device takes for the newest never goes back."""
+        """What a device takes for the newest was said by a manager, and never goes back."""
         for scope in ("group", "own"):
+            data = device.memory.envelope(f"{scope}.kiosk")
+            if data is not None and data not in self._genuine:
+                demand(dsse.decode(data).digest in self._said, "takes what no manager said", device.id, scope)
+                self._genuine.add(data)
             found = device.memory.desired(scope, "kiosk")
             if found is None:
                 continue
