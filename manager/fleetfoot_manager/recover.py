@@ -95,7 +95,9 @@ def rebuild(
             if head is not None:
                 set_meta(tx, RECOVERED_HEAD, sha256(payload).hexdigest())
                 report.lost.append(f"audit log: {head.count} entries; exports of it verify with the old head")
-    report.lost.append("policies of groups, approvals, notes and history of rollouts")
+    report.lost.append(
+        "policies of groups, approvals, notes and history of rollouts, a pause that no order tells of"
+    )
     set_meta(tx, REQUESTS_SINCE, repr(now))
     about = {"recovered": dict(report.recovered), "lost": len(report.lost)}
     audit.append(tx, now, audit.MANAGER, "store.recover", about)

@@ -275,3 +275,20 @@ def test_recovered_from_a_broker_by_the_command(tmp_path: Path, capsys: pytest.C
     assert told["recovered"] == {"releases": 1, "devices": 1}
     assert any("artifacts of kiosk 1.0.0" in line for line in told["not_recovered"])
     assert any("preflight of kiosk in hall" in line for line in told["not_recovered"])
+
+
+def test_an_engine_that_was_paused_is_paused_still(town: Town) -> None:
+    town.rig.do("engine.pause", {"reason": "a bad batch"})
+    until(lambda: town.rig.desired("hall").hold, "the order is held")
+    heard = town.retained()
+    town.lose()
+    report = town.recover(heard)
+    assert said(report, "who paused the engine", "resume --all")
+    rig = Rig(town.realm)
+    try:
+        rig.connect()
+        assert rig.do("manager.status")["engine"] == "paused"
+        rig.do("engine.resume")
+        until(lambda: not rig.desired("hall").hold, "the order is let go")
+    finally:
+        rig.close()
