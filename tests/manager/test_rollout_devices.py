@@ -9,7 +9,7 @@ from tests.manager.rollouts import START, T, plan, running
 
 from fleetfoot_manager.rollout import DeviceRecord, DeviceTable
 
-MARKS = ("all", "success", "left", "passive", "waiting", "due", "moving", *T)
+MARKS = ("all", "success", "left", "passive", "waiting", "due", "moving", "rests staged", "rests silent", *T)
 #: One of each kind that a rollout knows, in two waves and behind them.
 KINDS = {
     "fresh": DeviceRecord(1),
@@ -54,6 +54,8 @@ def is_marked(record: DeviceRecord, mark: str) -> bool:
         "waiting": waiting,
         "due": waiting and record.terminal is T.PENDING,
         "moving": waiting and record.on_goal,
+        "rests staged": record.terminal is T.STAGED and not record.gone,
+        "rests silent": record.terminal is T.SILENT and not record.gone,
     }.get(mark, record.terminal == mark)
 
 
@@ -100,6 +102,37 @@ def test_the_sums_are_what_counting_gives_however_the_table_came_about() -> None
         assert facts(one) == counted(one)
         anew = DeviceTable(dict(one.items()), one.opened)
         assert (anew, facts(anew), anew.opened) == (one, facts(one), one.opened)
+
+
+def test_while_all_stage_everybody_is_asked_and_once_more_by_the_wave_that_activates() -> None:
+    staging, count = DeviceTable(KINDS).open(0, 10.0)
+    assert (count, staging.opened) == (6, {0: 10.0})
+    assert {name for name, record in staging.items() if record.since == 10.0} == {
+        "fresh", "there", "ahead", "later", "later there", "later canceled",
+    }  # fmt: skip
+    staged = staging.put(
+        {
+            "fresh": DeviceRecord(1, T.STAGED, since=10.0, ended=11.0),
+            "asked": DeviceRecord(1, T.SILENT, reason="no answer", since=4.0, ended=11.0),
+            "later": DeviceRecord(2, T.STAGED, since=10.0, ended=11.0),
+            "new": DeviceRecord(2, T.SILENT, since=10.0, ended=11.0),
+        }
+    )
+    first, count = staged.open(1, 20.0)
+    assert count == 2
+    assert (first["fresh"], first["asked"]) == (DeviceRecord(1, since=20.0), DeviceRecord(1, since=20.0))
+    assert (first["later"], first["mute"]) == (staged["later"], KINDS["mute"])
+    mute = first.put({"fresh": DeviceRecord(1, T.SILENT, since=20.0, ended=25.0)})
+    assert mute["fresh"].terminal is T.SILENT, "it was asked already"
+    second, count = mute.open(2, 30.0)
+    assert (count, second["later"], second["new"]) == (
+        2,
+        DeviceRecord(2, since=30.0),
+        DeviceRecord(2, since=30.0),
+    )
+    for one in (staging, staged, first, mute, second):
+        assert facts(one) == counted(one)
+        assert facts(DeviceTable(dict(one.items()), one.opened)) == facts(one)
 
 
 def test_a_wave_exposes_whom_it_admits_once_and_no_one_who_left() -> None:

@@ -28,6 +28,7 @@ from tests.manager.rollouts import (
 
 from fleetfoot_manager.rollout import (
     Activate,
+    Away,
     Bless,
     Cancel,
     Decide,
@@ -218,3 +219,9 @@ def test_a_reason_that_progress_could_not_carry_is_refused_in_words(reason: str,
         with pytest.raises(FleetfootError, match=why) as refused:
             advance(running(), event, START)
         assert refused.value.code == "request_invalid"
+
+
+def test_why_a_rollout_stages_and_why_nobody_waits_for_a_device_is_said_in_these_words() -> None:
+    assert running(stage="first").reason == "everybody stages, nobody activates yet"
+    passed_over = go(running(skip_offline=True), Away(frozenset({FIRST})))
+    assert passed_over.devices[FIRST].reason == "offline when it was asked"
