@@ -208,6 +208,11 @@ def test_who_left_before_the_staging_does_not_stage() -> None:
     rollout = go(plan(stage="first"), Left(FIRST), Start())
     assert rollout.devices[FIRST].since is None
     assert len(exposed(rollout)) == 29
+    # Also where not all stage at once: who is a canary by name alone stages when its wave opens.
+    canaries = plan(stage="first", include=(FIRST, LAST), waves=(2, 10))
+    rollout = go(canaries, Left(FIRST), Start())
+    assert rollout.devices[FIRST].since is rollout.devices[LAST].since is None
+    assert exposed(rollout)
 
 
 # --- who comes and goes
