@@ -54,6 +54,13 @@ class _Parser(argparse.ArgumentParser):
         self.print_usage(sys.stderr)
         raise FleetfootError("usage", message, remedy=f"see '{self.prog} --help'")
 
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
+        """Let the command itself complain of what it does not know: the help that helps is its own."""
+        found, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return found, unknown
+
 
 class _Version(argparse.Action):
     """--version, which reads the version only when somebody asks."""

@@ -4,7 +4,7 @@ import argparse
 import re
 import sys
 from collections.abc import Callable
-from typing import NoReturn, TypeAlias
+from typing import Any, NoReturn, TypeAlias
 
 from fleetfoot_protocol import topics, versions
 from fleetfoot_protocol.errors import FleetfootError
@@ -22,6 +22,13 @@ class Parser(argparse.ArgumentParser):
         """Raise the complaint, after a reminder of how the command is used."""
         self.print_usage(sys.stderr)
         raise FleetfootError("usage", message, remedy=f"see '{self.prog} --help'")
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
+        """Let the command itself complain of what it does not know: the help that helps is its own."""
+        found, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return found, unknown
 
 
 _DURATION = re.compile(r"(\d{1,9})(s|m|h|d)?")

@@ -15,7 +15,7 @@ Pure. In this order, the first that applies:
 """
 
 from fleetfoot_manager.rollout_events import Report
-from fleetfoot_manager.rollout_state import Rollout
+from fleetfoot_manager.rollout_state import OWN, Rollout
 from fleetfoot_protocol.documents import Desired
 from fleetfoot_protocol.reports import ComponentStatus, OutcomeRecord, Status
 from fleetfoot_protocol.resolve import Device, first_target, resolve
@@ -41,7 +41,6 @@ _ENDINGS: dict[Outcome, Terminal] = {
     Outcome.CANCELED: Terminal.CANCELED,
 }
 AHEAD = "ahead of the target"
-OWN = "obeys a document of its own"
 OTHER = "obeys rollout"
 
 

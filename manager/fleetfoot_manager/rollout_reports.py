@@ -3,14 +3,15 @@
 - An outcome counts only for the same rollout and attempt; healthy only with the goal's digest running.
 - The first of healthy, failed, rolled_back wins for an attempt. What the manager had concluded by itself
   (pending, silent, already on the target) gives way to what the device then says.
-- A device that is not exposed cannot have worked on the rollout: of it, only what runs is of interest.
+- A device that is not exposed cannot have worked on the rollout: of it, only what runs is of interest, and
+  whether it obeys a document of its own: then it says nothing to the group's when its wave opens.
 """
 
 from dataclasses import replace
 
 from fleetfoot_manager.rollout_devices import DeviceRecord
 from fleetfoot_manager.rollout_events import Report
-from fleetfoot_manager.rollout_state import ALREADY, Rollout
+from fleetfoot_manager.rollout_state import ALREADY, OWN, Rollout
 from fleetfoot_protocol.states import RolloutState, Terminal
 
 #: What only a device can say, and says once for an attempt.
@@ -68,9 +69,13 @@ def _not_exposed(
 ) -> DeviceRecord:
     if record.wave == 0 or report.terminal in _AT_WORK:
         return record
-    if on_goal and record.terminal is Terminal.PENDING:
+    passed_over = record.reason == OWN
+    if on_goal and (passed_over or record.terminal is Terminal.PENDING):
         return replace(record, terminal=Terminal.SKIPPED, reason=ALREADY, ended=now, on_goal=True)
-    if record.on_goal and not on_goal:
+    if not on_goal and report.terminal is Terminal.SKIPPED and report.reason == OWN:
+        waits = record.terminal in (Terminal.PENDING, Terminal.SKIPPED)
+        return _ended(replace(record, on_goal=False), Terminal.SKIPPED, "", OWN, now) if waits else record
+    if (passed_over or record.on_goal) and not on_goal:
         # It would have been asked, and is not any more where the rollout is over.
         left = replace(record, on_goal=False)
         closed = rollout.state in _CLOSED

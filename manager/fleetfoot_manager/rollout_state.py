@@ -15,6 +15,7 @@ from fleetfoot_protocol.documents import Goal
 from fleetfoot_protocol.states import TAKEN_BACK, RolloutState, Terminal
 
 ALREADY = "already on the target"
+OWN = "obeys a document of its own"
 BEYOND = "beyond the last wave"
 #: Where a healthy device that runs something else was taken back, and has not merely gone on.
 TAKES_BACK = frozenset({RolloutState.ROLLING_BACK, RolloutState.ROLLED_BACK})

@@ -201,10 +201,11 @@ def test_a_bundle_of_other_keys_is_refused_with_the_status_of_trust(
     assert "code: upgrade_signature_invalid" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("words", [["frobnicate"], ["install"], ["init"]])
+@pytest.mark.parametrize("words", [["frobnicate"], ["install"], ["init"], ["check", "--nope"]])
 def test_wrong_usage_is_2(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert agent() == agent(*words) == 2
-    assert "\ncode: usage\nwhat to do: see 'fleetfoot-agent" in capsys.readouterr().err
+    command = "".join(f" {word}" for word in words[:1] if word != "frobnicate")
+    assert f"\ncode: usage\nwhat to do: see 'fleetfoot-agent{command} --help'" in capsys.readouterr().err
     assert agent(*words, "--json") == 2
     assert json.loads(capsys.readouterr().out)["error"]["code"] == "usage"
 

@@ -43,11 +43,21 @@ def test_an_unknown_command_gets_a_suggestion(run: Run) -> None:
     assert "\x1b" not in run("\x1b[2J").err
 
 
-@pytest.mark.parametrize("arguments", [("key",), ("key", "new"), ("rollout", "decide", "r-1", "maybe")])
-def test_wrong_usage_is_two(run: Run, arguments: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(
+    ("arguments", "command"),
+    [
+        (("key",), "key"),
+        (("key", "new"), "key new"),
+        (("rollout", "decide", "r-1", "maybe"), "rollout decide"),
+        (("device", "list", "--nope"), "device list"),
+    ],
+)
+def test_wrong_usage_is_two_and_names_the_help_of_the_command(
+    run: Run, arguments: tuple[str, ...], command: str
+) -> None:
     done = run(*arguments)
     assert done.code == Exit.USAGE
-    assert "\ncode: usage\nwhat to do: see 'fleetfoot key" in done.err or arguments[0] == "rollout"
+    assert f"\ncode: usage\nwhat to do: see 'fleetfoot {command} --help'" in done.err
     said = run(*arguments, "--json")
     assert (said.code, json.loads(said.out)["error"]["code"]) == (Exit.USAGE, "usage")
 

@@ -38,14 +38,21 @@ from fleetfoot_protocol.states import RolloutState, Terminal
 FIRST, *_, LAST = (member.device for member in plan().cohort)
 LATER = START + 9
 ALREADY = "already on the target"
+OWN = "obeys a document of its own"
 #: A rollout over the first three of thirty that no failure trips: of whom is asked, of whom comes later.
 ASKED, IDLE = DeviceRecord(1, since=START), DeviceRecord(3)
 ENDED = replace(ASKED, ended=LATER)
+PASSED = replace(IDLE, terminal=Terminal.SKIPPED, reason=OWN, ended=LATER)
 
 
 def tried(device: str, terminal: Terminal | None, digest: str = OLD) -> Report:
     """With words, as a device may add them to whatever it says."""
     return replace(says(device, terminal, digest), code="upgrade_boot_failed", reason="exit 1")
+
+
+def pinned(digest: str = OLD) -> Report:
+    """The last device, which obeys a document of its own."""
+    return replace(says(LAST, T.SKIPPED, digest), reason=OWN)
 
 
 def after(rollout: Rollout, *reports: Report) -> DeviceRecord:
@@ -134,9 +141,20 @@ def test_only_who_is_over_its_time_is_silent() -> None:
         ([tried(LAST, T.ROLLED_BACK)], IDLE),
         ([tried(LAST, T.ACTIVE, NEW)], IDLE),
         ([tried(LAST, T.STAGED, NEW)], IDLE),
+        ([tried(LAST, T.SKIPPED)], IDLE),
+        ([pinned()], PASSED),
+        ([pinned(), pinned()], replace(PASSED, ended=LATER - 1)),
+        ([pinned(), tried(LAST, None)], IDLE),
+        ([pinned(), tried(LAST, None, NEW)], replace(PASSED, reason=ALREADY, on_goal=True)),
+        ([tried(LAST, None, NEW), pinned()], PASSED),
+        ([pinned(NEW)], replace(PASSED, reason=ALREADY, on_goal=True)),
+        (
+            [tried(LAST, None, NEW), pinned(NEW)],
+            replace(PASSED, reason=ALREADY, on_goal=True, ended=LATER - 1),
+        ),
     ],
 )
-def test_of_who_is_not_asked_yet_only_what_runs_is_written_down(
+def test_of_who_is_not_asked_yet_what_runs_is_written_down_and_whether_it_obeys_its_own(
     reports: list[Report], record: DeviceRecord
 ) -> None:
     assert after(running(), *reports) == record
@@ -152,8 +170,21 @@ def test_who_is_beyond_the_last_wave_stays_there_whatever_runs() -> None:
 def test_nothing_can_be_said_of_a_canceled_device_that_was_never_asked() -> None:
     rollout = go(running(), Cancel())
     record = replace(IDLE, terminal=T.CANCELED, ended=START)
-    for reports in ([says(LAST, None, NEW)], [says(LAST, None)], [tried(LAST, T.ROLLED_BACK)]):
-        assert after(rollout, *reports) == record
+    for report in (says(LAST, None, NEW), says(LAST, None), tried(LAST, T.ROLLED_BACK), pinned()):
+        assert after(rollout, report) == record
+
+
+def test_who_obeys_its_own_is_not_awaited_when_its_wave_opens() -> None:
+    """It has nothing to say to the document of its group, and would count as silent in the end."""
+    rollout = go(plan(), Start(), pinned())
+    for wave in (1, 2, 3):
+        asked = [d for d, record in rollout.devices.items() if record.wave == wave and d != LAST]
+        rollout = go(rollout, *(healthy(d) for d in asked))
+        rollout = go(rollout, Tick(), at=START + 1000 * wave)
+    assert rollout.state is S.COMPLETED
+    assert rollout.devices[LAST] == replace(PASSED, since=START + 2000, ended=START)
+    # Once it is released, it does what its group is asked to do.
+    assert go(rollout, says(LAST, T.HEALTHY, NEW)).devices[LAST].terminal is T.HEALTHY
 
 
 @pytest.mark.parametrize("state", S)

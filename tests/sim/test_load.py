@@ -92,11 +92,18 @@ class Alone:
         return self.status()
 
 
-def order(house: House, *targets: Any, sequence: int = 7, key: str = "director", group: str = GROUP) -> bytes:
+def order(
+    house: House,
+    *targets: Any,
+    sequence: int = 7,
+    key: str = "director",
+    group: str = GROUP,
+    **changes: Any,
+) -> bytes:
     director = Director.__new__(Director)
     director.house, director.sequence, director.mirror = house, sequence, "http://127.0.0.1:1/blobs"
     document: Desired = director.desired(group, *targets)
-    return director.sign(document, key=key)
+    return director.sign(document.model_copy(update=changes), key=key)
 
 
 def test_a_device_upgrades_itself_and_says_so_under_its_own_key(house: House, bundles: list[Bundle]) -> None:
@@ -161,6 +168,40 @@ def test_a_device_answers_a_probe_once_and_does_nothing_for_it(house: House, bun
     assert len(alone.said) == said
     alone.device.asked(probe(house, bundles[0], "p-2"))
     assert alone.status().components[kiosk.COMPONENT].preflight != found.preflight
+
+
+def test_an_order_of_its_own_goes_before_that_of_its_group(house: House, bundles: list[Bundle]) -> None:
+    alone = Alone(house, bundles[0])
+    goal = everybody("r-1", bundles[1].goal())
+    alone.device.told(order(house, goal, sequence=1, device="sim-0002"))
+    assert (alone.counts.refused, alone.said) == (1, [])
+    pinned = order(house, sequence=1, device="sim-0001", baseline=bundles[0].goal())
+    alone.device.told(pinned)
+    status = alone.upgrade(order(house, goal), bundles[1])
+    one = status.components[kiosk.COMPONENT]
+    assert one.answered is not None
+    assert (one.answered.scope, one.answered.sequence) == ("own", 2)
+    assert (one.running, alone.wanted) == (installed(bundles[0]), [])
+    alone.device.asked(probe(house, bundles[1], "p-1"))
+    found = alone.status().components[kiosk.COMPONENT].preflight
+    assert found is not None
+    assert (found.verdict, found.code) == ("rejected", "upgrade_pinned")
+    # The orders of a device are counted for themselves, and once it is released its group's counts again.
+    released = order(house, sequence=2, device="sim-0001", released=True, baseline=None)
+    status = alone.upgrade(released, bundles[1])
+    assert status.components[kiosk.COMPONENT].running == installed(bundles[1])
+    assert alone.counts.documents == 1
+
+
+def test_a_group_that_is_held_defers_order_and_probe(house: House, bundles: list[Bundle]) -> None:
+    alone = Alone(house, bundles[0])
+    alone.device.told(order(house, everybody("r-1", bundles[1].goal()), hold=True))
+    alone.device.asked(probe(house, bundles[1], "p-1"))
+    one = alone.status().components[kiosk.COMPONENT]
+    assert one.answered is not None
+    assert one.preflight is not None
+    assert (one.answered.verdict, one.preflight.verdict) == ("deferred", "deferred")
+    assert (one.running, alone.wanted) == (installed(bundles[0]), [])
 
 
 def test_a_device_that_fails_comes_back_and_refuses_that_attempt(house: House, bundles: list[Bundle]) -> None:

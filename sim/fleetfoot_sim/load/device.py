@@ -10,6 +10,7 @@ import hashlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Literal
 
 from fleetfoot_protocol import dsse, keys, times, topics
 from fleetfoot_protocol.allow import Rules
@@ -46,14 +47,18 @@ _seconds = functools.lru_cache(maxsize=64)(times.from_text)
 
 
 @functools.lru_cache(maxsize=256)
-def _answer(epoch: int, sequence: int, verdict: Verdict, code: str, reason: str) -> Answer:
+def _answer(epoch: int, sequence: int, own: bool, verdict: Verdict, code: str, reason: str) -> Answer:
     """One object for all who answer the same: it does not change, and takes its time to make."""
-    return Answer(epoch=epoch, sequence=sequence, scope="group", verdict=verdict, code=code, reason=reason)
+    scope: Literal["own", "group"] = "own" if own else "group"
+    return Answer(epoch=epoch, sequence=sequence, scope=scope, verdict=verdict, code=code, reason=reason)
 
 
 @dataclass(slots=True)
 class Counts:
-    """What happened in a fleet. `repeated`: installs of what ran already or had been done before."""
+    """What happened in a fleet. `repeated`: installs of what ran already or had been done before.
+
+    documents, sequences: new documents of the group, each counted by every device that took it.
+    """
 
     documents: int = 0
     refused: int = 0
@@ -110,6 +115,7 @@ class SimulatedDevice:
         "id",
         "memory",
         "nature",
+        "own",
         "silent",
     )
 
@@ -132,7 +138,9 @@ class SimulatedDevice:
         self.nature = nature
         self.counts = counts
         self.silent = False
+        #: The newest document of its group, and the newest of its own.
         self.desired: Desired | None = None
+        self.own: Desired | None = None
         self.memory = Device(name, {}, running)
         self._secret = secret_of(seed, name)
         # A new run of the simulator is a device that has lost its state: its counter begins anew.
@@ -167,12 +175,19 @@ class SimulatedDevice:
         if (desired.group, desired.component) != (self._place.group, self._place.component):
             self.counts.refused += 1
             return
-        if self.desired is not None and desired.order <= self.desired.order:
+        if desired.device not in (None, self.id):
+            self.counts.refused += 1
             return
-        self.desired = desired
+        have = self.own if desired.device else self.desired
+        if have is not None and desired.order <= have.order:
+            return
         self._floor = max(self._floor, _seconds(desired.issued))
-        self.counts.documents += 1
-        self.counts.sequences[desired.sequence] = self.counts.sequences.get(desired.sequence, 0) + 1
+        if desired.device:
+            self.own = desired
+        else:
+            self.desired = desired
+            self.counts.documents += 1
+            self.counts.sequences[desired.sequence] = self.counts.sequences.get(desired.sequence, 0) + 1
         if self._state in (Lifecycle.IDLE, Lifecycle.STAGED):
             self._decide()
 
@@ -199,7 +214,9 @@ class SimulatedDevice:
         probe = self._probe
         if probe is None or (self._preflight is not None and self._preflight.id == probe.id):
             return True
-        found = preflight.answer(probe, self.memory, release, RULES, PLATFORM, FREE, self._now())
+        group, own = self._standing(self.desired), self._standing(self.own)
+        device = preflight.Asked(self.memory, PLATFORM, FREE, group is not None and group.hold, _live(own))
+        found = preflight.answer(probe, device, release, RULES, self._now())
         if found is None:
             return False
         self._preflight = found
@@ -215,18 +232,25 @@ class SimulatedDevice:
         elif self._worth_telling(before):
             self.say()
 
+    def _standing(self, document: Desired | None) -> Desired | None:
+        return None if document is None or self._past(document.expires) else document
+
+    def _lapsed(self) -> Desired | None:
+        """The document that it would obey if it had not expired."""
+        return next((one for one in (self.desired, self.own) if one and not self._standing(one)), None)
+
     def _answer_newest(self) -> Plan:
-        lapsed = self.desired is not None and self._past(self.desired.expires)
-        plan = resolve(None if lapsed else self.desired, None, self.memory)
+        group, own = self._standing(self.desired), self._standing(self.own)
+        plan = resolve(group, own, self.memory)
         self._rollout = plan.rollout
-        if self.desired is not None:
-            verdict, code = _VERDICTS.get(plan.act, Verdict.ACCEPTED), str(plan.code or "")
-            reason = str(plan.why)
-            if lapsed:
-                verdict, code = Verdict.REJECTED, str(Code.UPGRADE_EXPIRED)
-                reason = f"it expired at {self.desired.expires}"
-            code = code if verdict is not Verdict.ACCEPTED else ""
-            self._answer = _answer(self.desired.epoch, self.desired.sequence, verdict, code, reason)
+        document = own if _live(own) else group
+        if document is not None:
+            verdict = _VERDICTS.get(plan.act, Verdict.ACCEPTED)
+            code = "" if verdict is Verdict.ACCEPTED else str(plan.code or "")
+            self._answer = _answer(*document.order, document is own, verdict, code, str(plan.why))
+        elif (lapsed := self._lapsed()) is not None:
+            code, reason = str(Code.UPGRADE_EXPIRED), f"it expired at {lapsed.expires}"
+            self._answer = _answer(*lapsed.order, lapsed is self.own, Verdict.REJECTED, code, reason)
         return plan
 
     def _worth_telling(self, before: Answer | None) -> bool:
@@ -374,6 +398,11 @@ class SimulatedDevice:
             clock=Clock(trusted=True, floor=times.to_text(self._floor)),
             components={self._place.component: component},
         )
+
+
+def _live(own: Desired | None) -> bool:
+    """Whether a document of the device's own decides."""
+    return own is not None and not own.released
 
 
 def _installed(goal: Goal) -> Installed:

@@ -65,13 +65,28 @@ async def _unanswered(connection: Connection) -> bool:
 class Link:
     """A connection with the devices that share it; kept up until `stop`."""
 
-    def __init__(self, fleet: "Fleet", number: int, devices: list[SimulatedDevice]) -> None:
+    def __init__(self, fleet: "Fleet", number: int) -> None:
         self._fleet = fleet
         self._number = number
-        self.devices = devices
+        self.devices: list[SimulatedDevice] = []
         self.connection: Connection | None = None
+        #: Where each of them gets orders of its own.
+        self._own: dict[str, SimulatedDevice] = {}
         #: Manifests that this connection has subscribed to: empty until they come.
         self._manifests: dict[str, bytes] = {}
+
+    def add(self, device: SimulatedDevice) -> None:
+        """One more that shares it; before `run`."""
+        place = self._fleet.plan.place
+        self.devices.append(device)
+        own = topics.build(
+            Kind.DEVICE_DESIRED,
+            root=place.topic_root,
+            group=place.group,
+            device=device.id,
+            component=place.component,
+        )
+        self._own[own] = device
 
     @property
     def up(self) -> bool:
@@ -102,10 +117,11 @@ class Link:
         self.connection = connection
         self._manifests.clear()
         place = plan.place
-        connection.subscribe(
+        shared = (
             topics.build(kind, root=place.topic_root, group=place.group, component=place.component)
             for kind in (Kind.GROUP_DESIRED, Kind.PROBE)
         )
+        connection.subscribe([*shared, *self._own])
         for device in self.devices:
             connection.publish(self.topic(Kind.PRESENCE, device), b"online", retain=True)
             device.say()
@@ -165,6 +181,8 @@ class Link:
         elif "/probe/" in topic:
             for device in self.devices:
                 device.asked(payload)
+        elif (one := self._own.get(topic)) is not None:
+            one.told(payload)
         else:
             for device in self.devices:
                 device.told(payload)
@@ -180,10 +198,10 @@ class Fleet:
         self.failures = 0
         self.connecting = asyncio.Semaphore(_AT_ONCE)
         self._tasks: list[asyncio.Task[None]] = []
-        self.links = [Link(self, number, []) for number in range(plan.connections or plan.devices)]
+        self.links = [Link(self, number) for number in range(plan.connections or plan.devices)]
         for number, name in enumerate(plan.names()):
             link = self.links[number % len(self.links)]
-            link.devices.append(self._device(name, link))
+            link.add(self._device(name, link))
         self.links = [link for link in self.links if link.devices]
 
     def _device(self, name: str, link: Link) -> SimulatedDevice:
