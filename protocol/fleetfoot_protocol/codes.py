@@ -128,7 +128,7 @@ TABLE: dict[Code, CodeInfo] = {
         _P,
         _WARN,
         "more than one major version would be crossed at once",
-        "upgrade to a release of the next major version first",
+        "go by way of a release of the major version in between",
     ),
     Code.UPGRADE_DOWNGRADE_REFUSED: CodeInfo(
         _P,
