@@ -271,7 +271,7 @@ async def test_batches_are_staged_and_activated_from_the_console(house: House) -
             await type_text(pilot, "0")
             await pilot.press("tab", "tab", "tab", "tab", "tab")
             await type_text(pilot, "only")
-            await see(pilot, "batches      1 ▸ 2 ▸ 3", "--stage only --batch-", "ctrl+s starts it")
+            await see(pilot, "batches      1 ▸ 2 ▸ 3", "--stage only", "--batch-size 1", "ctrl+s starts it")
             await pilot.press("ctrl+s", "y")
             await see(pilot, "▶ staging", "strategy    batches, trips at 2 failures in a row")
             name = house.rollout()["rollout"]
