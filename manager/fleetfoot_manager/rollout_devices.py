@@ -6,6 +6,7 @@ changes. So it is where staging goes first: that everybody may stage is the open
 staged, or was silent, is asked again when the wave opens that activates it.
 """
 
+import math
 from collections import Counter
 from collections.abc import Collection, ItemsView, Iterable, Iterator, Mapping, ValuesView
 from dataclasses import dataclass, fields, replace
@@ -236,6 +237,9 @@ class DeviceTable(Mapping[str, DeviceRecord]):
         table, count = self._copy(), 0
         waves = {number for number, _ in self._waves if number > 0}
         newly = [number for number in range(1, wave + 1) if number not in self.opened]
+        if self.sum(f"rests {Terminal.SILENT}", newly):
+            # Who became silent at this very moment did so before: of equal moments nobody could tell.
+            now = math.nextafter(now, math.inf)
         table.opened = {**self.opened, **dict.fromkeys(newly if wave else [STAGING_WAVE], now)}
         table._exposed = {}  # this table may be opened again at another time, if nothing comes of it now
         for number in newly if wave != STAGING_WAVE else sorted(waves):

@@ -1,7 +1,9 @@
 """A rollout's table of devices: its sums are what counting gives, and its news what is not stored yet."""
 
+import math
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -119,20 +121,34 @@ def test_while_all_stage_everybody_is_asked_and_once_more_by_the_wave_that_activ
         }
     )
     first, count = staged.open(1, 20.0)
+    asked, again = math.nextafter(20, math.inf), math.nextafter(30, math.inf)
     assert count == 2
-    assert (first["fresh"], first["asked"]) == (DeviceRecord(1, since=20.0), DeviceRecord(1, since=20.0))
+    assert (first["fresh"], first["asked"]) == (DeviceRecord(1, since=asked), DeviceRecord(1, since=asked))
     assert (first["later"], first["mute"]) == (staged["later"], KINDS["mute"])
-    mute = first.put({"fresh": DeviceRecord(1, T.SILENT, since=20.0, ended=25.0)})
+    mute = first.put({"fresh": DeviceRecord(1, T.SILENT, since=asked, ended=25.0)})
     assert mute["fresh"].terminal is T.SILENT, "it was asked already"
     second, count = mute.open(2, 30.0)
     assert (count, second["later"], second["new"]) == (
         2,
-        DeviceRecord(2, since=30.0),
-        DeviceRecord(2, since=30.0),
+        DeviceRecord(2, since=again),
+        DeviceRecord(2, since=again),
     )
     for one in (staging, staged, first, mute, second):
         assert facts(one) == counted(one)
         assert facts(DeviceTable(dict(one.items()), one.opened)) == facts(one)
+
+
+def test_who_is_silent_from_the_moment_on_in_which_the_wave_opens_is_asked_again_by_it() -> None:
+    """Everybody is offline and not waited for: staging and first wave open at one moment."""
+    staging, _ = DeviceTable({"away": DeviceRecord(1), "later": DeviceRecord(2)}).open(0, 10.0)
+    silent = {
+        name: DeviceRecord(w, T.SILENT, since=10.0, ended=10.0) for w, name in ((1, "away"), (2, "later"))
+    }
+    first, count = staging.put(silent).open(1, 10.0)
+    assert (count, first["away"].terminal, first["later"]) == (1, T.PENDING, silent["later"])
+    assert facts(first) == counted(first)
+    still = first.put({"away": replace(first["away"], terminal=T.SILENT)})
+    assert (still["away"].terminal, facts(still)) == (T.SILENT, counted(still))
 
 
 def test_a_wave_exposes_whom_it_admits_once_and_no_one_who_left() -> None:

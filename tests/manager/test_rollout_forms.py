@@ -1,5 +1,6 @@
 """The forms that a rollout may have beside plain waves: who is asked when, and by whose word it goes on."""
 
+import math
 from typing import Any
 
 import pytest
@@ -125,7 +126,7 @@ def test_who_was_silent_while_staging_is_asked_again_by_its_wave() -> None:
     opened = go(late, Tick(), at=START + 300)
     assert opened.wave == 1
     assert opened.devices[first[0]].terminal is T.PENDING
-    assert opened.devices[first[0]].since == START + 300
+    assert opened.devices[first[0]].since == math.nextafter(START + 300, math.inf)
 
 
 def test_what_is_only_staged_waits_until_somebody_says_so() -> None:

@@ -1,5 +1,6 @@
 """What is written down of a device, whole: after what it reports, after time, and when it comes and goes."""
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -231,7 +232,7 @@ def test_a_wave_asks_anew_who_has_staged_or_was_silent_and_nobody_else() -> None
     assert rollout.wave == 1
     assert rollout.devices[bad].terminal is T.ROLLED_BACK
     assert rollout.devices[there].terminal is T.SKIPPED
-    assert rollout.devices[mute] == DeviceRecord(1, since=START + 300)
+    assert rollout.devices[mute] == DeviceRecord(1, since=math.nextafter(START + 300, math.inf))
     assert rollout.devices[others[0]].terminal is T.STAGED
 
 

@@ -72,7 +72,7 @@ FIRST_SEEDS = {
     "nothing_expires": 150,
     "one_success_is_enough": 105,
     "limit_in_percent_trips_nothing": 156,
-    "limit_in_percent_trips_too_early": 357,
+    "limit_in_percent_trips_too_early": 153,
     "what_is_superseded_goes_on": 151,
     "superseding_takes_what_it_covers_in_part": 160,
     "superseded_devices_may_begin": 151,
