@@ -144,6 +144,7 @@ def test_only_who_is_over_its_time_is_silent() -> None:
         ([tried(LAST, T.STAGED, NEW)], IDLE),
         ([tried(LAST, T.SKIPPED)], IDLE),
         ([pinned()], PASSED),
+        ([replace(pinned(), terminal=None)], IDLE),
         ([pinned(), pinned()], replace(PASSED, ended=LATER - 1)),
         ([pinned(), tried(LAST, None)], IDLE),
         ([pinned(), tried(LAST, None, NEW)], replace(PASSED, reason=ALREADY, on_goal=True)),

@@ -187,7 +187,9 @@ class Witness:
         if of.stage == "only" and not course.opened:
             demand("is staged" in course.reason, "it activates unbidden", of.id)
         if course.staged and not course.opened:
-            staging = [d for d, r in of.devices.items() if r.wave > of.wave and not r.terminal.ended]
+            # Who joins while a person's word is awaited may still stage when it comes.
+            waited = course.original if of.stage == "only" else of.devices
+            staging = [d for d in waited if (r := of.devices[d]).wave > of.wave and not r.terminal.ended]
             demand(not staging, "a wave opens while devices stage", of.id, staging)
         for wave in range(max(course.opened, 1), of.wave):
             members = {d: r for d, r in of.devices.items() if r.wave == wave}

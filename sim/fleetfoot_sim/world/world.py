@@ -409,6 +409,7 @@ class World:
                 continue
             for of in live:
                 self._answer(of)
+        self.time.run(5)  # what the last rollout said when it ended is on its way
         self._check_probes()
         self._check_end()
 
