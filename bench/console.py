@@ -26,6 +26,7 @@ from tests.tui.terminal import Terminal
 from bench.common import Figure, cost_of, mosquitto
 from fleetfoot_protocol import topics
 from fleetfoot_protocol.topics import Kind
+from fleetfoot_sim.load.mqtt import connect_packet, publish_packet
 from fleetfoot_tui import swift
 from fleetfoot_tui.screens.fleet import FleetRoom
 from fleetfoot_tui.screens.grid import GridRoom
@@ -171,9 +172,7 @@ class Publisher:
         self._said = said
         self._stop = threading.Event()
         self._socket = socket.create_connection(("127.0.0.1", port))
-        name = b"bench"
-        body = b"\x00\x04MQTT\x04\x02\x00\x00" + len(name).to_bytes(2, "big") + name
-        self._socket.sendall(b"\x10" + _length(body) + body)
+        self._socket.sendall(connect_packet("bench", keepalive=0))
         self._threads = [threading.Thread(target=work, daemon=True) for work in (self._acks, self._send)]
         self._rate = 0
 
@@ -183,11 +182,9 @@ class Publisher:
 
     def publish(self, name: str, group: str, payload: bytes, *, retain: bool = False) -> None:
         """One status."""
-        topic = topics.build(Kind.STATUS, group=group, device=name).encode()
+        topic = topics.build(Kind.STATUS, group=group, device=name)
         self.sent += 1
-        mark = (self.sent % 65535 + 1).to_bytes(2, "big")
-        body = len(topic).to_bytes(2, "big") + topic + mark + payload
-        self._socket.sendall((b"\x33" if retain else b"\x32") + _length(body) + body)
+        self._socket.sendall(publish_packet(topic, payload, self.sent % 65535 + 1, retain=retain))
 
     def begin(self, rate: int) -> None:
         """Everything once, retained, as fast as it goes; then, once `rate` is set, at that rate."""
@@ -221,15 +218,6 @@ class Publisher:
         """Leave."""
         self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
-
-
-def _length(body: bytes) -> bytes:
-    size, found = len(body), bytearray()
-    while True:
-        size, low = divmod(size, 128)
-        found.append(low | (128 if size else 0))
-        if not size:
-            return bytes(found)
 
 
 def burst(count: int, rate: int, seconds: float) -> dict[str, Any]:

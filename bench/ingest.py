@@ -25,7 +25,7 @@ from fleetfoot_protocol import dsse, keys, topics
 from fleetfoot_protocol.dsse import PayloadType
 from fleetfoot_protocol.topics import Kind
 from fleetfoot_sim.load.device import Counts, Place, SimulatedDevice
-from fleetfoot_sim.load.mqtt import publish_packet
+from fleetfoot_sim.load.mqtt import connect_packet, publish_packet
 from fleetfoot_sim.load.shapes import Shapes, nature_of
 from fleetfoot_sim.load.verifier import Verifier
 
@@ -64,9 +64,7 @@ def _publish(port: int, messages: list[tuple[str, bytes]]) -> None:
     numbered = enumerate(messages)
     packets = [publish_packet(topic, body, 1 + n % 65_535, retain=False) for n, (topic, body) in numbered]
     with socket.create_connection(("127.0.0.1", port)) as connection:
-        name = b"bench-" + secrets.token_hex(4).encode()
-        body = b"\0\x04MQTT\x04\x02\0\0" + len(name).to_bytes(2, "big") + name
-        connection.sendall(bytes([0x10, len(body)]) + body)
+        connection.sendall(connect_packet(f"bench-{secrets.token_hex(4)}", keepalive=0))
         if connection.recv(4) != b"\x20\x02\0\0":
             raise RuntimeError("the broker refuses the connection")
         print("ready", flush=True)

@@ -12,7 +12,7 @@ from fleetfoot_agent import durable
 from fleetfoot_agent.config import AgentConfig
 from fleetfoot_agent.worker import memory, rooting
 from fleetfoot_protocol import trust
-from fleetfoot_protocol.errors import FleetfootError, FormError
+from fleetfoot_protocol.errors import FleetfootError
 from fleetfoot_protocol.trust import TrustRoot
 
 
@@ -71,14 +71,6 @@ def ask_enabled() -> bool:
     return answer.strip().lower() in ("y", "yes")
 
 
-def _read_root(envelope: bytes, path: Path | None) -> TrustRoot:
-    try:
-        return trust.first_root(envelope)
-    except FormError as error:
-        where = path or "the package's root"
-        raise FormError(error.upgrade_code, f"{where} holds no trust root: {error.message}") from error
-
-
 def init(args: argparse.Namespace) -> int:
     """Make everything a new device needs; what is there already is never overwritten."""
     choose_places(args)
@@ -86,7 +78,7 @@ def init(args: argparse.Namespace) -> int:
     if path.exists():
         raise FleetfootError("exists_already", f"there is a configuration at {path}")
     envelope = _root_of(args.root)
-    root = _read_root(envelope, args.root)
+    root = trust.first_root(envelope, str(args.root or "the package's root"))
     enabled = args.enable if args.enable is not None else ask_enabled()
     text = render(args, enabled)
     config = configuration.parse(text, path)

@@ -15,7 +15,7 @@ from fleetfoot_protocol import dsse, keys, trust
 from fleetfoot_protocol.codes import Code
 from fleetfoot_protocol.documents import read
 from fleetfoot_protocol.dsse import Envelope, PayloadType
-from fleetfoot_protocol.errors import FleetfootError, FormError, TrustError
+from fleetfoot_protocol.errors import FleetfootError, TrustError
 from fleetfoot_protocol.states import Role
 from fleetfoot_protocol.trust import Operator, RoleKeys, Roles, TrustRoot
 
@@ -191,9 +191,7 @@ def load(path: Path) -> tuple[Envelope, TrustRoot]:
 def load_valid(path: Path) -> TrustRoot:
     """The root in a file, which must meet its own threshold. TrustError, FormError."""
     try:
-        return trust.first_root(files.read(path, dsse.MAX_ENVELOPE))
-    except FormError as error:
-        raise FormError(error.upgrade_code, f"{path} holds no trust root: {error.message}") from error
+        return trust.first_root(files.read(path, dsse.MAX_ENVELOPE), str(path))
     except TrustError as error:
         raise TrustError(
             error.upgrade_code,

@@ -56,18 +56,15 @@ class Agenda:
         mirror = get_meta(work.tx, "mirror")
         root = get_meta(work.tx, "root")
         another_root = root != str(self._house.root.version)
-        table = schema.documents.c
-        rows = work.tx.execute(
-            sa.select(table.group, table.component).where(table.kind == str(Kind.GROUP_DESIRED))
-        ).all()
-        for group, component in rows:
-            if another_root or restored or mirror != self._house.mirror:
-                work.renew_desired(group, component)
+        if another_root or restored or mirror != self._house.mirror:
+            work.renew_every_order(released=True)
         set_meta(work.tx, "mirror", self._house.mirror)
         set_meta(work.tx, "root", str(self._house.root.version))
         for name in work.rollouts if another_root else ():
             work.renew_progress(name)
-        for group in {*inventory.known_groups(work.tx), *(row[0] for row in rows)}:
+        table = schema.documents.c
+        told = work.tx.scalars(sa.select(table.group).where(table.kind == str(Kind.GROUP_DESIRED)))
+        for group in {*inventory.known_groups(work.tx), *told}:
             known = documents.get(work.tx, documents.place(Kind.HEARTBEAT, group=group))
             if known is None or another_root or restored:
                 work.renew_heartbeat(group)
@@ -75,9 +72,6 @@ class Agenda:
         end = audit.last(work.tx)
         if another_root or (end is not None and (known_head is None or known_head.sequence != end.n)):
             work.renew_audit_head()
-        for one in acts.every(work.tx):
-            if another_root or restored or mirror != self._house.mirror:
-                work.renew_own(one.device, one.component)
         self.act(work)
 
     def _put_roots(self, work: Work) -> None:

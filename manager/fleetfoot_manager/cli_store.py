@@ -7,10 +7,20 @@ from pathlib import Path
 from typing import Any
 
 from fleetfoot_manager.cli_parts import add_command, add_credentials, add_database, credentials_of
+from fleetfoot_manager.wording import counted
 
-#: Tables whose rows a backup is told by.
-_TOLD = ("devices", "releases", "rollouts", "audit")
-
+#: Tables whose rows a backup is told by -> what such rows are.
+_TOLD = {"devices": "devices", "releases": "releases", "rollouts": "rollouts", "audit": "audit entries"}
+#: What is counted for people -> one of it.
+_ONE = {
+    "devices": "device",
+    "releases": "release",
+    "rollouts": "rollout",
+    "audit entries": "audit entry",
+    "group documents": "group document",
+    "orders to single devices": "order to single device",
+    "attested reports": "attested report",
+}
 #: How long a broker that does not answer is waited for.
 _PATIENCE_SECONDS = 20.0
 
@@ -139,24 +149,10 @@ def _backup(args: argparse.Namespace) -> int:
         print(json.dumps(about))
         return 0
     tables = about["tables"]
-    counts = ", ".join(
-        _count(tables.get(name, 0), what)
-        for name, what in (
-            ("devices", "devices"),
-            ("releases", "releases"),
-            ("rollouts", "rollouts"),
-            ("audit", "audit entries"),
-        )
-    )
+    counts = ", ".join(counted(tables.get(name, 0), _ONE[what], what) for name, what in _TOLD.items())
     print(f"wrote {args.out}: fleet {about['fleet']}, {counts}")
     print("it holds the director key: keep it where you would keep that")
     return 0
-
-
-def _count(number: int, what: str) -> str:
-    """`what` in the plural, and in the singular for one."""
-    one = what.replace("entries", "entry").removesuffix("s").replace("orders", "order")
-    return f"{number} {one if number == 1 else what}"
 
 
 def _restore(args: argparse.Namespace) -> int:
@@ -189,7 +185,8 @@ def _recover(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(report.to_json()))
         return 0
-    print("recovered: " + (", ".join(_count(n, what) for what, n in report.recovered.items()) or "nothing"))
+    recovered = ", ".join(counted(n, _ONE[what], what) for what, n in report.recovered.items())
+    print(f"recovered: {recovered or 'nothing'}")
     print("not recovered:")
     for line in report.lost:
         print("  " + "".join(char if char.isprintable() else "?" for char in line))
@@ -205,6 +202,6 @@ def _prune(args: argparse.Namespace) -> int:
         print(json.dumps({"deleted": not args.dry_run, "blobs": gone}))
         return 0
     size = sum(one["length"] for one in gone)
-    what = f"{len(gone)} blob{'' if len(gone) == 1 else 's'}, {size} bytes"
+    what = f"{counted(len(gone), 'blob')}, {size} bytes"
     print(f"would delete {what}" if args.dry_run else f"deleted {what}")
     return 0

@@ -36,6 +36,7 @@ from fleetfoot_manager.director import KEY_NAME, Director, read_key
 from fleetfoot_manager.init import BLOBS_NAME
 from fleetfoot_manager.standstill import Standstill
 from fleetfoot_manager.store import RECOVERED_HEAD, REQUESTS_SINCE, Store, set_meta, upsert
+from fleetfoot_manager.wording import counted
 from fleetfoot_protocol import strictjson, times, topics, trust
 from fleetfoot_protocol.documents import Desired, expired
 from fleetfoot_protocol.errors import FleetfootError
@@ -171,8 +172,8 @@ def _releases(
             report.lost.append(f"artifacts of {release.component} {release.version}: publish it again")
     if unused:
         report.lost.append(
-            f"the lives of {_releases_text(unused)} that nobody is ordered to run: published now, so promote"
-            " what was blessed"
+            f"the lives of {counted(unused, 'release')} that nobody is ordered to run: published now, so"
+            " promote what was blessed"
         )
     for digest, version in goals.items():
         report.lost.append(f"the manifest of {version} ({digest[:12]}), which is wanted: publish it again")
@@ -233,13 +234,9 @@ def _group(
     report.recovered["group documents"] += 1
     if one.withdrawn:
         report.lost.append(
-            f"the reasons for what is withdrawn in {one.group} ({_releases_text(len(one.withdrawn))}):"
+            f"the reasons for what is withdrawn in {one.group} ({counted(len(one.withdrawn), 'release')}):"
             " recalls count as rollbacks now"
         )
-
-
-def _releases_text(count: int) -> str:
-    return f"{count} release{'' if count == 1 else 's'}"
 
 
 def _own(tx: Connection, one: Desired, payload: bytes, now: float, report: Report) -> None:

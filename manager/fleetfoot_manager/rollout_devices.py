@@ -234,15 +234,17 @@ class DeviceTable(Mapping[str, DeviceRecord]):
 
         `STAGING_WAVE`: those of every wave may stage; later each is asked again when its own wave opens.
         """
+        if wave == STAGING_WAVE:
+            newly, asked = [STAGING_WAVE], sorted({number for number, _ in self._waves if number > 0})
+        else:
+            newly = asked = [number for number in range(1, wave + 1) if number not in self.opened]
+            if self.sum(f"rests {Terminal.SILENT}", newly):
+                # Who became silent at this very moment did so before: of equal moments nobody could tell.
+                now = math.nextafter(now, math.inf)
         table, count = self._copy(), 0
-        waves = {number for number, _ in self._waves if number > 0}
-        newly = [number for number in range(1, wave + 1) if number not in self.opened]
-        if self.sum(f"rests {Terminal.SILENT}", newly):
-            # Who became silent at this very moment did so before: of equal moments nobody could tell.
-            now = math.nextafter(now, math.inf)
-        table.opened = {**self.opened, **dict.fromkeys(newly if wave else [STAGING_WAVE], now)}
+        table.opened = {**self.opened, **dict.fromkeys(newly, now)}
         table._exposed = {}  # this table may be opened again at another time, if nothing comes of it now
-        for number in newly if wave != STAGING_WAVE else sorted(waves):
+        for number in asked:
             count += table._expose(number, now) + table._ask_again(number, now)
         return table, count
 

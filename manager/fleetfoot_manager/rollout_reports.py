@@ -70,14 +70,16 @@ def _not_exposed(
     if record.wave == 0 or report.terminal in _AT_WORK:
         return record
     passed_over = record.reason == OWN
-    if on_goal and (passed_over or record.terminal is Terminal.PENDING):
-        return replace(record, terminal=Terminal.SKIPPED, reason=ALREADY, ended=now, on_goal=True)
-    if not on_goal and report.terminal is Terminal.SKIPPED and report.reason == OWN:
+    if on_goal:
+        waits = passed_over or record.terminal is Terminal.PENDING
+        there = replace(record, terminal=Terminal.SKIPPED, reason=ALREADY, ended=now, on_goal=True)
+        return there if waits else record
+    left = replace(record, on_goal=False)
+    if report.terminal is Terminal.SKIPPED and report.reason == OWN:
         waits = record.terminal in (Terminal.PENDING, Terminal.SKIPPED)
-        return _ended(replace(record, on_goal=False), Terminal.SKIPPED, "", OWN, now) if waits else record
-    if (passed_over or record.on_goal) and not on_goal:
+        return _ended(left, Terminal.SKIPPED, "", OWN, now) if waits else record
+    if passed_over or record.on_goal:
         # It would have been asked, and is not any more where the rollout is over.
-        left = replace(record, on_goal=False)
         closed = rollout.state in _CLOSED
         return _ended(left, Terminal.CANCELED, "", "", now) if closed else left.anew()
     return record

@@ -13,7 +13,7 @@ from fleetfoot_manager import audit, schema
 from fleetfoot_manager.store import Store
 from fleetfoot_protocol import dsse, trust
 from fleetfoot_protocol.documents import read
-from fleetfoot_protocol.errors import FleetfootError, FormError
+from fleetfoot_protocol.errors import FleetfootError
 from fleetfoot_protocol.trust import TrustRoot
 
 log = logging.getLogger(__name__)
@@ -84,10 +84,7 @@ def _version(data: bytes) -> int:
 
 def _take(tx: Connection, fleet: str, have: TrustRoot | None, data: bytes, path: Path) -> TrustRoot:
     if have is None:
-        try:
-            new = trust.first_root(data)
-        except FormError as error:
-            raise FormError(error.upgrade_code, f"{path} holds no trust root: {error.message}") from error
+        new = trust.first_root(data, str(path))
         if new.fleet != fleet:
             raise FleetfootError("config_invalid", f"{path} is the root of fleet {new.fleet}, not of {fleet}")
     else:

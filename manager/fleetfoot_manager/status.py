@@ -16,6 +16,7 @@ from fleetfoot_manager.requests.rollouts import row_of
 from fleetfoot_manager.rollout import Rollout
 from fleetfoot_manager.run import WHERE_NAME
 from fleetfoot_manager.store import Store
+from fleetfoot_manager.wording import counted
 from fleetfoot_protocol.states import Right
 from fleetfoot_protocol.trust import TrustRoot
 
@@ -111,15 +112,15 @@ def lines(seen: dict[str, Any]) -> list[str]:
         process += f", ENGINE PAUSED by {still['by']} since {still['at']}{why}"
     text = [
         f"manager of fleet {seen['fleet']}: {process}, trust root {seen['root'] or 'not installed'}",
-        f"{_count(seen['devices'], 'device')} in {_count(len(seen['groups']), 'group')},"
-        f" {seen['online']} online; {_count(seen['releases'], 'release')};"
-        f" waiting for the broker: {_count(seen['waiting'], 'message')}",
+        f"{counted(seen['devices'], 'device')} in {counted(len(seen['groups']), 'group')},"
+        f" {seen['online']} online; {counted(seen['releases'], 'release')};"
+        f" waiting for the broker: {counted(seen['waiting'], 'message')}",
     ]
     if "paused" in seen:
         who = ", ".join(seen["paused"]["who"]) or "nobody whom the trust root names"
         text.append(f"everything waits for 'fleetfoot rollout resume --all', which can come from: {who}")
     if seen["orders_open"]:
-        text.append(f"{_count(seen['orders_open'], 'order')} to single devices wait for the device")
+        text.append(f"{counted(seen['orders_open'], 'order')} to single devices wait for the device")
     for row in seen["waits"]:
         who = ", ".join(row["who"]) or "nobody whom the trust root names"
         text.append(f"rollout {row['rollout']} waits for {row['for']}, which can come from: {who}")
@@ -130,7 +131,3 @@ def lines(seen: dict[str, Any]) -> list[str]:
             f"  wave {row['wave']} of {len(row['waves'])}  {counts}"
         )
     return text
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}" + ("" if number == 1 else "s")

@@ -315,14 +315,17 @@ class Work:
         """Let the device's own document be signed anew, with a new sequence, above `beyond`."""
         self._own[device, component] = max(beyond, self._own.get((device, component), 0))
 
-    def renew_every_order(self) -> None:
-        """Let every document by which some device could begin something be signed anew."""
+    def renew_every_order(self, *, released: bool = False) -> None:
+        """Let every document by which some device could begin something be signed anew.
+
+        released: also those that give a device back to its group, by which none could.
+        """
         table = schema.documents.c
         told = sa.select(table.group, table.component).where(table.kind == str(Kind.GROUP_DESIRED))
         for group, component in self.tx.execute(told):
             self.renew_desired(group, component)
         for act in acts.every(self.tx):
-            if act.stands:
+            if act.stands or released:
                 self.renew_own(act.device, act.component)
 
     def drop_own(self, group: str, act: acts.Act) -> None:

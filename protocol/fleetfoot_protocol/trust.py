@@ -227,11 +227,20 @@ def verify_status(payload: bytes, attestation: bytes, public: bytes) -> Status:
     return status
 
 
-def first_root(data: bytes) -> TrustRoot:
-    """A root that came with a package or enrolment: it must meet its own root threshold."""
-    envelope = dsse.decode(data)
-    _demand_type(envelope, PayloadType.ROOT)  # before it is read: a release given for a root is named as such
-    root = read(TrustRoot, envelope.payload)
+def first_root(data: bytes, where: str = "") -> TrustRoot:
+    """A root that came with a package or enrolment: it must meet its own root threshold.
+
+    where: what it was read from, named by the `FormError` for what is no root at all.
+    """
+    try:
+        envelope = dsse.decode(data)
+        # Before it is read: a release given for a root is named as such.
+        _demand_type(envelope, PayloadType.ROOT)
+        root = read(TrustRoot, envelope.payload)
+    except FormError as error:
+        if not where:
+            raise
+        raise FormError(error.upgrade_code, f"{where} holds no trust root: {error.message}") from error
     verify_keys(envelope, PayloadType.ROOT, root, root.role("root"))
     return root
 

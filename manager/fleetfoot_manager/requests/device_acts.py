@@ -67,15 +67,19 @@ def _there(work: Work, entry: DeviceEntry, component: str, kind: str, row: Relea
                 f"{entry.id} runs {row.version} already, and is ordered to {goal.version} by {act.operator}",
                 remedy=f"end that first: 'fleetfoot device release {entry.id} {component}'",
             )
-    found: dict[str, Any] = {
+    return {
         "device": entry.id,
         "group": entry.group,
         "component": component,
         "act": "",
         "kind": kind,
+        "state": acts.RELEASED,
+        "outcome": str(Outcome.COMPLETED),
+        "already": True,
+        "version": row.version,
+        "digest": row.digest,
+        "online": entry.online,
     }
-    found |= {"state": acts.RELEASED, "outcome": str(Outcome.COMPLETED), "already": True}
-    return {**found, "version": row.version, "digest": row.digest, "online": entry.online}
 
 
 def _installed(row: ReleaseRow) -> Installed:

@@ -11,6 +11,7 @@ from fleetfoot_manager.inventory import DeviceEntry
 from fleetfoot_manager.requests import arguments
 from fleetfoot_manager.requests.answers import fitted, some
 from fleetfoot_manager.requests.devices import badge_of
+from fleetfoot_manager.wording import counted
 from fleetfoot_manager.work import Work
 from fleetfoot_protocol.documents import Desired
 from fleetfoot_protocol.errors import FleetfootError
@@ -171,7 +172,7 @@ def forget(work: Work, request: Request) -> dict[str, Any]:
     if devices:
         raise FleetfootError(
             "conflict",
-            f"group {group} has {devices} device{'' if devices == 1 else 's'}",
+            f"group {group} has {counted(devices, 'device')}",
             remedy=f"move or forget them first: 'fleetfoot device list --group {group}'",
         )
     if live := [of.id for of in work.rollouts.values() if group in of.groups]:

@@ -38,6 +38,17 @@ def _packet(kind: int, body: bytes) -> bytes:
             return bytes(out) + body
 
 
+def connect_packet(
+    client_id: str, *, will: tuple[str, bytes] | None = None, keepalive: int = KEEPALIVE_SECONDS
+) -> bytes:
+    """CONNECT with a clean session; `will`: topic and payload of a retained Will with QoS 1."""
+    flags = 2 | (0x2C if will else 0)
+    body = _text("MQTT") + bytes([4, flags]) + struct.pack("!H", keepalive) + _text(client_id)
+    if will:
+        body += _text(will[0]) + struct.pack("!H", len(will[1])) + will[1]
+    return _packet(0x10, body)
+
+
 def publish_packet(topic: str, payload: bytes, mid: int, *, retain: bool) -> bytes:
     """PUBLISH with QoS 1, or 0 where `mid` is 0."""
     kind = _PUBLISH | (2 if mid else 0) | retain
@@ -80,11 +91,7 @@ class Connection(asyncio.Protocol):
         will: tuple[str, bytes] | None = None,
         keepalive: int = KEEPALIVE_SECONDS,
     ) -> None:
-        flags = 2 | (0x2C if will else 0)
-        body = _text("MQTT") + bytes([4, flags]) + struct.pack("!H", keepalive) + _text(client_id)
-        if will:
-            body += _text(will[0]) + struct.pack("!H", len(will[1])) + will[1]
-        self._connect = _packet(0x10, body)
+        self._connect = connect_packet(client_id, will=will, keepalive=keepalive)
         self._receive = receive
         self._buffer = b""
         self._mid = 0
