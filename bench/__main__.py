@@ -20,6 +20,7 @@ from pathlib import Path
 import bench
 from bench.common import HEADER, ROOT, Figure, machine
 from bench.setting import BROKERS, STORES, Setting, lacking
+from fleetfoot_sim import tied
 
 PAGE = ROOT / "docs" / "benchmarks.md"
 _NOT = {"common", "house", "install_one", "install_peers", "setting", "__main__"}
@@ -128,7 +129,10 @@ def _apart(name: str, options: str, limit: float) -> tuple[str, str]:
         out = Path(text) / "section.md"
         command = [sys.executable, "-m", "bench", name, *options.split(), "--section", str(out)]
         environ = {**os.environ, "TMPDIR": text}
-        process = subprocess.Popen(command, cwd=ROOT, env=environ, start_new_session=True)
+        # Tied, since a signal may end us before we know whom we have started.
+        process = subprocess.Popen(
+            command, cwd=ROOT, env=environ, start_new_session=True, preexec_fn=tied.to_me()
+        )
         try:
             status = process.wait(limit)
             wrong = "" if status == 0 else f"it ended with {status}"
